@@ -1,0 +1,121 @@
+# Everything sets itself up: `make test` on a clean clone is enough.
+#
+#   make test [PYTHON=python3.12 VENV=.venv-3.12] [ARGS="-k name -x"]
+#   make build       the C parts, into ipython_isolation/ (incremental, well under a second)
+#
+# Python files need no build: the install is editable.
+
+PYTHON ?= python3
+VENV ?= .venv
+# More arguments for pytest, or for the script of bench, soak, fuzz, transparency.
+ARGS ?=
+# WERROR=1: warnings are errors (c-tests). SANITIZE=address,undefined: sanitizers (build and c-tests).
+WERROR ?=
+SANITIZE ?=
+
+BIN := $(VENV)/bin
+BUILD := build/$(patsubst .%,%,$(notdir $(VENV)))
+comma := ,
+
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+.PHONY: setup build c-tests victims test test-asan test-all-pythons demo bench soak fuzz \
+	transparency format format-check werror wheel clean
+
+# ---- set-up and build ----------------------------------------------------------------------------
+
+# One stamp per PYTHON, so that another PYTHON for the same VENV is noticed.
+SETUP := $(VENV)/.setup-$(subst /,_,$(PYTHON))
+INSTALL := $(VENV)/.install
+
+setup: $(SETUP)
+$(SETUP): pyproject.toml tools/setup.sh
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' tools/setup.sh
+	@touch $@
+
+# Configures $(BUILD), builds, installs the metadata and the kernelspec; `build` then is only ninja.
+$(INSTALL): $(SETUP) pyproject.toml CMakeLists.txt $(wildcard kernelspec/*)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps \
+		--force-reinstall --editable . -Cbuild-dir=$(BUILD) \
+		$(if $(SANITIZE),-Ccmake.define.IPYTHON_ISOLATION_SANITIZE='$(subst $(comma),;,$(SANITIZE))')
+	@touch $@
+
+build: $(INSTALL)
+	@cmake --build $(BUILD)
+
+# ---- C tests: one program per tests/c/test_*.c, with the C files that know no Python ---------------
+
+C_PLAIN := $(wildcard $(addprefix ext/,wire.c table.c channel.c process.c announce.c))
+C_TESTS := $(patsubst tests/c/%.c,build/c-tests/%,$(wildcard tests/c/test_*.c))
+C_FLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra $(if $(WERROR),-Werror) \
+	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+
+c-tests: $(SETUP) $(C_TESTS)
+# Not a prerequisite that is ever up to date by accident: other flags build again.
+build/c-tests/.flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(C_FLAGS)' | cmp -s - $@ || echo '$(C_FLAGS)' > $@
+FORCE:
+build/c-tests/%: tests/c/%.c $(C_PLAIN) $(wildcard ext/*.h ext/*.def tests/c/*.h) build/c-tests/.flags \
+		| $(SETUP)
+	gcc $(C_FLAGS) -Iext -o $@ $< $(C_PLAIN) $$(pkg-config --cflags --libs libzmq) -pthread -ldl
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+victims: build
+	@if [ -e tests/victims/build.sh ]; then bash tests/victims/build.sh "$(abspath $(BIN)/python)"; fi
+
+test: build c-tests victims
+	$(BIN)/python -m pytest tests $(ARGS)
+
+# With the address and undefined-behaviour sanitizers, in a copy of the tree with a venv of its own.
+test-asan:
+	@PYTHON='$(PYTHON)' MAKE='$(MAKE)' tools/test-asan.sh $(ARGS)
+
+# On every CPython 3.11 to 3.13 of this machine.
+test-all-pythons:
+	@MAKE='$(MAKE)' tools/test-all-pythons.sh ARGS='$(ARGS)'
+
+# ---- the rest ------------------------------------------------------------------------------------
+
+demo: build victims
+	$(BIN)/python docs/run_demo.py $(ARGS)
+
+bench soak fuzz: build victims
+	$(BIN)/python tests/$@/run.py $(ARGS)
+
+# CPython's own tests with the module under test isolated; see tests/transparency/.
+transparency: build
+	@mkdir -p build/transparency
+	cd tests/transparency && \
+	P=$(abspath $(BIN)/python) && O=$(abspath build/transparency) && \
+	$$P transparency.py --via none $(ARGS) > $$O/base.jsonl && \
+	$$P transparency.py --via isolation $(ARGS) > $$O/isolated.jsonl && \
+	$$P transparency.py --compare $$O/base.jsonl $$O/isolated.jsonl
+
+C_ALL = $(shell find ext tests tools -name '*.[ch]' -not -path '*/build/*' | sort)
+format: $(SETUP)
+	@$(if $(C_ALL),$(BIN)/clang-format -i $(C_ALL))
+format-check: $(SETUP)
+	@$(if $(C_ALL),$(BIN)/clang-format --dry-run -Werror $(C_ALL))
+	@echo "format-check: $(words $(C_ALL)) files"
+
+# The C parts and the C tests once more, with warnings as errors; nothing else uses the results.
+werror: $(SETUP)
+	@cmake -S . -B build/werror -G Ninja -Wno-dev -DIPYTHON_ISOLATION_WERROR=ON \
+		-DPython_EXECUTABLE=$(abspath $(BIN)/python) > /dev/null
+	@cmake --build build/werror
+	@$(MAKE) --no-print-directory c-tests WERROR=1
+
+# What a user installs: dist/*.whl.
+wheel: $(SETUP)
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-build-isolation --no-deps \
+		-w dist -Cbuild-dir=build/wheel .
+	@ls -l dist
+
+# Also removes the virtual environments' stamps, so that the next build installs afresh.
+clean:
+	rm -rf build dist ipython_isolation/*.so ipython_isolation/_supervisor .pytest_cache
+	rm -f .venv*/.install .venv*/.setup-*
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+	@if [ -e tests/victims ]; then find tests/victims -name '*.so' -delete; fi

@@ -1,0 +1,375 @@
+#define _GNU_SOURCE
+#include "announce.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef AT_MINSIGSTKSZ
+#define AT_MINSIGSTKSZ 51
+#endif
+
+/* Enough for handlers that print stacks, as those chained may. */
+#define STACK_SIZE (64 * 1024)
+/* An alternate stack that somebody else has set is kept from this size on. */
+#define STACK_ENOUGH (16 * 1024)
+
+static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS, SIGTRAP};
+#define FATAL_SIGNALS (sizeof fatal_signals / sizeof *fatal_signals)
+
+/* A signal handler gets no context: this is what it works on. Written by announce_install() and
+ * announce_interrupt_gate() only. */
+static struct {
+    pid_t pid; /* whose announcements these are; a fork of it is somebody else */
+    struct shared_page *page;
+    int alarm_fd;
+    dev_t alarm_device; /* to notice that user code has closed it, and what has its number now */
+    ino_t alarm_inode;
+    struct sigaction previous[FATAL_SIGNALS];
+
+    int have_stack_key;
+    pthread_key_t stack_key; /* frees a thread's alternate stack */
+
+    pid_t gate_pid;
+    struct shared_page *gate_page;
+    void (*trip)(void);
+} state;
+
+struct shared_page *
+announce_map(int shared_fd)
+{
+    size_t size = sysconf(_SC_PAGESIZE);
+    struct stat facts;
+    struct shared_page *page;
+
+    if (fstat(shared_fd, &facts) < 0)
+        return NULL;
+    if ((size_t)facts.st_size != size) {
+        errno = EPROTO;
+        return NULL;
+    }
+    page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd, 0);
+    if (page == MAP_FAILED)
+        return NULL;
+    if (page->magic != SHARED_MAGIC || page->version != SHARED_VERSION) {
+        munmap(page, size);
+        errno = EPROTO;
+        return NULL;
+    }
+    return page;
+}
+
+/* ---- in the handler: async-signal-safe functions only -------------------------------------- */
+
+/* Did the machine raise it at an instruction that would raise it again? Not a trap, which is behind
+ * the instruction, nor a system call that seccomp refused. */
+static int
+is_fault(const siginfo_t *info)
+{
+    switch (info->si_signo) {
+    case SIGBUS:
+        if (info->si_code == BUS_MCEERR_AO) /* news of bad memory that nothing has touched yet */
+            return 0;
+        return info->si_code > 0;
+    case SIGSEGV:
+    case SIGFPE:
+    case SIGILL:
+        return info->si_code > 0;
+    }
+    return 0;
+}
+
+static void
+ring_alarm(void)
+{
+    struct stat facts;
+
+    if (fstat(state.alarm_fd, &facts) == 0 && facts.st_dev == state.alarm_device &&
+        facts.st_ino == state.alarm_inode)
+        (void)!write(state.alarm_fd, "", 1);
+}
+
+/* The stack pointer of what was interrupted, 0 where this does not know the machine. */
+static uintptr_t
+interrupted_stack(const ucontext_t *context)
+{
+#if defined __x86_64__
+    return (uintptr_t)context->uc_mcontext.gregs[REG_RSP];
+#elif defined __aarch64__
+    return (uintptr_t)context->uc_mcontext.sp;
+#else
+    (void)context;
+    return 0;
+#endif
+}
+
+/* Was this thread interrupted within the handler of a signal that it has announced already? Then
+ * the first one is the cause, and this one only its handler's end, like abort(). */
+static int
+is_consequence(const struct shared_page *page, const ucontext_t *context, pid_t tid)
+{
+    const stack_t *stack = &context->uc_stack;
+
+    return page->tid == tid &&
+           interrupted_stack(context) - (uintptr_t)stack->ss_sp < stack->ss_size;
+}
+
+/* Writes the facts and rings. Of several threads, the first one is heard. */
+static void
+announce(const siginfo_t *info, const ucontext_t *context, enum announced how)
+{
+    struct shared_page *page = state.page;
+    pid_t tid = (pid_t)syscall(SYS_gettid);
+    uint32_t seen = atomic_load(&page->announced);
+
+    do {
+        if (seen != ANNOUNCED_NONE && seen != ANNOUNCED_TENTATIVE)
+            return;
+    } while (!atomic_compare_exchange_weak(&page->announced, &seen, ANNOUNCED_WRITING));
+
+    if (seen == ANNOUNCED_NONE || !is_consequence(page, context, tid)) {
+        page->signal = info->si_signo;
+        page->code = info->si_code;
+        page->pid = state.pid;
+        page->tid = tid;
+        page->address = info->si_code > 0 ? (uint64_t)(uintptr_t)info->si_addr : 0;
+    }
+    atomic_store(&page->announced, how);
+    ring_alarm();
+}
+
+/* Dies of the signal, as if there had never been a handler. */
+static void
+die(const siginfo_t *info)
+{
+    struct sigaction action = {.sa_handler = SIG_DFL};
+
+    sigaction(info->si_signo, &action, NULL);
+    /* A fault happens again when the handler returns, with its address for the core dump. Anything
+     * else has to be sent again; it is blocked here, and so delivered at the return. */
+    if (!is_fault(info))
+        syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), info->si_signo);
+}
+
+/* Calls the earlier handler just as the operating system would have. */
+static void
+chain(const struct sigaction *previous, int signum, siginfo_t *info, void *context)
+{
+    sigset_t mask = ((ucontext_t *)context)->uc_sigmask;
+    struct sigaction reset = {.sa_handler = SIG_DFL};
+
+    for (int other = 1; other <= SIGRTMAX; other++)
+        if (sigismember(&previous->sa_mask, other) == 1)
+            sigaddset(&mask, other);
+    if (!(previous->sa_flags & SA_NODEFER))
+        sigaddset(&mask, signum);
+    sigprocmask(SIG_SETMASK, &mask, NULL);
+    if (previous->sa_flags & SA_RESETHAND)
+        sigaction(signum, &reset, NULL);
+
+    if (previous->sa_flags & SA_SIGINFO)
+        previous->sa_sigaction(signum, info, context);
+    else
+        previous->sa_handler(signum);
+}
+
+/* After an earlier handler has returned: is the signal dealt with? Not where the handler has put
+ * the default back, to die when it returns, as faulthandler and many others do. */
+static void
+settle(const struct sigaction *previous, int signum)
+{
+    uint32_t tentative = ANNOUNCED_TENTATIVE;
+    struct sigaction now;
+
+    int dying = !(previous->sa_flags & SA_RESETHAND) && sigaction(signum, NULL, &now) == 0 &&
+                !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL;
+    atomic_compare_exchange_strong(&state.page->announced, &tentative,
+                                   dying ? ANNOUNCED_COMPLETE : ANNOUNCED_NONE);
+}
+
+static void
+on_fatal(int signum, siginfo_t *info, void *context)
+{
+    int saved_errno = errno;
+    int mine = getpid() == state.pid;
+    size_t i = 0;
+
+    while (fatal_signals[i] != signum)
+        i++;
+    const struct sigaction *previous = &state.previous[i];
+    int plain = !(previous->sa_flags & SA_SIGINFO);
+
+    if (plain && previous->sa_handler == SIG_IGN && info->si_code <= 0) {
+        /* Sent by a process, and was to be ignored; a fault cannot be. */
+    }
+    else if (plain && (previous->sa_handler == SIG_IGN || previous->sa_handler == SIG_DFL)) {
+        if (mine)
+            announce(info, context, ANNOUNCED_COMPLETE);
+        die(info);
+    }
+    else {
+        if (mine)
+            announce(info, context, ANNOUNCED_TENTATIVE);
+        chain(previous, signum, info, context);
+        if (mine)
+            settle(previous, signum);
+    }
+    errno = saved_errno;
+}
+
+static void
+on_interrupt(int signum, siginfo_t *info, void *context)
+{
+    int saved_errno = errno;
+    pid_t pid = getpid();
+    int own = info->si_code <= 0 && info->si_pid == pid; /* such as signal.raise_signal() */
+    uint64_t request = atomic_load(&state.gate_page->interrupt_request);
+
+    (void)signum;
+    (void)context;
+    if (own || pid != state.gate_pid ||
+        (request != 0 && request == atomic_load(&state.gate_page->executing_request)))
+        state.trip();
+    errno = saved_errno;
+}
+
+/* ---- alternate stacks ---------------------------------------------------------------------- */
+
+static size_t
+stack_size(void)
+{
+    size_t least = getauxval(AT_MINSIGSTKSZ); /* depends on the CPU's registers */
+    size_t page = sysconf(_SC_PAGESIZE);
+
+    return (STACK_SIZE + least + page - 1) / page * page;
+}
+
+/* Frees a stack made by announce_thread_stack(), which has a guard page below it. */
+static void
+free_stack(void *stack)
+{
+    size_t guard = sysconf(_SC_PAGESIZE);
+    stack_t off = {.ss_flags = SS_DISABLE}, now;
+
+    if (sigaltstack(NULL, &now) == 0 && now.ss_sp == stack)
+        sigaltstack(&off, NULL);
+    munmap((char *)stack - guard, stack_size() + guard);
+}
+
+int
+announce_thread_stack(void)
+{
+    size_t guard = sysconf(_SC_PAGESIZE), size = stack_size();
+    stack_t stack = {.ss_size = size}, now;
+    char *memory;
+    int error;
+
+    if (sigaltstack(NULL, &now) < 0)
+        return -1;
+    if (!(now.ss_flags & SS_DISABLE) && now.ss_size >= STACK_ENOUGH)
+        return 0;
+    if (!state.have_stack_key) {
+        errno = EINVAL;
+        return -1;
+    }
+    memory = mmap(NULL, guard + size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -1;
+    stack.ss_sp = memory + guard;
+    if (mprotect(stack.ss_sp, size, PROT_READ | PROT_WRITE) < 0)
+        goto error;
+    /* One that was replaced by somebody's smaller one is still there to be freed. */
+    void *old = pthread_getspecific(state.stack_key);
+    if ((errno = pthread_setspecific(state.stack_key, stack.ss_sp)) != 0)
+        goto error;
+    if (sigaltstack(&stack, NULL) < 0) {
+        pthread_setspecific(state.stack_key, old);
+        goto error;
+    }
+    if (old)
+        free_stack(old);
+    return 0;
+error:
+    error = errno;
+    munmap(memory, guard + size);
+    errno = error;
+    return -1;
+}
+
+/* ---- installation -------------------------------------------------------------------------- */
+
+static int
+is_ours(const struct sigaction *action)
+{
+    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_fatal;
+}
+
+/* 0, or -1 and errno. */
+static int
+install(size_t i, int again)
+{
+    struct sigaction action = {.sa_sigaction = on_fatal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    struct sigaction now;
+
+    sigemptyset(&action.sa_mask);
+    if (sigaction(fatal_signals[i], NULL, &now) < 0)
+        return -1;
+    if (is_ours(&now))
+        return 0;
+    /* A handler that came after ours has ours as its previous one. To chain to it would be a
+     * circle. */
+    if (again &&
+        ((now.sa_flags & SA_SIGINFO) || (now.sa_handler != SIG_DFL && now.sa_handler != SIG_IGN)))
+        return 0;
+    state.previous[i] = now;
+    return sigaction(fatal_signals[i], &action, NULL);
+}
+
+int
+announce_install(struct shared_page *page, int alarm_fd)
+{
+    int again = state.page != NULL;
+    struct stat facts;
+
+    if (fstat(alarm_fd, &facts) < 0)
+        return -1;
+    /* The child's programs have no business with it. */
+    if (fcntl(alarm_fd, F_SETFD, FD_CLOEXEC) < 0)
+        return -1;
+    if (!state.have_stack_key) {
+        if ((errno = pthread_key_create(&state.stack_key, free_stack)) != 0)
+            return -1;
+        state.have_stack_key = 1;
+    }
+    if (announce_thread_stack() < 0)
+        return -1;
+
+    state.page = page;
+    state.alarm_fd = alarm_fd;
+    state.alarm_device = facts.st_dev;
+    state.alarm_inode = facts.st_ino;
+    state.pid = getpid();
+    for (size_t i = 0; i < FATAL_SIGNALS; i++)
+        if (install(i, again) < 0)
+            return -1;
+    return 0;
+}
+
+int
+announce_interrupt_gate(struct shared_page *page, void (*trip)(void))
+{
+    struct sigaction action = {.sa_sigaction = on_interrupt, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+
+    sigemptyset(&action.sa_mask);
+    state.gate_page = page;
+    state.trip = trip;
+    state.gate_pid = getpid();
+    return sigaction(SIGINT, &action, NULL);
+}

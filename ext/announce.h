@@ -1,0 +1,33 @@
+/* Child side: says that a fatal signal has come before the process dies of it, and decides whether
+ * a SIGINT is meant for what is executing.
+ *
+ * The kernel (of the operating system) may report a death seconds later, because it writes a core
+ * dump or takes down much memory first; these handlers need microseconds. */
+#ifndef ISOLATION_ANNOUNCE_H
+#define ISOLATION_ANNOUNCE_H
+
+#include "shared.h"
+
+/* Maps the shared page from its descriptor, which may be closed afterwards. NULL and errno if it
+ * cannot be, or is no page of this version. The mapping is the caller's; munmap() 4096 bytes. */
+struct shared_page *announce_map(int shared_fd);
+
+/* Installs the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS and SIGTRAP, and the
+ * calling thread's alternate stack. Page and descriptor must stay for good. To be called again,
+ * with the new page and descriptor, in a forked copy that takes over; until then a fork of this
+ * process announces nothing. Not SIGQUIT: like SIGTERM it is somebody's wish, not a fault. 0, or -1
+ * and errno. */
+int announce_install(struct shared_page *page, int alarm_fd);
+
+/* Gives the calling thread an alternate stack, so that its stack overflows are announced too; it is
+ * freed at the thread's end. Does nothing if the thread has a big enough one. After
+ * announce_install(). 0, or -1 and errno. */
+int announce_thread_stack(void);
+
+/* Installs a SIGINT handler (without SA_RESTART) that calls trip(), which must be
+ * async-signal-safe, if page->interrupt_request is not 0 and equals page->executing_request; or if
+ * this very process sent the signal, as with signal.raise_signal(); or in a fork of this process,
+ * where nobody asks by page. It ignores every other SIGINT. 0, or -1 and errno. */
+int announce_interrupt_gate(struct shared_page *page, void (*trip)(void));
+
+#endif

@@ -1,0 +1,499 @@
+/* arrays.c: ndarray, array.array and memoryview as real objects on both sides. NumPy is reached
+ * through its array interface protocol (a documented C struct), so the core neither needs NumPy's
+ * headers nor cares about its version. */
+#include "codec.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* https://numpy.org/doc/stable/reference/arrays.interface.html#c-struct-access */
+struct array_interface {
+    int two, nd;
+    char typekind;
+    int itemsize, flags;
+    Py_intptr_t *shape, *strides;
+    void *data;
+    PyObject *descr;
+};
+enum { C_CONTIGUOUS = 1, F_CONTIGUOUS = 2, WRITEABLE = 0x400, NOTSWAPPED = 0x200 };
+
+static PyObject *
+loaded_type(PyObject **cache, const char *module, const char *name)
+{
+    if (*cache == NULL) {
+        PyObject *key = PyUnicode_FromString(module);
+        PyObject *m = key == NULL ? NULL : PyImport_GetModule(key);
+        *cache = m == NULL ? NULL : PyObject_GetAttrString(m, name);
+        Py_XDECREF(key);
+        Py_XDECREF(m);
+        PyErr_Clear();
+    }
+    return *cache;
+}
+
+static bool
+module_isolated(PeerObject *peer, const char *name)
+{
+    PyObject *module = PyUnicode_FromString(name);
+    bool isolated = is_isolated_name(peer, module);
+    Py_XDECREF(module);
+    return isolated;
+}
+
+bool
+is_ndarray(PeerObject *peer, PyObject *o)
+{
+    const char *name = Py_TYPE(o)->tp_name;
+    return name[0] == 'n' && strcmp(name, "numpy.ndarray") == 0 &&
+           (PyObject *)Py_TYPE(o) ==
+               loaded_type(&core_get()->ndarray_type, "numpy", "ndarray") &&
+           !module_isolated(peer, "numpy");
+}
+
+bool
+is_array(PeerObject *peer, PyObject *o)
+{
+    const char *name = Py_TYPE(o)->tp_name;
+    return name[0] == 'a' && strcmp(name, "array.array") == 0 &&
+           (PyObject *)Py_TYPE(o) == loaded_type(&core_get()->array_type, "array", "array") &&
+           !module_isolated(peer, "array");
+}
+
+static PyObject *
+interface_of(PyObject *array, struct array_interface **out)
+{
+    PyObject *capsule = PyObject_GetAttrString(array, "__array_struct__");
+    *out = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, NULL);
+    if (*out == NULL) {
+        Py_CLEAR(capsule);
+    }
+    return capsule;
+}
+
+static size_t
+total_size(const struct array_interface *a)
+{
+    size_t size = (size_t)a->itemsize;
+    for (int i = 0; i < a->nd; i++) {
+        size *= (size_t)a->shape[i];
+    }
+    return size;
+}
+
+/* A result moves when nothing else can see its memory: no other reference to it, nor to what it is
+ * a view of. */
+static bool
+is_fresh(PyObject *array, bool owned)
+{
+    if (!owned || Py_REFCNT(array) != 1) {
+        return false;
+    }
+    PyObject *base = PyObject_GetAttrString(array, "base");
+    bool fresh = base == Py_None || (base != NULL && Py_REFCNT(base) == 2 &&
+                                     (PyObject *)Py_TYPE(base) == core_get()->ndarray_type);
+    if (fresh && base != Py_None) {
+        PyObject *deeper = PyObject_GetAttrString(base, "base");
+        fresh = deeper == Py_None;
+        Py_XDECREF(deeper);
+    }
+    Py_XDECREF(base);
+    PyErr_Clear();
+    return fresh;
+}
+
+int
+encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
+{
+    struct array_interface *a;
+    struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
+    if (pair != NULL) {
+        *done = true;
+        write_u8(&m->w, TAG_PAIRREF);
+        write_u64(&m->w, pair->id);
+        return message_check(m);
+    }
+    if (m->result && !is_fresh(o, owned)) {
+        return 0;
+    }
+    int rc = -1;
+    PyObject *dtype = NULL, *text = NULL, *contiguous = NULL, *capsule = NULL;
+    PyObject *has = PyObject_GetAttr(o, core_get()->str_dtype);
+    PyObject *hasobject = has == NULL ? NULL : PyObject_GetAttrString(has, "hasobject");
+    int objects = hasobject == NULL ? -1 : PyObject_IsTrue(hasobject);
+    Py_XDECREF(hasobject);
+    dtype = has;
+    if (objects != 0) {
+        rc = objects < 0 ? -1 : 0; /* elements are references: the array goes by reference too */
+        goto done;
+    }
+    *done = true;
+    capsule = interface_of(o, &a);
+    if (capsule == NULL) {
+        goto done;
+    }
+    bool writeable = (a->flags & WRITEABLE) != 0;
+    if (!(a->flags & (C_CONTIGUOUS | F_CONTIGUOUS))) {
+        PyObject *numpy = PyImport_ImportModule("numpy");
+        contiguous = numpy ? PyObject_CallMethod(numpy, "ascontiguousarray", "O", o) : NULL;
+        Py_XDECREF(numpy);
+        Py_DECREF(capsule);
+        capsule = contiguous == NULL ? NULL : interface_of(contiguous, &a);
+        if (capsule == NULL) {
+            goto done;
+        }
+    }
+    uint64_t id = 0;
+    if (!m->result && writeable) {
+        id = pair_new_id(m->strand);
+        if (pair_add(m->strand, o, PAIR_BUFFER, id) == NULL) {
+            goto done;
+        }
+    }
+    /* A structured dtype says what it is made of by pickle; the plain ones by a short string. */
+    PyObject *descr = PyObject_GetAttrString(dtype, "isbuiltin");
+    long builtin = descr == NULL ? -1 : PyLong_AsLong(descr);
+    Py_XDECREF(descr);
+    PyErr_Clear();
+    if (builtin == 1) {
+        text = PyObject_GetAttr(dtype, core_get()->str_str);
+    } else {
+        PyObject *pickle = PyImport_ImportModule("pickle");
+        text = pickle ? PyObject_CallMethod(pickle, "dumps", "O", dtype) : NULL;
+        Py_XDECREF(pickle);
+    }
+    if (text == NULL) {
+        goto done;
+    }
+    write_u8(&m->w, TAG_NDARRAY);
+    write_u64(&m->w, id);
+    write_u8(&m->w, (uint8_t)((a->flags & C_CONTIGUOUS ? 1 : 0) | (writeable ? 2 : 0)));
+    bool result = m->result;
+    m->result = true;
+    rc = encode(m, text, true);
+    m->result = result;
+    write_u64(&m->w, (uint64_t)a->nd);
+    for (int i = 0; i < a->nd; i++) {
+        write_u64(&m->w, (uint64_t)a->shape[i]);
+    }
+    write_bytes(&m->w, a->data, total_size(a));
+    if (rc == 0) {
+        rc = message_check(m);
+    }
+done:
+    Py_XDECREF(dtype);
+    Py_XDECREF(text);
+    Py_XDECREF(contiguous);
+    Py_XDECREF(capsule);
+    return rc;
+}
+
+/* ---- a share of the frame as a snapshot: what came is what to compare with, without a copy ---- */
+
+struct share {
+    struct frame frame;
+    const char *data;
+    size_t size;
+};
+
+static void
+share_free(PyObject *capsule)
+{
+    struct share *share = PyCapsule_GetPointer(capsule, NULL);
+    frame_free(&share->frame);
+    free(share);
+}
+
+const char *
+share_bytes(PyObject *capsule, size_t *size)
+{
+    struct share *share = PyCapsule_GetPointer(capsule, NULL);
+    *size = share->size;
+    return share->data;
+}
+
+static PyObject *
+share_of_frame(struct incoming *in, const unsigned char *data, size_t size)
+{
+    struct share *share = calloc(1, sizeof *share);
+    if (share == NULL || frame_share(&in->frame, &share->frame) < 0) {
+        free(share);
+        return PyErr_NoMemory();
+    }
+    /* Very small frames are copied by libzmq: the same place in the copy. */
+    share->data = (const char *)share->frame.data + (data - (const unsigned char *)in->frame.data);
+    share->size = size;
+    PyObject *capsule = PyCapsule_New(share, NULL, share_free);
+    if (capsule == NULL) {
+        frame_free(&share->frame);
+        free(share);
+    }
+    return capsule;
+}
+
+PyObject *
+decode_ndarray(struct incoming *in)
+{
+    uint64_t id = read_u64(&in->r);
+    uint8_t flags = read_u8(&in->r);
+    PyObject *text = decode(in), *numpy = NULL, *dtype = NULL, *shape = NULL, *array = NULL;
+    PyObject *capsule = NULL;
+    uint64_t nd = read_count(&in->r, 8);
+    size_t size;
+    struct array_interface *a;
+    if (text == NULL || in->r.failed || nd > 64) {
+        goto garbled;
+    }
+    shape = PyTuple_New((Py_ssize_t)nd);
+    for (uint64_t i = 0; shape != NULL && i < nd; i++) {
+        PyTuple_SET_ITEM(shape, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(read_u64(&in->r)));
+    }
+    const unsigned char *data = read_bytes(&in->r, &size);
+    if (shape == NULL || in->r.failed) {
+        goto garbled;
+    }
+    numpy = PyImport_ImportModule("numpy");
+    if (numpy == NULL) {
+        goto done;
+    }
+    if (PyBytes_Check(text)) {
+        PyObject *pickle = PyImport_ImportModule("pickle");
+        dtype = pickle ? PyObject_CallMethod(pickle, "loads", "O", text) : NULL;
+        Py_XDECREF(pickle);
+    } else {
+        dtype = Py_NewRef(text);
+    }
+    if (dtype == NULL) {
+        goto done;
+    }
+    array = PyObject_CallMethod(numpy, "empty", "OOs", shape, dtype, flags & 1 ? "C" : "F");
+    capsule = array == NULL ? NULL : interface_of(array, &a);
+    if (capsule == NULL) {
+        Py_CLEAR(array);
+        goto done;
+    }
+    if (total_size(a) != size) {
+        Py_CLEAR(array);
+        goto garbled;
+    }
+    memcpy(a->data, data, size);
+    if (!(flags & 2)) {
+        PyObject *none = PyObject_CallMethod(array, "setflags", "O", Py_False);
+        if (none == NULL) {
+            Py_CLEAR(array);
+        }
+        Py_XDECREF(none);
+    }
+    if (array != NULL && id != 0) {
+        if (in->strand == NULL || pair_by_id(in->strand, id) != NULL ||
+            pair_add(in->strand, array, PAIR_BUFFER, id) == NULL) {
+            Py_CLEAR(array);
+            goto garbled;
+        }
+        PyObject *before = share_of_frame(in, data, size);
+        if (before == NULL) {
+            Py_CLEAR(array);
+            goto done;
+        }
+        pair_by_id(in->strand, id)->snapshot = before;
+    }
+    goto done;
+garbled:
+    if (!PyErr_Occurred()) {
+        garbled("array");
+    }
+done:
+    Py_XDECREF(text);
+    Py_XDECREF(numpy);
+    Py_XDECREF(dtype);
+    Py_XDECREF(shape);
+    Py_XDECREF(capsule);
+    return array;
+}
+
+int
+encode_array(struct message *m, PyObject *o, bool owned, bool *done)
+{
+    struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
+    if (pair != NULL) {
+        *done = true;
+        write_u8(&m->w, TAG_PAIRREF);
+        write_u64(&m->w, pair->id);
+        return message_check(m);
+    }
+    if (m->result && !(owned && Py_REFCNT(o) == 1)) {
+        return 0;
+    }
+    *done = true;
+    PyObject *typecode = PyObject_GetAttr(o, core_get()->str_typecode);
+    PyObject *bytes = typecode == NULL ? NULL : PyObject_CallMethod(o, "tobytes", NULL);
+    uint64_t id = 0;
+    int rc = -1;
+    if (bytes == NULL) {
+        goto done;
+    }
+    if (!m->result) {
+        id = pair_new_id(m->strand);
+        if (pair_add(m->strand, o, PAIR_BUFFER, id) == NULL) {
+            goto done;
+        }
+    }
+    write_u8(&m->w, TAG_ARRAY);
+    write_u64(&m->w, id);
+    rc = encode(m, typecode, false);
+    write_bytes(&m->w, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+done:
+    Py_XDECREF(typecode);
+    Py_XDECREF(bytes);
+    return rc < 0 ? -1 : message_check(m);
+}
+
+PyObject *
+decode_array(struct incoming *in)
+{
+    uint64_t id = read_u64(&in->r);
+    PyObject *typecode = decode(in);
+    size_t size;
+    const unsigned char *data = read_bytes(&in->r, &size);
+    if (typecode == NULL || in->r.failed) {
+        Py_XDECREF(typecode);
+        if (!PyErr_Occurred()) {
+            garbled("array");
+        }
+        return NULL;
+    }
+    PyObject *module = PyImport_ImportModule("array");
+    PyObject *array =
+        module == NULL
+            ? NULL
+            : PyObject_CallMethod(module, "array", "Oy#", typecode, (const char *)data, (Py_ssize_t)size);
+    Py_XDECREF(module);
+    Py_DECREF(typecode);
+    if (array != NULL && id != 0 &&
+        (in->strand == NULL || pair_by_id(in->strand, id) != NULL ||
+         pair_add(in->strand, array, PAIR_BUFFER, id) == NULL)) {
+        Py_CLEAR(array);
+        if (!PyErr_Occurred()) {
+            garbled("array");
+        }
+    }
+    return array;
+}
+
+int
+encode_memoryview(struct message *m, PyObject *o, bool *done)
+{
+    struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
+    if (pair != NULL) {
+        *done = true;
+        write_u8(&m->w, TAG_PAIRREF);
+        write_u64(&m->w, pair->id);
+        return message_check(m);
+    }
+    Py_buffer *view = PyMemoryView_GET_BUFFER(o);
+    if (m->result || !PyBuffer_IsContiguous(view, 'C')) {
+        return 0;
+    }
+    *done = true;
+    uint64_t id = 0;
+    if (!view->readonly) {
+        id = pair_new_id(m->strand);
+        if (pair_add(m->strand, o, PAIR_BUFFER, id) == NULL) {
+            return -1;
+        }
+    }
+    const char *format = view->format == NULL ? "B" : view->format;
+    write_u8(&m->w, TAG_MEMORYVIEW);
+    write_u64(&m->w, id);
+    write_bytes(&m->w, format, strlen(format));
+    write_u64(&m->w, (uint64_t)view->ndim);
+    for (int i = 0; i < view->ndim; i++) {
+        write_u64(&m->w, (uint64_t)(view->shape ? view->shape[i] : view->len));
+    }
+    write_bytes(&m->w, view->buf, (size_t)view->len);
+    return message_check(m);
+}
+
+PyObject *
+decode_memoryview(struct incoming *in)
+{
+    uint64_t id = read_u64(&in->r);
+    PyObject *format = decode_name(in), *shape = NULL, *base = NULL, *view = NULL;
+    uint64_t nd = format == NULL ? 0 : read_count(&in->r, 8);
+    size_t size;
+    shape = PyTuple_New((Py_ssize_t)nd);
+    for (uint64_t i = 0; shape != NULL && i < nd; i++) {
+        PyTuple_SET_ITEM(shape, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(read_u64(&in->r)));
+    }
+    const char *data = (const char *)read_bytes(&in->r, &size);
+    if (format == NULL || shape == NULL || in->r.failed) {
+        goto done;
+    }
+    base = id != 0 ? PyByteArray_FromStringAndSize(data, (Py_ssize_t)size)
+                   : PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+    view = base == NULL ? NULL : PyMemoryView_FromObject(base);
+    if (view != NULL && (nd != 1 || PyUnicode_CompareWithASCIIString(format, "B") != 0)) {
+        Py_SETREF(view, PyObject_CallMethod(view, "cast", "s", "B"));
+        if (view != NULL) {
+            Py_SETREF(view, nd == 1 ? PyObject_CallMethod(view, "cast", "O", format)
+                                    : PyObject_CallMethod(view, "cast", "OO", format, shape));
+        }
+    }
+    if (view != NULL && id != 0 &&
+        (in->strand == NULL || pair_by_id(in->strand, id) != NULL ||
+         pair_add(in->strand, view, PAIR_BUFFER, id) == NULL)) {
+        Py_CLEAR(view);
+    }
+done:
+    if (view == NULL && !PyErr_Occurred()) {
+        garbled("memoryview");
+    }
+    Py_XDECREF(format);
+    Py_XDECREF(shape);
+    Py_XDECREF(base);
+    return view;
+}
+
+int
+flat_open(PyObject *o, struct flat *f)
+{
+    memset(f, 0, sizeof *f);
+    if ((PyObject *)Py_TYPE(o) != core_get()->ndarray_type) {
+        if (PyObject_GetBuffer(o, &f->view, PyBUF_SIMPLE) < 0) {
+            PyErr_Clear();
+            if (PyObject_GetBuffer(o, &f->view, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {
+                return -1;
+            }
+        }
+        f->data = f->view.buf;
+        f->size = (size_t)f->view.len;
+        f->contiguous = true;
+        return 0;
+    }
+    struct array_interface *a;
+    PyObject *capsule = interface_of(o, &a);
+    if (capsule != NULL && !(a->flags & (C_CONTIGUOUS | F_CONTIGUOUS))) {
+        PyObject *numpy = PyImport_ImportModule("numpy");
+        f->capsule = numpy ? PyObject_CallMethod(numpy, "ascontiguousarray", "O", o) : NULL;
+        Py_XDECREF(numpy);
+        Py_DECREF(capsule);
+        capsule = f->capsule == NULL ? NULL : interface_of(f->capsule, &a);
+    }
+    if (capsule == NULL) {
+        Py_CLEAR(f->capsule);
+        return -1;
+    }
+    f->data = a->data;
+    f->size = total_size(a);
+    f->contiguous = f->capsule == NULL;
+    Py_DECREF(capsule); /* the array itself stays, and its memory with it */
+    return 0;
+}
+
+void
+flat_close(struct flat *f)
+{
+    if (f->view.obj != NULL) {
+        PyBuffer_Release(&f->view);
+    }
+    Py_CLEAR(f->capsule);
+}

@@ -1,0 +1,55 @@
+/* channel.h: one strand's connection, and the one wait. No Python.
+ *
+ * Frames go over a libzmq PAIR socket on an abstract ipc:// name. The kernel makes the listening
+ * socket and hands it to the child as a descriptor, so nothing is looked up by path in the child
+ * (which may be in a chroot or another network name space by then). */
+#ifndef ISOLATION_CHANNEL_H
+#define ISOLATION_CHANNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+typedef struct channel channel;
+
+/* A received frame; `data` stays valid until frame_free. */
+struct frame {
+    void *data;
+    size_t size;
+    void *owner; /* a zmq_msg_t */
+};
+
+#define CHANNEL_ENDPOINT_SIZE 108
+
+/* Kernel: make a listening socket on an unguessable abstract name; writes "ipc://@..." to endpoint.
+ * Returns the descriptor (close-on-exec), or -1 with errno. */
+int channel_listen(char endpoint[CHANNEL_ENDPOINT_SIZE]);
+
+/* Both return NULL with errno. `zmq` is a zmq context. The channel owns listen_fd from here on. */
+channel *channel_connect(void *zmq, const char *endpoint);
+channel *channel_accept(void *zmq, const char *endpoint, int listen_fd);
+void channel_close(channel *c);
+
+/* Queues a copy of the frame. Waits only where the other end has not connected yet. 0, or -1 with
+ * errno (EAGAIN: the other end has gone). */
+int channel_send(channel *c, const void *data, size_t size);
+/* Queues memory from malloc without copying it; owns `data` from here on, also on failure. */
+int channel_send_owned(channel *c, void *data, size_t size);
+/* The next frame if one is there: 1, 0 (none), or -1 with errno. */
+int channel_recv(channel *c, struct frame *f);
+void frame_free(struct frame *f);
+/* A second owner of the same bytes, without copying big ones. 0, or -1 with errno. */
+int frame_share(const struct frame *f, struct frame *out);
+
+/* Credentials of the process at the other end of the connection that `f` came by (accepting end
+ * only): 0, or -1 with errno. */
+int frame_peer(const struct frame *f, pid_t *pid, uid_t *uid);
+
+/* Waits until a frame is there or one of fds is readable (negative fds are skipped), at most
+ * timeout_ms (-1: for ever). Returns a bit mask, 0 on time-out, or -1 with errno (EINTR: a signal). */
+#define CHANNEL_FRAME (1u << 31)
+#define CHANNEL_MAX_FDS 8
+int channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *ready);
+
+#endif

@@ -1,0 +1,887 @@
+/* classes.c: a class of one side, described once to the other, where a real class stands for it: same
+ * name, module, documentation, bases in order, and a stub for each name in its own __dict__. */
+#include "codec.h"
+#include "handles.h"
+#include "peer.h"
+#include "proxy.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum class_tag { CLASS_BACK, CLASS_NAMED, CLASS_KNOWN, CLASS_DEFINED };
+
+/* ---- describing -------------------------------------------------------------------------- */
+
+static bool
+is_builtins_type(PyTypeObject *cls)
+{
+    if (cls->tp_flags & Py_TPFLAGS_HEAPTYPE) {
+        return false;
+    }
+    PyObject *found = PyDict_GetItemString(PyEval_GetBuiltins(), cls->tp_name);
+    return found == (PyObject *)cls;
+}
+
+/* Classes that both sides have and that a mirrored class may really derive from: their instances'
+ * layout is copied (immutable values, exceptions) or empty (object), or they make classes (type). */
+static bool
+is_shared_base(PyTypeObject *cls)
+{
+    PyTypeObject *bases[] = {&PyBaseObject_Type, &PyType_Type,    &PyLong_Type,      &PyFloat_Type,
+                             &PyUnicode_Type,    &PyTuple_Type,   &PyBytes_Type,     &PyComplex_Type,
+                             &PyFrozenSet_Type,  &PyModule_Type};
+    for (size_t i = 0; i < sizeof bases / sizeof *bases; i++) {
+        if (cls == bases[i]) {
+            return true;
+        }
+    }
+    return is_builtins_type(cls) && PyType_IsSubtype(cls, (PyTypeObject *)PyExc_BaseException);
+}
+
+static PyObject *
+text_attribute(PyTypeObject *cls, PyObject *name)
+{
+    PyObject *text = PyObject_GetAttr((PyObject *)cls, name);
+    if (text == NULL || !PyUnicode_Check(text)) {
+        PyErr_Clear();
+        Py_XSETREF(text, PyUnicode_FromString(name == core_get()->str___module__ ? "builtins"
+                                                                                  : cls->tp_name));
+    }
+    return text;
+}
+
+static uint32_t
+class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
+{
+    uint32_t flags = 0;
+    PyTypeObject *mutable[] = {&PyList_Type, &PyDict_Type, &PySet_Type, &PyByteArray_Type,
+                               (PyTypeObject *)core_get()->deque_type};
+    PyObject *found = resolve_name(module, qualname, false);
+    if (found == (PyObject *)cls) {
+        flags |= CLASS_IMPORTABLE;
+    }
+    Py_XDECREF(found);
+    if (compat_has_instance_dict(cls)) {
+        flags |= CLASS_INSTANCE_DICT;
+    }
+    PyObject *getattribute = compat_type_lookup(cls, core_get()->str___getattribute__);
+    if (getattribute != NULL && Py_TYPE(getattribute) != &PyWrapperDescr_Type) {
+        flags |= CLASS_OWN_GETATTRIBUTE;
+    }
+    if (PyType_IsSubtype(cls, (PyTypeObject *)PyExc_BaseException)) {
+        flags |= CLASS_EXCEPTION;
+    }
+    if (PyType_IsSubtype(cls, &PyType_Type)) {
+        flags |= CLASS_METACLASS;
+    }
+    if (cls->tp_as_buffer != NULL && cls->tp_as_buffer->bf_getbuffer != NULL) {
+        flags |= CLASS_BUFFER;
+    }
+    for (size_t i = 0; i < sizeof mutable / sizeof *mutable; i++) {
+        if (mutable[i] != NULL && PyType_IsSubtype(cls, mutable[i])) {
+            flags |= CLASS_MUTABLE_BUILTIN;
+        }
+    }
+    return flags;
+}
+
+/* Which stub a name in a class's __dict__ needs; 0: none. */
+static char
+stub_kind(PyObject *name, PyObject *value)
+{
+    core_state *core = core_get();
+    PyObject *skipped[] = {core->str___new__,         core->str___dict__,  core->str___weakref__,
+                           core->str___getattribute__, core->str___del__,  core->str___slots__,
+                           core->str__abc_impl};
+    for (size_t i = 0; i < sizeof skipped / sizeof *skipped; i++) {
+        if (PyUnicode_Compare(name, skipped[i]) == 0) {
+            return 0;
+        }
+    }
+    if (PyUnicode_Compare(name, core->str___abstractmethods__) == 0) {
+        return 'l';
+    }
+    if ((PyUnicode_Compare(name, core->str___doc__) == 0 ||
+         PyUnicode_Compare(name, core->str___qualname__) == 0 ||
+         PyUnicode_Compare(name, core->str___module__) == 0) &&
+        (PyUnicode_Check(value) || value == Py_None)) {
+        return 0; /* part of the description */
+    }
+    PyTypeObject *type = Py_TYPE(value);
+    if (PyUnicode_Compare(name, core->str___match_args__) == 0 ||
+        (value == Py_None && PyUnicode_GET_LENGTH(name) > 4 &&
+         PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_')) {
+        return 'l'; /* a literal: `__hash__ = None` says that there is none */
+    }
+    if (type == &PyStaticMethod_Type || type == &PyClassMethod_Type ||
+        type == &PyClassMethodDescr_Type) {
+        return 'c';
+    }
+    if (type->tp_descr_set != NULL) {
+        return 'd';
+    }
+    if (type->tp_descr_get != NULL && PyCallable_Check(value) && !PyType_Check(value)) {
+        return 'm';
+    }
+    return 'v';
+}
+
+static int
+encode_names(struct message *m, PyTypeObject *cls)
+{
+    PyObject *dict = compat_type_dict(cls);
+    PyObject *items = dict == NULL ? NULL : PyDict_Items(dict);
+    int rc = items == NULL ? -1 : 0;
+    size_t count_at = m->w.size;
+    uint64_t n = 0;
+    write_u64(&m->w, 0);
+    for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(items); i++) {
+        PyObject *name = PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 0);
+        PyObject *value = PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 1);
+        char kind = PyUnicode_Check(name) ? stub_kind(name, value) : 0;
+        if (kind == 0) {
+            continue;
+        }
+        bool abstract = false;
+        if (kind == 'm' || kind == 'd' || kind == 'c') {
+            PyObject *flag = Py_TYPE(value) == &PyFunction_Type || Py_TYPE(value) == &PyProperty_Type ||
+                                     kind == 'c'
+                                 ? PyObject_GetAttr(value, core_get()->str___isabstractmethod__)
+                                 : NULL;
+            abstract = flag == Py_True;
+            Py_XDECREF(flag);
+            PyErr_Clear();
+        }
+        n++;
+        rc = encode_name(m, name);
+        write_u8(&m->w, (uint8_t)kind);
+        write_u8(&m->w, abstract);
+        if (rc == 0 && kind == 'l') {
+            bool result = m->result;
+            m->result = true;
+            rc = encode(m, value, false);
+            m->result = result;
+        }
+    }
+    Py_XDECREF(dict);
+    Py_XDECREF(items);
+    if (rc == 0 && !m->w.failed) {
+        memcpy(m->w.data + count_at, &n, sizeof n);
+    }
+    return rc < 0 ? -1 : message_check(m);
+}
+
+static int
+describe(struct message *m, PyTypeObject *cls)
+{
+    core_state *core = core_get();
+    PyObject *module = text_attribute(cls, core->str___module__);
+    PyObject *qualname = text_attribute(cls, core->str___qualname__);
+    PyObject *doc = NULL, *dict = NULL;
+    int rc = -1;
+    if (module == NULL || qualname == NULL) {
+        goto done;
+    }
+    write_u32(&m->w, class_flags(cls, module, qualname));
+    if (encode_name(m, module) < 0 || encode_name(m, qualname) < 0) {
+        goto done;
+    }
+    const char *dot = strrchr(cls->tp_name, '.');
+    const char *name = dot == NULL ? cls->tp_name : dot + 1;
+    write_bytes(&m->w, name, strlen(name));
+    doc = PyObject_GetAttr((PyObject *)cls, core->str___doc__);
+    PyErr_Clear();
+    if (encode(m, doc != NULL && PyUnicode_CheckExact(doc) ? doc : Py_None, false) < 0 ||
+        encode_class(m, Py_TYPE(cls), CLASS_AS_META) < 0) {
+        goto done;
+    }
+    PyObject *bases = cls->tp_bases;
+    Py_ssize_t nbases = bases == NULL ? 0 : PyTuple_GET_SIZE(bases);
+    write_u64(&m->w, (uint64_t)nbases);
+    for (Py_ssize_t i = 0; i < nbases; i++) {
+        if (encode_class(m, (PyTypeObject *)PyTuple_GET_ITEM(bases, i), CLASS_AS_BASE) < 0) {
+            goto done;
+        }
+    }
+    rc = encode_names(m, cls);
+done:
+    Py_XDECREF(module);
+    Py_XDECREF(qualname);
+    Py_XDECREF(doc);
+    Py_XDECREF(dict);
+    return rc;
+}
+
+static int
+encode_named_class(struct message *m, PyTypeObject *cls)
+{
+    core_state *core = core_get();
+    PyObject *module = text_attribute(cls, core->str___module__);
+    PyObject *qualname = text_attribute(cls, core->str___qualname__);
+    write_u8(&m->w, CLASS_NAMED);
+    int rc = module == NULL || qualname == NULL || encode_name(m, module) < 0 ||
+                     encode_name(m, qualname) < 0
+                 ? -1
+                 : 0;
+    Py_XDECREF(module);
+    Py_XDECREF(qualname);
+    return rc;
+}
+
+/* Kernel to child: the child imports the same class, so its own stands for it. */
+static bool
+is_importable_there(struct message *m, PyTypeObject *cls)
+{
+    core_state *core = core_get();
+    if (!m->peer->is_kernel) {
+        return false;
+    }
+    PyObject *module = text_attribute(cls, core->str___module__);
+    PyObject *qualname = text_attribute(cls, core->str___qualname__);
+    bool importable = false;
+    if (module != NULL && qualname != NULL && !is_isolated_name(m->peer, module) &&
+        PyUnicode_Compare(module, core->str___main__) != 0) {
+        PyObject *loaded = PyImport_GetModule(module);
+        PyObject *spec = loaded == NULL ? NULL : PyObject_GetAttr(loaded, core->str___spec__);
+        PyObject *found = spec != NULL && spec != Py_None ? resolve_name(module, qualname, false) : NULL;
+        importable = found == (PyObject *)cls;
+        Py_XDECREF(found);
+        Py_XDECREF(spec);
+        Py_XDECREF(loaded);
+        PyErr_Clear();
+    }
+    Py_XDECREF(module);
+    Py_XDECREF(qualname);
+    return importable;
+}
+
+int
+encode_class(struct message *m, PyTypeObject *cls, enum class_use use)
+{
+    struct proxy *p = proxy_find((PyObject *)cls);
+    if (p != NULL && p->peer == m->peer) {
+        if (p->epoch == m->peer->epoch) {
+            write_u8(&m->w, CLASS_BACK);
+            write_u64(&m->w, p->handle);
+            return message_check(m);
+        }
+        if (p->module != NULL) {
+            write_u8(&m->w, CLASS_NAMED);
+            return encode_name(m, p->module) < 0 || encode_name(m, p->qualname) < 0 ? -1 : 0;
+        }
+        peer_raise_stale(m->peer, (PyObject *)cls);
+        return -1;
+    }
+    if (use == CLASS_AS_BASE ? is_shared_base(cls)
+                             : use != CLASS_OF_INSTANCE && is_builtins_type(cls)) {
+        return encode_named_class(m, cls);
+    }
+    if (use == CLASS_AS_META && cls == &PyType_Type) {
+        return encode_named_class(m, cls);
+    }
+    if (use == CLASS_AS_VALUE && is_importable_there(m, cls)) {
+        return encode_named_class(m, cls);
+    }
+    struct export *e;
+    if (encode_export(m, (PyObject *)cls, &e) < 0) {
+        return -1;
+    }
+    if (e->described) {
+        write_u8(&m->w, CLASS_KNOWN);
+        write_u64(&m->w, e->handle);
+        return message_check(m);
+    }
+    /* Before the description: it may refer to the class itself. */
+    e->described = true;
+    m->sent[m->nsent - 1].described = true;
+    write_u8(&m->w, CLASS_DEFINED);
+    write_u64(&m->w, e->handle);
+    return describe(m, cls);
+}
+
+/* ---- mirroring --------------------------------------------------------------------------- */
+
+struct description {
+    uint64_t handle;
+    uint32_t flags;
+    PyObject *module, *qualname, *name, *doc, *meta; /* strong */
+    PyObject *bases;    /* strong: list */
+    PyObject *inherited; /* strong: list of names lists of bases that are shared Python classes */
+    PyObject *names;    /* strong: list of (name, kind, abstract, literal) */
+};
+
+static void
+description_free(struct description *d)
+{
+    Py_CLEAR(d->module);
+    Py_CLEAR(d->qualname);
+    Py_CLEAR(d->name);
+    Py_CLEAR(d->doc);
+    Py_CLEAR(d->meta);
+    Py_CLEAR(d->bases);
+    Py_CLEAR(d->inherited);
+    Py_CLEAR(d->names);
+}
+
+static PyObject *
+read_names(struct incoming *in)
+{
+    uint64_t n = read_count(&in->r, 10);
+    PyObject *names = PyList_New(0);
+    for (uint64_t i = 0; names != NULL && i < n; i++) {
+        PyObject *name = decode_name(in);
+        char kind = (char)read_u8(&in->r);
+        bool abstract = read_u8(&in->r);
+        PyObject *literal = name == NULL  ? NULL
+                            : kind == 'l' ? decode(in)
+                                          : Py_NewRef(Py_None);
+        PyObject *row = literal == NULL ? NULL
+                                        : Py_BuildValue("(OCiO)", name, (int)(unsigned char)kind,
+                                                        (int)abstract, literal);
+        if (row == NULL || PyList_Append(names, row) < 0) {
+            Py_CLEAR(names);
+        }
+        Py_XDECREF(row);
+        Py_XDECREF(name);
+        Py_XDECREF(literal);
+    }
+    return names;
+}
+
+/* A class of this side that can stand for an un-isolated one of the other: loaded already, found by
+ * its name. New reference, or NULL without an exception. */
+static PyTypeObject *
+local_class(PeerObject *peer, PyObject *module, PyObject *qualname)
+{
+    if (is_isolated_name(peer, module)) {
+        return NULL;
+    }
+    PyObject *found = resolve_name(module, qualname, !peer->is_kernel);
+    PyErr_Clear();
+    if (found != NULL && !PyType_Check(found)) {
+        Py_CLEAR(found);
+    }
+    if (found == NULL && PyUnicode_CompareWithASCIIString(module, "builtins") == 0) {
+        /* function, generator ...: in builtins by name only; `types` has those one can speak of. */
+        PyObject *types = PyImport_ImportModule("types");
+        PyObject *dict = types == NULL ? NULL : PyModule_GetDict(types), *key, *value;
+        Py_ssize_t i = 0;
+        while (dict != NULL && found == NULL && PyDict_Next(dict, &i, &key, &value)) {
+            if (PyType_Check(value)) {
+                PyObject *name = PyType_GetName((PyTypeObject *)value);
+                if (name != NULL && PyUnicode_Compare(name, qualname) == 0) {
+                    found = Py_NewRef(value);
+                }
+                Py_XDECREF(name);
+            }
+        }
+        Py_XDECREF(types);
+        PyErr_Clear();
+    }
+    return (PyTypeObject *)found;
+}
+
+/* May a mirrored class have `cls` itself as a base? Yes when its instances have no C layout of their
+ * own: then isinstance() sees it, and the stubs hide its methods. */
+static bool
+has_no_layout(PyTypeObject *cls)
+{
+    if (!(cls->tp_flags & Py_TPFLAGS_HEAPTYPE) || PyType_IsSubtype(cls, &PyType_Type)) {
+        return false;
+    }
+    PyTypeObject *base = cls;
+    while (base->tp_base != NULL && base->tp_base != &PyBaseObject_Type) {
+        base = base->tp_base;
+    }
+    return PyType_IsSubtype(cls, (PyTypeObject *)PyExc_BaseException) ||
+           ((base->tp_flags & Py_TPFLAGS_HEAPTYPE) &&
+            cls->tp_basicsize - (cls->tp_dictoffset > 0 ? (Py_ssize_t)sizeof(PyObject *) : 0) -
+                    (cls->tp_weaklistoffset > 0 ? (Py_ssize_t)sizeof(PyObject *) : 0) <=
+                PyBaseObject_Type.tp_basicsize);
+}
+
+/* type.__setattr__ keeps the slots in step with the special methods; but what `type` itself has a
+ * descriptor for (__name__, __doc__ ...: attributes of functions, say) must go around that. */
+static int
+set_class_attribute(PyTypeObject *type, PyObject *name, PyObject *value)
+{
+    PyObject *own = compat_type_lookup(&PyType_Type, name);
+    if (own != NULL && Py_TYPE(own)->tp_descr_set != NULL) {
+        PyObject *dict = compat_type_dict(type);
+        int rc = dict == NULL ? -1 : PyDict_SetItem(dict, name, value);
+        Py_XDECREF(dict);
+        PyType_Modified(type);
+        return rc;
+    }
+    return PyType_Type.tp_setattro((PyObject *)type, name, value);
+}
+
+static int
+add_stubs(PyTypeObject *mirror, PyTypeObject *cls, PyObject *names, PyObject *existing)
+{
+    core_state *core = core_get();
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(names); i++) {
+        PyObject *row = PyList_GET_ITEM(names, i), *name = PyTuple_GET_ITEM(row, 0);
+        Py_UCS4 kind = PyUnicode_READ_CHAR(PyTuple_GET_ITEM(row, 1), 0);
+        bool abstract = PyTuple_GET_ITEM(row, 2) != Py_False && PyLong_AsLong(PyTuple_GET_ITEM(row, 2));
+        if (existing != NULL) {
+            int there = PyDict_Contains(existing, name);
+            if (there != 0) {
+                if (there < 0) {
+                    return -1;
+                }
+                continue;
+            }
+        }
+        if (PyUnicode_Compare(name, core->str___abstractmethods__) == 0) {
+            continue;
+        }
+        PyObject *value = kind == 'l' ? Py_NewRef(PyTuple_GET_ITEM(row, 3))
+                                      : stub_new(cls, name, (char)kind, abstract);
+        int rc = value == NULL ? -1 : set_class_attribute(mirror, name, value);
+        Py_XDECREF(value);
+        if (rc < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* The slots of a class whose instances are proxies (or copies with a home elsewhere). */
+static void
+patch_slots(PyTypeObject *type, uint32_t flags, bool proxies)
+{
+    type->tp_finalize = proxy_finalize;
+    if (!(flags & CLASS_METACLASS)) {
+        type->tp_new = proxy_tp_new;
+        type->tp_init = proxy_tp_init;
+    }
+    if (proxies) {
+        type->tp_getattro = proxy_getattro;
+        type->tp_setattro = proxy_setattro;
+        if (flags & CLASS_BUFFER) {
+            ((PyHeapTypeObject *)type)->as_buffer.bf_getbuffer = proxy_getbuffer;
+            ((PyHeapTypeObject *)type)->as_buffer.bf_releasebuffer = NULL;
+            type->tp_as_buffer = &((PyHeapTypeObject *)type)->as_buffer;
+        }
+    }
+    PyType_Modified(type);
+}
+
+static int
+set_abstract(PyTypeObject *type, PyObject *names)
+{
+    core_state *core = core_get();
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(names); i++) {
+        PyObject *row = PyList_GET_ITEM(names, i);
+        if (PyUnicode_Compare(PyTuple_GET_ITEM(row, 0), core->str___abstractmethods__) == 0) {
+            return PyType_Type.tp_setattro((PyObject *)type, core->str___abstractmethods__,
+                                           PyTuple_GET_ITEM(row, 3));
+        }
+    }
+    return 0;
+}
+
+/* object's own methods that would answer for the proxy instead of its target. */
+static int
+add_object_stubs(PyTypeObject *type, uint32_t flags)
+{
+    core_state *core = core_get();
+    PyObject *names[] = {core->str___reduce_ex__, core->str___dir__, core->str___sizeof__,
+                         core->str___reduce__, core->str___getstate__};
+    (void)flags;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        PyObject *found = compat_type_lookup(type, names[i]);
+        if (found == NULL || Py_TYPE(found) == core->method_type) {
+            continue;
+        }
+        PyObject *stub = stub_new(type, names[i], 'm', false);
+        int rc = stub == NULL ? -1 : PyType_Type.tp_setattro((PyObject *)type, names[i], stub);
+        Py_XDECREF(stub);
+        if (rc < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static struct mirror *
+mirror_add(PeerObject *peer, PyTypeObject *type, uint32_t flags, bool proxies)
+{
+    struct mirror *mirror = calloc(1, sizeof *mirror);
+    if (mirror == NULL || !table_put(&core_get()->mirrors, ADDRESS(type), mirror)) {
+        free(mirror);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    mirror->type = type;
+    mirror->peer = peer;
+    mirror->flags = flags;
+    mirror->proxies = proxies;
+    return mirror;
+}
+
+/* What instance.__class__ says: the real local class of an un-isolated target. */
+static PyObject *
+reported_class(PeerObject *peer, struct description *d)
+{
+    return (PyObject *)local_class(peer, d->module, d->qualname);
+}
+
+/* For a class that derives from list, dict, set, bytearray or deque: a class that isinstance() finds
+ * to be both. It has no instances; calling it makes an instance of the mirrored class. */
+static PyObject *
+facade_class(PeerObject *peer, PyTypeObject *type, struct description *d)
+{
+    (void)peer;
+    PyTypeObject *real[] = {&PyList_Type, &PyDict_Type, &PySet_Type, &PyByteArray_Type,
+                            (PyTypeObject *)core_get()->deque_type};
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+        struct mirror *base =
+            table_get(&core_get()->mirrors, ADDRESS(PyTuple_GET_ITEM(type->tp_mro, i)));
+        for (size_t k = 0; base != NULL && k < sizeof real / sizeof *real; k++) {
+            if (real[k] != NULL && base->reported == (PyObject *)real[k]) {
+                PyObject *facade = PyObject_CallFunction((PyObject *)Py_TYPE(type), "O(OO){sOsO}",
+                                                         d->name, type, real[k], "__module__",
+                                                         d->module, "__qualname__", d->qualname);
+                PyErr_Clear(); /* a metaclass may refuse: then isinstance() sees less */
+                if (facade != NULL) {
+                    ((PyTypeObject *)facade)->tp_new = proxy_tp_new;
+                    ((PyTypeObject *)facade)->tp_init = proxy_tp_init;
+                }
+                return facade;
+            }
+        }
+    }
+    return NULL;
+}
+
+static PyTypeObject *
+make_mirror(PeerObject *peer, struct description *d)
+{
+    core_state *core = core_get();
+    PyTypeObject *type = NULL;
+    PyObject *bases = PyList_AsTuple(d->bases);
+    PyObject *namespace = Py_BuildValue("{OOOOOO}", core->str___module__, d->module,
+                                        core->str___qualname__, d->qualname, core->str___doc__,
+                                        d->doc);
+    /* A metaclass with a mind of its own (Enum's) would take the stubs for something else. */
+    bool plain = (PyTypeObject *)d->meta == &PyType_Type ||
+                 strcmp(((PyTypeObject *)d->meta)->tp_name, "ABCMeta") == 0;
+    bool home = false; /* a base of this side: instances are real here */
+    core->building++;
+    if (bases != NULL && namespace != NULL) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); i++) {
+            PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(bases, i);
+            struct mirror *m = mirror_of(base);
+            struct export *e = table_get(&peer->export_of, ADDRESS(base));
+            home = home || (e != NULL && m == NULL && !is_shared_base(base));
+        }
+        PyObject *meta = plain ? d->meta : NULL;
+        if (meta != NULL) {
+            type = (PyTypeObject *)PyObject_CallFunction(meta, "OOO", d->name, bases, namespace);
+        } else {
+            PyObject *args = Py_BuildValue("(OOO)", d->name, bases, namespace);
+            type = args == NULL ? NULL
+                                : (PyTypeObject *)PyType_Type.tp_new((PyTypeObject *)d->meta, args,
+                                                                     NULL);
+            Py_XDECREF(args);
+        }
+    }
+    if (type == NULL) {
+        goto error;
+    }
+    bool proxies = !home && !(d->flags & (CLASS_EXCEPTION | CLASS_METACLASS));
+    struct mirror *mirror = mirror_add(peer, type, d->flags, proxies);
+    if (mirror == NULL || proxy_bind(peer, (PyObject *)type, d->handle) < 0 ||
+        add_stubs(type, type, d->names, NULL) < 0) {
+        goto error;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(d->inherited); i++) {
+        PyObject *names = PyList_GET_ITEM(d->inherited, i);
+        PyObject *dict = compat_type_dict(type);
+        int rc = dict == NULL ? -1 : add_stubs(type, type, names, dict);
+        Py_XDECREF(dict);
+        if (rc < 0) {
+            goto error;
+        }
+    }
+    if (!home && !(d->flags & CLASS_METACLASS)) {
+        if (proxies) {
+            PyObject *new_method = proxy_new_method();
+            int rc = new_method == NULL
+                         ? -1
+                         : PyType_Type.tp_setattro((PyObject *)type, core->str___new__, new_method);
+            Py_XDECREF(new_method);
+            if (rc < 0 || add_object_stubs(type, d->flags) < 0) {
+                goto error;
+            }
+        }
+        patch_slots(type, d->flags, proxies);
+    }
+    if (set_abstract(type, d->names) < 0) {
+        PyErr_Clear();
+    }
+    mirror->reported = proxies ? reported_class(peer, d) : NULL;
+    if (proxies && mirror->reported == NULL && (d->flags & CLASS_MUTABLE_BUILTIN)) {
+        mirror->reported = facade_class(peer, type, d);
+    }
+    core->building--;
+    Py_DECREF(bases);
+    Py_DECREF(namespace);
+    return type;
+error:
+    core->building--;
+    Py_XDECREF(bases);
+    Py_XDECREF(namespace);
+    Py_XDECREF(type); /* its mirror record, if any, stays unused */
+    return NULL;
+}
+
+static PyTypeObject *
+find_or_make_mirror(PeerObject *peer, struct description *d)
+{
+    /* A class that can be found by name is the same class in the next life; any other is this one. */
+    PyObject *key = d->flags & CLASS_IMPORTABLE ? PyTuple_Pack(2, d->module, d->qualname)
+                                                : PyLong_FromUnsignedLongLong(d->handle);
+    PyObject *known = key == NULL ? NULL : PyDict_GetItemWithError(peer->mirrors, key);
+    PyTypeObject *type = NULL;
+    if (known != NULL) {
+        struct proxy *p = proxy_find(known);
+        if (p != NULL && p->epoch != peer->epoch) {
+            Py_INCREF(known);
+            core_get()->building++;
+            int rc = proxy_bind(peer, known, d->handle);
+            if (rc == 0) {
+                PyObject *dict = compat_type_dict((PyTypeObject *)known);
+                rc = dict == NULL ? -1
+                                  : add_stubs((PyTypeObject *)known, (PyTypeObject *)known, d->names,
+                                              dict);
+                Py_XDECREF(dict);
+            }
+            core_get()->building--;
+            Py_DECREF(key);
+            if (rc < 0) {
+                Py_DECREF(known);
+                return NULL;
+            }
+            return (PyTypeObject *)known;
+        }
+    }
+    if (key != NULL && !PyErr_Occurred()) {
+        type = make_mirror(peer, d);
+    }
+    if (type != NULL && PyDict_SetItem(peer->mirrors, key, (PyObject *)type) < 0) {
+        Py_CLEAR(type);
+    }
+    if (type != NULL && (d->flags & CLASS_IMPORTABLE)) {
+        struct proxy *p = proxy_find((PyObject *)type);
+        p->module = Py_NewRef(d->module);
+        p->qualname = Py_NewRef(d->qualname);
+        if (known != NULL) {
+            /* The name means a new class now (a reload): the old one must outlive its instances. */
+            PyObject *old = PyLong_FromVoidPtr(known);
+            if (old == NULL || PyDict_SetItem(peer->mirrors, old, known) < 0) {
+                PyErr_Clear();
+            }
+            Py_XDECREF(old);
+        }
+    }
+    Py_XDECREF(key);
+    return type;
+}
+
+/* Which un-isolated classes of the child may be represented by the kernel's own when they are passed
+ * as values. Only those whose instances cross by value or that have no native code: anything else
+ * called through an isolated module must run in the child. */
+static bool
+may_be_local_value(PeerObject *peer, PyTypeObject *cls)
+{
+    if (!peer->is_kernel) {
+        return true;
+    }
+    if (PyType_IsSubtype(cls, (PyTypeObject *)PyExc_BaseException)) {
+        return true;
+    }
+    return is_value_type(cls) > 0 ||
+           (strcmp(Py_TYPE(cls)->tp_name, "ABCMeta") == 0 && has_no_layout(cls));
+}
+
+static PyObject *
+decode_defined(struct incoming *in, enum class_use use)
+{
+    struct description d = {0};
+    PyTypeObject *type = NULL, *local = NULL;
+    bool exception = false;
+    d.handle = read_u64(&in->r);
+    d.flags = read_u32(&in->r);
+    d.module = decode_name(in);
+    d.qualname = d.module == NULL ? NULL : decode_name(in);
+    d.name = d.qualname == NULL ? NULL : decode_name(in);
+    d.doc = d.name == NULL ? NULL : decode(in);
+    d.meta = d.doc == NULL ? NULL : decode_class(in, CLASS_AS_META);
+    d.bases = d.meta == NULL ? NULL : PyList_New(0);
+    d.inherited = PyList_New(0);
+    if (d.bases == NULL || d.inherited == NULL || d.handle == 0) {
+        goto done;
+    }
+    uint64_t nbases = read_count(&in->r, 2);
+    for (uint64_t i = 0; i < nbases; i++) {
+        PyObject *base = decode_class(in, CLASS_AS_BASE);
+        if (base == NULL) {
+            goto done;
+        }
+        if (PyList_Check(base)) { /* a shared Python class: [class, its names and its bases' ...] */
+            PyObject *cls = PyList_GET_ITEM(base, 0);
+            int rc = PyList_Append(d.bases, cls);
+            for (Py_ssize_t k = 1; rc == 0 && k < PyList_GET_SIZE(base); k++) {
+                rc = PyList_Append(d.inherited, PyList_GET_ITEM(base, k));
+            }
+            Py_DECREF(base);
+            if (rc < 0) {
+                goto done;
+            }
+            continue;
+        }
+        int rc = PyList_Append(d.bases, base);
+        Py_DECREF(base);
+        if (rc < 0) {
+            goto done;
+        }
+    }
+    d.names = read_names(in);
+    if (d.names == NULL || in->r.failed) {
+        if (!PyErr_Occurred()) {
+            garbled("class");
+        }
+        goto done;
+    }
+    if (d.flags & CLASS_IMPORTABLE) {
+        local = local_class(in->peer, d.module, d.qualname);
+    }
+    if (use == CLASS_AS_META && local != NULL && PyType_IsSubtype(local, &PyType_Type)) {
+        type = (PyTypeObject *)Py_NewRef(local);
+        goto keep;
+    }
+    exception = (d.flags & CLASS_EXCEPTION) && local != NULL;
+    if (exception || (use == CLASS_AS_VALUE && local != NULL && may_be_local_value(in->peer, local))) {
+        type = (PyTypeObject *)Py_NewRef(local);
+        goto keep;
+    }
+    if (use == CLASS_AS_BASE && local != NULL && has_no_layout(local)) {
+        type = (PyTypeObject *)PyList_New(0);
+        if (type != NULL && (PyList_Append((PyObject *)type, (PyObject *)local) < 0 ||
+                             PyList_Append((PyObject *)type, d.names) < 0 ||
+                             PyList_SetSlice((PyObject *)type, 2, 2, d.inherited) < 0)) {
+            Py_CLEAR(type);
+        }
+        goto keep;
+    }
+    type = find_or_make_mirror(in->peer, &d);
+    goto done;
+keep:
+    /* Later frames say only the handle: remember what it stands for here, for each use. */
+    if (type != NULL) {
+        for (int u = CLASS_AS_VALUE; type != NULL && u <= CLASS_AS_META; u++) {
+            if (u != (int)use && !exception) {
+                continue;
+            }
+            PyObject *key = Py_BuildValue("(Ki)", (unsigned long long)d.handle, u);
+            if (key == NULL || PyDict_SetItem(in->peer->mirrors, key, (PyObject *)type) < 0) {
+                Py_CLEAR(type);
+            }
+            Py_XDECREF(key);
+        }
+        /* And for other uses, should they come: the mirrored class, made when needed. */
+        PyObject *rest = type == NULL ? NULL : PyLong_FromUnsignedLongLong(d.handle);
+        PyObject *description =
+            rest == NULL ? NULL
+                         : Py_BuildValue("(kOOOOOOOO)", (unsigned long)d.flags, d.module, d.qualname,
+                                         d.name, d.doc, d.meta, d.bases, d.inherited, d.names);
+        PyObject *late = description == NULL ? NULL : Py_BuildValue("(Ks)", d.handle, "late");
+        if (late != NULL) {
+            PyDict_SetItem(in->peer->mirrors, late, description);
+        }
+        PyErr_Clear();
+        Py_XDECREF(rest);
+        Py_XDECREF(description);
+        Py_XDECREF(late);
+    }
+done:
+    Py_XDECREF(local);
+    description_free(&d);
+    return (PyObject *)type;
+}
+
+static PyObject *
+decode_known(struct incoming *in, enum class_use use)
+{
+    uint64_t handle = read_u64(&in->r);
+    PyObject *type = NULL;
+    PyObject *key = Py_BuildValue("(Ki)", (unsigned long long)handle, (int)use);
+    PyObject *found = key == NULL ? NULL : PyDict_GetItemWithError(in->peer->mirrors, key);
+    Py_XDECREF(key);
+    if (found != NULL || PyErr_Occurred()) {
+        return Py_XNewRef(found);
+    }
+    found = proxy_of_handle(in->peer, handle);
+    if (found != NULL && PyType_Check(found)) {
+        proxy_received(proxy_find(found));
+        return Py_NewRef(found);
+    }
+    key = Py_BuildValue("(Ks)", (unsigned long long)handle, "late");
+    found = key == NULL ? NULL : PyDict_GetItemWithError(in->peer->mirrors, key);
+    Py_XDECREF(key);
+    if (found != NULL) {
+        struct description d = {.handle = handle};
+        unsigned long flags;
+        if (PyArg_ParseTuple(found, "kOOOOOOOO", &flags, &d.module, &d.qualname, &d.name, &d.doc,
+                             &d.meta, &d.bases, &d.inherited, &d.names)) {
+            d.flags = (uint32_t)flags;
+            type = (PyObject *)find_or_make_mirror(in->peer, &d);
+        }
+        return type;
+    }
+    if (!PyErr_Occurred()) {
+        garbled("unknown class");
+    }
+    return NULL;
+}
+
+PyObject *
+decode_class(struct incoming *in, enum class_use use)
+{
+    PyObject *o = NULL;
+    switch (read_u8(&in->r)) {
+    case CLASS_BACK:
+        o = export_find(in->peer, read_u64(&in->r));
+        Py_XINCREF(o);
+        break;
+    case CLASS_NAMED: {
+        PyObject *module = decode_name(in);
+        PyObject *qualname = module == NULL ? NULL : decode_name(in);
+        o = qualname == NULL ? NULL : peer_resolve(in->peer, module, qualname);
+        Py_XDECREF(module);
+        Py_XDECREF(qualname);
+        break;
+    }
+    case CLASS_KNOWN:
+        return decode_known(in, use);
+    case CLASS_DEFINED:
+        if (Py_EnterRecursiveCall(" while reading a class from another process")) {
+            return NULL;
+        }
+        o = decode_defined(in, use);
+        Py_LeaveRecursiveCall();
+        return o;
+    default:
+        break;
+    }
+    if (o != NULL && !PyType_Check(o)) {
+        Py_CLEAR(o);
+    }
+    if (o == NULL && !PyErr_Occurred()) {
+        garbled("class");
+    }
+    return o;
+}

@@ -1,0 +1,152 @@
+/* codec.h: objects to bytes and back. What crosses how is in DESIGN.md's "What crosses"; the order of
+ * the rules is the order of the code in encode(). */
+#ifndef ISOLATION_CODEC_H
+#define ISOLATION_CODEC_H
+
+#include "state.h"
+
+enum tag {
+    TAG_NONE,
+    TAG_FALSE,
+    TAG_TRUE,
+    TAG_ELLIPSIS,
+    TAG_NOTIMPLEMENTED,
+    TAG_INT,      /* i64 */
+    TAG_BIGINT,   /* bytes, little-endian two's complement */
+    TAG_FLOAT,
+    TAG_COMPLEX,
+    TAG_ASCII,    /* bytes */
+    TAG_STR,      /* bytes, utf-8 with surrogates passed */
+    TAG_BYTES,
+    TAG_RANGE,    /* start, stop, step */
+    TAG_SLICE,    /* start, stop, step */
+    TAG_TUPLE,    /* count, items */
+    TAG_FROZENSET,
+    TAG_LIST,     /* a container that moves: count, items */
+    TAG_DICT,
+    TAG_SET,
+    TAG_BYTEARRAY,
+    TAG_DEQUE,    /* maxlen, count, items */
+    TAG_PAIR,     /* id, kind, content: a container that is copied and restored */
+    TAG_PAIRREF,  /* id */
+    TAG_REF,      /* handle, class, named?: an object of the sender */
+    TAG_REFVALUE, /* handle, class, value: the same with the value of its immutable base */
+    TAG_BACKREF,  /* handle: an object of the receiver */
+    TAG_NAMED,    /* module, qualname: resolved by the receiver */
+    TAG_CLASS,    /* a class as a value */
+    TAG_MODULE,   /* handle, name: a module of the sender, as a module proxy */
+    TAG_METHOD,   /* self, name: a bound method of the receiver */
+    TAG_REDUCE,   /* callable, args, state: a registered value type */
+    TAG_EXCEPTION,
+    TAG_EXCEPTION_SEEN, /* handle: an exception earlier in this frame */
+    TAG_NDARRAY,
+    TAG_ARRAY,
+    TAG_MEMORYVIEW,
+    TAG_PICKLE,   /* bytes and out-of-band buffers: registered library types */
+};
+
+/* A frame being built. */
+struct message {
+    struct writer w;
+    PeerObject *peer;
+    struct strand *strand;
+    bool result; /* what is encoded is a result: fresh containers move; else they are copied */
+    unsigned char op;
+    unsigned flags;
+    uint64_t request;
+    bool released;           /* queued releases went into this frame, right after the header */
+    size_t npairs;           /* of the strand, before this message */
+    struct sent {
+        struct export *export;
+        bool described; /* its description went into this frame */
+    } *sent; /* to take back when the frame is abandoned */
+    size_t nsent, capsent;
+    PyObject *seen; /* strong or NULL: exceptions already in this frame, by handle */
+    const char *operation; /* what is asked for, and of what (borrowed): for the error text */
+    PyObject *operand;
+};
+
+/* A frame being read. */
+struct incoming {
+    struct reader r;
+    PeerObject *peer;
+    struct strand *strand;
+    struct frame frame;
+    struct frame_header header;
+};
+
+void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);
+/* Frees the buffer. With `abandon`, also takes back what the frame would have exported. */
+void message_free(struct message *m, bool abandon);
+
+/* Appends o; `owned`: nothing but our caller refers to it (its container moved or is fresh).
+ * 0, or -1 with an exception. */
+int encode(struct message *m, PyObject *o, bool owned);
+int encode_name(struct message *m, PyObject *name);
+int encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+/* New reference, or NULL with an exception. */
+PyObject *decode(struct incoming *in);
+PyObject *decode_name(struct incoming *in);
+/* Positional and keyword arguments, in vectorcall form, in one allocated block that starts with a
+ * free slot (PY_VECTORCALL_ARGUMENTS_OFFSET). */
+struct call {
+    PyObject **block, **args;
+    Py_ssize_t nargs, total;
+    PyObject *kwnames; /* strong or NULL */
+};
+int decode_call(struct incoming *in, struct call *call, PyObject *first);
+void call_free(struct call *call);
+
+/* For the files that share the work. */
+int encode_export(struct message *m, PyObject *o, struct export **out);
+bool is_isolated_name(PeerObject *peer, PyObject *module);
+PyObject *resolve_name(PyObject *module, PyObject *qualname, bool import);
+int is_value_type(PyTypeObject *type);
+int garbled(const char *what); /* sets the exception; always -1 */
+int message_check(struct message *m); /* MemoryError when the writer failed */
+
+/* classes.c */
+enum class_use { CLASS_AS_VALUE, CLASS_OF_INSTANCE, CLASS_AS_BASE, CLASS_AS_META };
+int encode_class(struct message *m, PyTypeObject *cls, enum class_use use);
+PyObject *decode_class(struct incoming *in, enum class_use use);
+
+/* errors.c */
+int encode_exception(struct message *m, PyObject *exc);
+PyObject *decode_exception(struct incoming *in);
+
+/* arrays.c */
+bool is_ndarray(PeerObject *peer, PyObject *o);
+bool is_array(PeerObject *peer, PyObject *o);
+int encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done);
+PyObject *decode_ndarray(struct incoming *in);
+int encode_array(struct message *m, PyObject *o, bool owned, bool *done);
+PyObject *decode_array(struct incoming *in);
+int encode_memoryview(struct message *m, PyObject *o, bool *done);
+PyObject *decode_memoryview(struct incoming *in);
+/* What a snapshot that share_of_frame made holds. */
+const char *share_bytes(PyObject *capsule, size_t *size);
+/* The bytes of an array-like in a pair, for comparison and write-back. */
+struct flat {
+    char *data;
+    size_t size;
+    bool contiguous;
+    Py_buffer view;
+    PyObject *capsule;
+};
+int flat_open(PyObject *o, struct flat *f);
+void flat_close(struct flat *f);
+
+/* pairs.c */
+enum pair_kind { PAIR_LIST, PAIR_DICT, PAIR_SET, PAIR_BYTEARRAY, PAIR_DEQUE, PAIR_BUFFER };
+struct pair *pair_find(struct strand *s, PyObject *o);
+struct pair *pair_by_id(struct strand *s, uint64_t id);
+struct pair *pair_add(struct strand *s, PyObject *o, enum pair_kind kind, uint64_t id);
+uint64_t pair_new_id(struct strand *s);
+/* This side gains control: remember the contents of pairs[from...]. */
+int pairs_snapshot(struct strand *s, size_t from);
+/* This side loses control: append what changed since. Sets *any when there was something. */
+int pairs_encode_changes(struct message *m, bool *any);
+int pairs_decode_changes(struct incoming *in);
+void pairs_truncate(struct strand *s, size_t npairs);
+
+#endif

@@ -1,0 +1,120 @@
+/* compat.h: everything that looks behind CPython's documented C-API, or differs between 3.11 and
+ * 3.13, is here and nowhere else. */
+#ifndef ISOLATION_COMPAT_H
+#define ISOLATION_COMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <structmember.h>
+
+#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x030E0000
+#error "ipython_isolation supports CPython 3.11 to 3.13"
+#endif
+
+/* Borrowed: what `name` is in the MRO of `type`, or NULL without an exception. */
+static inline PyObject *
+compat_type_lookup(PyTypeObject *type, PyObject *name)
+{
+    return _PyType_Lookup(type, name);
+}
+
+/* New reference to the type's own __dict__; static types keep it elsewhere since 3.12. */
+static inline PyObject *
+compat_type_dict(PyTypeObject *type)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyType_GetDict(type);
+#else
+    return Py_XNewRef(type->tp_dict);
+#endif
+}
+
+/* Changes whenever the dict does (PEP 509; still kept up to date by 3.13). */
+static inline uint64_t
+compat_dict_version(PyObject *dict)
+{
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#if PY_VERSION_HEX >= 0x030C0000
+    /* The low bits say who watches, not what changed. */
+    return ((PyDictObject *)dict)->ma_version_tag >> 8;
+#else
+    return ((PyDictObject *)dict)->ma_version_tag;
+#endif
+#pragma GCC diagnostic pop
+}
+
+/* Borrowed: the instance's own __dict__ if it has one that was made already, else NULL. */
+static inline PyObject *
+compat_instance_dict(PyObject *o)
+{
+    PyObject *dict = NULL;
+    if (Py_TYPE(o)->tp_dictoffset == 0 && !(Py_TYPE(o)->tp_flags & Py_TPFLAGS_MANAGED_DICT)) {
+        return NULL;
+    }
+    PyObject **slot = _PyObject_GetDictPtr(o);
+    if (slot != NULL) {
+        dict = *slot;
+    }
+    return dict;
+}
+
+static inline bool
+compat_has_instance_dict(PyTypeObject *type)
+{
+    return type->tp_dictoffset != 0 || (type->tp_flags & Py_TPFLAGS_MANAGED_DICT) != 0;
+}
+
+/* The exception under way, normalised, as a new reference; NULL when there is none. Clears it. */
+static inline PyObject *
+compat_take_exception(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+    }
+    Py_DECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
+/* Raises exc with its own traceback; steals the reference. */
+static inline void
+compat_raise(PyObject *exc)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(exc);
+#else
+    PyErr_Restore(Py_NewRef(Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
+#endif
+}
+
+/* The sign and magnitude of an int as little-endian two's complement bytes. */
+static inline int
+compat_long_as_bytes(PyObject *v, unsigned char *bytes, size_t n)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return _PyLong_AsByteArray((PyLongObject *)v, bytes, n, 1, 1, 1);
+#else
+    return _PyLong_AsByteArray((PyLongObject *)v, bytes, n, 1, 1);
+#endif
+}
+
+static inline PyObject *
+compat_long_from_bytes(const unsigned char *bytes, size_t n)
+{
+    return _PyLong_FromByteArray(bytes, n, 1, 1);
+}
+
+#endif

@@ -1,0 +1,220 @@
+#include "handles.h"
+
+#include <stdlib.h>
+
+struct export *
+export_object(PeerObject *peer, PyObject *o)
+{
+    struct export *e = table_get(&peer->export_of, ADDRESS(o));
+    if (e != NULL) {
+        return e;
+    }
+    e = calloc(1, sizeof *e);
+    if (e == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    e->object = Py_NewRef(o);
+    e->handle = peer->next_handle++;
+    if (!table_put(&peer->exports, e->handle, e)) {
+        goto error;
+    }
+    if (!table_put(&peer->export_of, ADDRESS(o), e)) {
+        table_remove(&peer->exports, e->handle);
+        goto error;
+    }
+    return e;
+error:
+    Py_DECREF(e->object);
+    free(e);
+    PyErr_NoMemory();
+    return NULL;
+}
+
+PyObject *
+export_find(PeerObject *peer, uint64_t handle)
+{
+    struct export *e = handle == 0 ? NULL : table_get(&peer->exports, handle);
+    return e == NULL ? NULL : e->object;
+}
+
+static void
+export_remove(PeerObject *peer, struct export *e)
+{
+    PyObject *object = e->object;
+    table_remove(&peer->exports, e->handle);
+    table_remove(&peer->export_of, ADDRESS(object));
+    free(e);
+    Py_DECREF(object); /* last: may run arbitrary code */
+}
+
+void
+export_release(PeerObject *peer, uint64_t handle, uint64_t count)
+{
+    struct export *e = handle == 0 ? NULL : table_get(&peer->exports, handle);
+    if (e == NULL) {
+        return; /* of an earlier life, or garbage */
+    }
+    e->count = count >= e->count ? 0 : e->count - count;
+    if (e->count == 0) {
+        export_remove(peer, e);
+    }
+}
+
+void
+exports_clear(PeerObject *peer)
+{
+    struct table old = peer->exports;
+    table_init(&peer->exports);
+    table_free(&peer->export_of);
+    uint64_t handle;
+    void *value;
+    for (size_t i = 0; table_next(&old, &i, &handle, &value);) {
+        struct export *e = value;
+        PyObject *object = e->object;
+        free(e);
+        Py_DECREF(object);
+    }
+    table_free(&old);
+}
+
+struct proxy *
+proxy_find(PyObject *o)
+{
+    return table_get(&core_get()->proxies, ADDRESS(o));
+}
+
+PyObject *
+proxy_of_handle(PeerObject *peer, uint64_t handle)
+{
+    PyObject *o = handle == 0 ? NULL : table_get(&peer->imports, handle);
+    /* A proxy on the trashcan has no references left and is as good as gone. */
+    return o != NULL && Py_REFCNT(o) > 0 ? o : NULL;
+}
+
+void
+proxy_received(struct proxy *p)
+{
+    p->count++;
+}
+
+void
+release_queue(PeerObject *peer, uint64_t handle, uint64_t count)
+{
+    if (peer->nreleases == peer->capreleases) {
+        size_t capacity = peer->capreleases ? peer->capreleases * 2 : 32;
+        struct release *more = realloc(peer->releases, capacity * sizeof *more);
+        if (more == NULL) {
+            return; /* the target lives until the child ends: a leak, but no harm */
+        }
+        peer->releases = more;
+        peer->capreleases = capacity;
+    }
+    peer->releases[peer->nreleases].handle = handle;
+    peer->releases[peer->nreleases++].count = count;
+}
+
+void
+proxy_drop(struct proxy *p)
+{
+    PeerObject *peer = p->peer;
+    table_remove(&core_get()->proxies, ADDRESS(p->object));
+    if (table_get(&peer->imports, p->handle) == p->object) {
+        table_remove(&peer->imports, p->handle);
+    }
+    if (p->epoch == peer->epoch && peer->state == PEER_RUNNING) {
+        release_queue(peer, p->handle, p->count);
+    }
+    Py_XDECREF(p->module);
+    Py_XDECREF(p->qualname);
+    Py_XDECREF(p->watch);
+    free(p);
+    Py_DECREF(peer);
+}
+
+void
+proxy_finalize(PyObject *o)
+{
+    struct proxy *p = proxy_find(o);
+    if (p != NULL) {
+        proxy_drop(p);
+    }
+}
+
+/* A weak reference's callback stands in for tp_finalize where the class has a __del__ of its own. */
+static PyObject *
+watch_gone(PyObject *address, PyObject *Py_UNUSED(reference))
+{
+    void *key = PyLong_AsVoidPtr(address);
+    struct proxy *p = key == NULL ? NULL : table_get(&core_get()->proxies, ADDRESS(key));
+    if (p != NULL) {
+        proxy_drop(p);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef watch_gone_def = {"_proxy_gone", watch_gone, METH_O, NULL};
+
+int
+proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
+{
+    struct proxy *p = proxy_find(o);
+    if (p != NULL) {
+        if (p->peer == peer && p->handle == handle) {
+            p->count++;
+            return 0;
+        }
+        /* Re-bound after a restart: the old handle is of a life that is over. */
+        if (p->peer == peer) {
+            if (table_get(&peer->imports, p->handle) == o) {
+                table_remove(&peer->imports, p->handle);
+            }
+            p->handle = handle;
+            p->count = 1;
+            p->epoch = peer->epoch;
+            if (!table_put(&peer->imports, handle, o)) {
+                PyErr_NoMemory();
+                return -1;
+            }
+            return 0;
+        }
+        PyErr_SetString(PyExc_TypeError, "one object cannot be the proxy of two contexts");
+        return -1;
+    }
+    p = calloc(1, sizeof *p);
+    if (p == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    p->object = o;
+    p->peer = (PeerObject *)Py_NewRef(peer);
+    p->handle = handle;
+    p->count = 1;
+    p->epoch = peer->epoch;
+    if (!PyType_Check(o) && !PyModule_Check(o) && Py_TYPE(o)->tp_finalize != proxy_finalize &&
+        PyType_SUPPORTS_WEAKREFS(Py_TYPE(o))) {
+        PyObject *address = PyLong_FromVoidPtr(o);
+        PyObject *callback = address ? PyCFunction_New(&watch_gone_def, address) : NULL;
+        p->watch = callback ? PyWeakref_NewRef(o, callback) : NULL;
+        Py_XDECREF(address);
+        Py_XDECREF(callback);
+        if (p->watch == NULL) {
+            goto error;
+        }
+    }
+    if (!table_put(&core_get()->proxies, ADDRESS(o), p)) {
+        PyErr_NoMemory();
+        goto error;
+    }
+    if (!table_put(&peer->imports, handle, o)) {
+        table_remove(&core_get()->proxies, ADDRESS(o));
+        PyErr_NoMemory();
+        goto error;
+    }
+    return 0;
+error:
+    Py_XDECREF(p->watch);
+    free(p);
+    Py_DECREF(peer);
+    return -1;
+}

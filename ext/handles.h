@@ -1,0 +1,28 @@
+/* handles.h: exported targets and proxies by address. */
+#ifndef ISOLATION_HANDLES_H
+#define ISOLATION_HANDLES_H
+
+#include "state.h"
+
+/* The export record of o, made when there is none; NULL with an exception. */
+struct export *export_object(PeerObject *peer, PyObject *o);
+/* Borrowed: what `handle` names, or NULL without an exception. */
+PyObject *export_find(PeerObject *peer, uint64_t handle);
+void export_release(PeerObject *peer, uint64_t handle, uint64_t count);
+void exports_clear(PeerObject *peer);
+
+/* The proxy record of o, or NULL when o is no proxy. */
+struct proxy *proxy_find(PyObject *o);
+/* Borrowed: the live proxy for `handle` of this epoch, or NULL. */
+PyObject *proxy_of_handle(PeerObject *peer, uint64_t handle);
+/* Makes o the proxy of `handle`, received once; or counts one more receipt when it is so already.
+ * 0, or -1 with an exception. */
+int proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle);
+/* Receipt of a handle that needs no new proxy. */
+void proxy_received(struct proxy *p);
+/* tp_finalize of proxy classes. Queues the release; never sends, never blocks. */
+void proxy_finalize(PyObject *o);
+void proxy_drop(struct proxy *p);
+void release_queue(PeerObject *peer, uint64_t handle, uint64_t count);
+
+#endif

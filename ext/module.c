@@ -1,0 +1,160 @@
+/* module.c: ipython_isolation._core. */
+#include "codec.h"
+#include "handles.h"
+#include "peer.h"
+#include "proxy.h"
+
+#include <string.h>
+#include <zmq.h>
+
+/* See core_get() in state.h. */
+static core_state *the_core;
+
+core_state *
+core_get(void)
+{
+    return the_core;
+}
+
+uint64_t state_generation;
+
+/* cwd and environment are followed by the child: note that they changed, for each peer to compare.
+ * A C hook, since a Python one would slow down every audited event of the session. */
+static int
+audit(const char *event, PyObject *Py_UNUSED(args), void *Py_UNUSED(data))
+{
+    if (event[0] == 'o' && (strcmp(event, "os.chdir") == 0 || strcmp(event, "os.putenv") == 0 ||
+                            strcmp(event, "os.unsetenv") == 0)) {
+        state_generation++;
+    }
+    return 0;
+}
+
+static PyObject *
+core_isproxy(PyObject *Py_UNUSED(module), PyObject *o)
+{
+    return PyBool_FromLong(proxy_find(o) != NULL);
+}
+
+/* proxy_info(o) -> (peer, handle, epoch, lost) or None */
+static PyObject *
+core_proxy_info(PyObject *Py_UNUSED(module), PyObject *o)
+{
+    struct proxy *p = proxy_find(o);
+    if (p == NULL) {
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("(OKIO)", p->peer, (unsigned long long)p->handle, p->epoch,
+                         proxy_is_lost(p) ? Py_True : Py_False);
+}
+
+/* target_name(o) -> "module.qualname" of a class or function, or None; local */
+static PyObject *
+core_target_name(PyObject *Py_UNUSED(module), PyObject *o)
+{
+    struct proxy *p = proxy_find(o);
+    if (p != NULL && p->module != NULL && PyUnicode_GET_LENGTH(p->qualname) > 0) {
+        return PyUnicode_FromFormat("%U.%U", p->module, p->qualname);
+    }
+    if (p != NULL && p->module != NULL) {
+        return Py_NewRef(p->module);
+    }
+    if (PyType_Check(o)) {
+        PyObject *module = PyObject_GetAttr(o, core_get()->str___module__);
+        PyObject *qualname = PyType_GetQualName((PyTypeObject *)o);
+        PyObject *name = module == NULL || qualname == NULL
+                             ? NULL
+                             : PyUnicode_FromFormat("%S.%U", module, qualname);
+        Py_XDECREF(module);
+        Py_XDECREF(qualname);
+        return name;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+core_zmq_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    int major, minor, patch;
+    zmq_version(&major, &minor, &patch);
+    return Py_BuildValue("(iii)", major, minor, patch);
+}
+
+static PyMethodDef methods[] = {
+    {"isproxy", core_isproxy, METH_O,
+     "isproxy(o) -> bool\n\nWhether o stands for an object of another process. Local and safe for any object."},
+    {"proxy_info", core_proxy_info, METH_O, NULL},
+    {"target_name", core_target_name, METH_O, NULL},
+    {"zmq_version", core_zmq_version, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static int
+module_exec(PyObject *module)
+{
+    if (the_core != NULL) {
+        PyErr_SetString(PyExc_ImportError, "ipython_isolation._core works in the main interpreter only");
+        return -1;
+    }
+    core_state *core = PyModule_GetState(module);
+#define NAME(n)                                                                                    \
+    if ((core->str_##n = PyUnicode_InternFromString(#n)) == NULL) {                                \
+        return -1;                                                                                 \
+    }
+#define DUNDER(n)                                                                                  \
+    if ((core->str___##n##__ = PyUnicode_InternFromString("__" #n "__")) == NULL) {               \
+        return -1;                                                                                 \
+    }
+#include "names.def"
+#undef NAME
+#undef DUNDER
+    core->value_types = PyDict_New();
+    core->empty_tuple = PyTuple_New(0);
+    core->errors = PyImport_ImportModule("ipython_isolation.errors");
+    if (core->value_types == NULL || core->empty_tuple == NULL || core->errors == NULL ||
+        PyModule_AddObjectRef(module, "value_types", core->value_types) < 0) {
+        return -1;
+    }
+    the_core = core;
+    if (PySys_AddAuditHook(audit, NULL) < 0) {
+        return -1;
+    }
+    PyObject *collections = PyImport_ImportModule("_collections");
+    core->deque_type = collections ? PyObject_GetAttrString(collections, "deque") : NULL;
+    Py_XDECREF(collections);
+    PyObject *operations = PyTuple_New(OP_COUNT);
+    for (unsigned i = 0; operations != NULL && i < OP_COUNT; i++) {
+        PyTuple_SET_ITEM(operations, i, PyUnicode_FromString(op_name(i)));
+    }
+    int rc = core->deque_type == NULL || operations == NULL ||
+                     PyModule_AddObjectRef(module, "operations", operations) < 0 ||
+                     proxy_init(core, module) < 0 || module_proxy_init(core, module) < 0 ||
+                     peer_init(core, module) < 0
+                 ? -1
+                 : 0;
+    Py_XDECREF(operations);
+    return rc;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "ipython_isolation._core",
+    .m_doc = "Relays operations between this process and an isolated one.",
+    .m_size = sizeof(core_state),
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,457 @@
+/* ops.c: the executors of ops.def. Each reads its operands, does what the operation says with the
+ * real object, and returns the result. */
+#include "codec.h"
+#include "handles.h"
+#include "peer.h"
+#include "proxy.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef PyObject *(*executor)(struct incoming *in, unsigned *flags);
+
+static PyObject *
+none_if(int rc)
+{
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* host.remote_<name>(*args, **kwargs) */
+static PyObject *
+op_host(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyObject *name = decode_name(in);
+    PyObject *full = name == NULL ? NULL : PyUnicode_FromFormat("remote_%U", name);
+    PyObject *method = full == NULL ? NULL : PyObject_GetAttr(in->peer->host, full);
+    PyObject *result = NULL;
+    struct call call = {0};
+    if (method != NULL && decode_call(in, &call, NULL) == 0) {
+        result = PyObject_Vectorcall(method, call.args,
+                                     (size_t)call.nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, call.kwnames);
+        call_free(&call);
+    }
+    Py_XDECREF(name);
+    Py_XDECREF(full);
+    Py_XDECREF(method);
+    return result;
+}
+
+/* Attributes that are found by name for as long as the module's dict keeps them: the asking side may
+ * cache these, and is told when one changes. */
+static int
+watch(PeerObject *peer, PyObject *module, PyObject *name, PyObject *value)
+{
+    PyObject *dict = PyModule_GetDict(module);
+    if (PyDict_GetItemWithError(dict, name) != value ||
+        !(PyFunction_Check(value) || PyCFunction_Check(value) || PyType_Check(value) ||
+          PyModule_Check(value))) {
+        PyErr_Clear();
+        return 0;
+    }
+    for (size_t i = 0; i < peer->nwatched; i++) {
+        if (peer->watched[i].dict == dict && peer->watched[i].name == name) {
+            return peer->watched[i].value == value;
+        }
+    }
+    if (peer->nwatched == peer->capwatched) {
+        size_t capacity = peer->capwatched ? peer->capwatched * 2 : 32;
+        struct watched *more = realloc(peer->watched, capacity * sizeof *more);
+        if (more == NULL) {
+            return 0;
+        }
+        peer->watched = more;
+        peer->capwatched = capacity;
+    }
+    peer->watched[peer->nwatched++] = (struct watched){
+        Py_NewRef(dict), Py_NewRef(name), Py_NewRef(value), compat_dict_version(dict)};
+    return 1;
+}
+
+bool
+watched_changed(PeerObject *peer)
+{
+    bool changed = false;
+    for (size_t i = 0; i < peer->nwatched && !changed; i++) {
+        struct watched *w = &peer->watched[i];
+        uint64_t version = compat_dict_version(w->dict);
+        if (version != w->version) {
+            w->version = version;
+            changed = PyDict_GetItemWithError(w->dict, w->name) != w->value;
+        }
+    }
+    if (changed) {
+        PyErr_Clear();
+        size_t n = peer->nwatched;
+        struct watched *old = peer->watched;
+        peer->watched = NULL;
+        peer->nwatched = peer->capwatched = 0;
+        for (size_t i = 0; i < n; i++) {
+            Py_DECREF(old[i].dict);
+            Py_DECREF(old[i].name);
+            Py_DECREF(old[i].value);
+        }
+        free(old);
+    }
+    return changed;
+}
+
+static PyObject *
+op_getattr(struct incoming *in, unsigned *flags)
+{
+    PyObject *o = decode(in), *name = o == NULL ? NULL : decode_name(in);
+    PyObject *result = name == NULL ? NULL : PyObject_GetAttr(o, name);
+    if (result == NULL && name == core_get()->str___signature__ &&
+        PyErr_ExceptionMatches(PyExc_AttributeError) && PyCallable_Check(o)) {
+        /* Signatures are worked out where the function is. */
+        PyErr_Clear();
+        result = PyObject_CallMethod(in->peer->host, "signature", "O", o);
+    }
+    if (result != NULL && !in->peer->is_kernel && PyModule_Check(o) &&
+        watch(in->peer, o, name, result)) {
+        *flags |= FRAME_CACHEABLE;
+    }
+    Py_XDECREF(o);
+    Py_XDECREF(name);
+    return result;
+}
+
+static PyObject *
+op_setattr(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyObject *o = decode(in), *name = o == NULL ? NULL : decode_name(in);
+    PyObject *value = name == NULL ? NULL : decode(in);
+    PyObject *result = value == NULL || pairs_snapshot(in->strand, 0) < 0
+                           ? NULL
+                           : none_if(PyObject_SetAttr(o, name, value));
+    Py_XDECREF(o);
+    Py_XDECREF(name);
+    Py_XDECREF(value);
+    return result;
+}
+
+static PyObject *
+op_delattr(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyObject *o = decode(in), *name = o == NULL ? NULL : decode_name(in);
+    PyObject *result = name == NULL ? NULL : none_if(PyObject_DelAttr(o, name));
+    Py_XDECREF(o);
+    Py_XDECREF(name);
+    return result;
+}
+
+/* Calls f with what is left of the frame; steals f, which may be NULL. */
+static PyObject *
+call_with_rest(struct incoming *in, PyObject *f)
+{
+    PyObject *result = NULL;
+    struct call call;
+    if (f != NULL && decode_call(in, &call, NULL) == 0) {
+        result = PyObject_Vectorcall(f, call.args, (size_t)call.nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                     call.kwnames);
+        call_free(&call);
+    }
+    Py_XDECREF(f);
+    return result;
+}
+
+static PyObject *
+op_call(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    return call_with_rest(in, decode(in));
+}
+
+static PyObject *
+op_callattr(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyObject *o = decode(in), *name = o == NULL ? NULL : decode_name(in);
+    PyObject *f = name == NULL ? NULL : PyObject_GetAttr(o, name);
+    Py_XDECREF(o);
+    Py_XDECREF(name);
+    return call_with_rest(in, f);
+}
+
+/* The class and the descriptor that it has under the name that follows. */
+static PyObject *
+read_descriptor(struct incoming *in, PyTypeObject **cls, PyObject **name)
+{
+    PyObject *descriptor = NULL;
+    *name = NULL;
+    *cls = (PyTypeObject *)decode(in);
+    if (*cls == NULL) {
+        return NULL;
+    }
+    if (!PyType_Check(*cls)) {
+        garbled("class expected");
+        goto error;
+    }
+    *name = decode_name(in);
+    PyObject *dict = *name == NULL ? NULL : compat_type_dict(*cls);
+    if (dict == NULL) {
+        goto error;
+    }
+    descriptor = Py_XNewRef(PyDict_GetItemWithError(dict, *name));
+    Py_DECREF(dict);
+    if (descriptor == NULL && !PyErr_Occurred()) {
+        /* Inherited from a class that both sides have. */
+        descriptor = Py_XNewRef(compat_type_lookup(*cls, *name));
+        if (descriptor == NULL) {
+            PyErr_Format(PyExc_AttributeError, "type object '%s' has no attribute '%U'",
+                         (*cls)->tp_name, *name);
+        }
+    }
+    if (descriptor != NULL) {
+        return descriptor;
+    }
+error:
+    Py_CLEAR(*cls);
+    Py_CLEAR(*name);
+    return NULL;
+}
+
+static bool
+is_special(PyObject *name)
+{
+    Py_ssize_t n = PyUnicode_GET_LENGTH(name);
+    return n > 4 && PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_';
+}
+
+static PyObject *
+op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyTypeObject *cls;
+    PyObject *name, *result = NULL;
+    PyObject *descriptor = read_descriptor(in, &cls, &name);
+    struct call call;
+    if (descriptor == NULL) {
+        return NULL;
+    }
+    if (decode_call(in, &call, NULL) < 0) {
+        goto done;
+    }
+    size_t offset = PY_VECTORCALL_ARGUMENTS_OFFSET;
+    PyObject *self = call.nargs > 0 ? call.args[0] : NULL;
+    PyObject *shadow = NULL;
+    if (self != NULL && !is_special(name)) {
+        /* An attribute of the instance hides a method of the class, as `self.f` does. */
+        PyObject *dict = compat_instance_dict(self);
+        shadow = dict == NULL ? NULL : PyDict_GetItemWithError(dict, name);
+        Py_XINCREF(shadow);
+    }
+    if (shadow != NULL) {
+        result = PyObject_Vectorcall(shadow, call.args + 1, (size_t)(call.nargs - 1), call.kwnames);
+        Py_DECREF(shadow);
+    } else if (PyErr_Occurred()) {
+        result = NULL;
+    } else if (self == NULL || (Py_TYPE(descriptor)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR)) {
+        result =
+            PyObject_Vectorcall(descriptor, call.args, (size_t)call.nargs | offset, call.kwnames);
+    } else {
+        descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+        PyObject *f = get == NULL ? Py_NewRef(descriptor)
+                                  : get(descriptor, self, (PyObject *)Py_TYPE(self));
+        if (f != NULL) {
+            result = PyObject_Vectorcall(f, call.args + 1, (size_t)(call.nargs - 1), call.kwnames);
+            Py_DECREF(f);
+        }
+    }
+    call_free(&call);
+done:
+    Py_DECREF(descriptor);
+    Py_DECREF(cls);
+    Py_DECREF(name);
+    return result;
+}
+
+static PyObject *
+op_get(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyTypeObject *cls;
+    PyObject *name, *result = NULL;
+    PyObject *descriptor = read_descriptor(in, &cls, &name);
+    if (descriptor == NULL) {
+        return NULL;
+    }
+    PyObject *o = decode(in), *owner = o == NULL ? NULL : decode(in);
+    if (owner != NULL) {
+        descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+        result = get == NULL ? Py_NewRef(descriptor) : get(descriptor, o, owner);
+        if (result == NULL && PyErr_ExceptionMatches(PyExc_AttributeError) &&
+            compat_type_lookup(Py_TYPE(o), core_get()->str___getattr__) != NULL) {
+            /* What the look-up of the attribute would have done next. */
+            PyErr_Clear();
+            result = PyObject_GetAttr(o, name);
+        }
+    }
+    Py_XDECREF(o);
+    Py_XDECREF(owner);
+    Py_DECREF(descriptor);
+    Py_DECREF(cls);
+    Py_DECREF(name);
+    return result;
+}
+
+static PyObject *
+write_descriptor(struct incoming *in, bool delete)
+{
+    PyTypeObject *cls;
+    PyObject *name, *result = NULL, *value = NULL;
+    PyObject *descriptor = read_descriptor(in, &cls, &name);
+    if (descriptor == NULL) {
+        return NULL;
+    }
+    PyObject *o = decode(in);
+    if (o != NULL && (delete || (value = decode(in)) != NULL)) {
+        descrsetfunc set = Py_TYPE(descriptor)->tp_descr_set;
+        if (pairs_snapshot(in->strand, 0) < 0) {
+            result = NULL;
+        } else if (set == NULL) {
+            PyErr_Format(PyExc_AttributeError, "attribute '%U' of '%s' objects is not writable", name,
+                         cls->tp_name);
+        } else {
+            result = none_if(set(descriptor, o, value));
+        }
+    }
+    Py_XDECREF(o);
+    Py_XDECREF(value);
+    Py_DECREF(descriptor);
+    Py_DECREF(cls);
+    Py_DECREF(name);
+    return result;
+}
+
+static PyObject *
+op_set(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    return write_descriptor(in, false);
+}
+
+static PyObject *
+op_delete(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    return write_descriptor(in, true);
+}
+
+static PyObject *
+op_stubattr(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyTypeObject *cls;
+    PyObject *name, *result = NULL;
+    PyObject *descriptor = read_descriptor(in, &cls, &name);
+    if (descriptor == NULL) {
+        return NULL;
+    }
+    PyObject *attribute = decode_name(in);
+    if (attribute != NULL) {
+        result = PyObject_GetAttr(descriptor, attribute);
+        if (result == NULL && attribute == core_get()->str___signature__ &&
+            PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear();
+            result = PyObject_CallMethod(in->peer->host, "signature", "O", descriptor);
+        }
+        Py_DECREF(attribute);
+    }
+    Py_DECREF(descriptor);
+    Py_DECREF(cls);
+    Py_DECREF(name);
+    return result;
+}
+
+/* An instance of a class of the asking side that derives from one of ours: made by our class's
+ * __new__; its __init__ is the asking side's business. */
+static PyObject *
+op_new(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyTypeObject *cls = (PyTypeObject *)decode(in);
+    PyObject *result = NULL, *args = NULL, *kwargs = NULL;
+    struct call call = {0};
+    if (cls == NULL) {
+        return NULL;
+    }
+    if (!PyType_Check(cls)) {
+        garbled("class expected");
+        goto done;
+    }
+    if (decode_call(in, &call, NULL) < 0) {
+        goto done;
+    }
+    PyTypeObject *home = NULL;
+    for (Py_ssize_t i = 0; home == NULL && i < PyTuple_GET_SIZE(cls->tp_mro); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(cls->tp_mro, i);
+        if (table_get(&core_get()->mirrors, ADDRESS(base)) == NULL) {
+            home = base;
+        }
+    }
+    args = PyTuple_New(call.nargs);
+    for (Py_ssize_t i = 0; args != NULL && i < call.nargs; i++) {
+        PyTuple_SET_ITEM(args, i, Py_NewRef(call.args[i]));
+    }
+    if (call.kwnames != NULL) {
+        kwargs = PyDict_New();
+        for (Py_ssize_t i = 0; kwargs != NULL && i < PyTuple_GET_SIZE(call.kwnames); i++) {
+            if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(call.kwnames, i), call.args[call.nargs + i]) < 0) {
+                Py_CLEAR(kwargs);
+            }
+        }
+    }
+    if (home != NULL && args != NULL && !PyErr_Occurred()) {
+        result = home->tp_new(cls, args, kwargs);
+    }
+done:
+    call_free(&call);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_DECREF(cls);
+    return result;
+}
+
+static PyObject *
+op_buffer(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyObject *o = decode(in), *result = NULL;
+    PyObject *view = o == NULL ? NULL : PyMemoryView_FromObject(o);
+    PyObject *bytes = view == NULL ? NULL : PyObject_CallMethod(view, "tobytes", NULL);
+    if (bytes != NULL) {
+        Py_buffer *buffer = PyMemoryView_GET_BUFFER(view);
+        PyObject *shape = PyObject_GetAttrString(view, "shape");
+        result = shape == NULL ? NULL
+                               : Py_BuildValue("(OynO)", bytes, buffer->format ? buffer->format : "B",
+                                               buffer->itemsize, shape);
+        Py_XDECREF(shape);
+    }
+    Py_XDECREF(bytes);
+    Py_XDECREF(view);
+    Py_XDECREF(o);
+    return result;
+}
+
+static const struct {
+    const char *name;
+    executor execute; /* NULL: an event */
+} table[] = {
+#define REQUEST(NAME, text, executor) [OP_##NAME] = {text, executor},
+#define EVENT(NAME, text) [OP_##NAME] = {text, NULL},
+#include "ops.def"
+#undef REQUEST
+#undef EVENT
+};
+
+const char *
+op_name(unsigned op)
+{
+    return op < OP_COUNT ? table[op].name : "?";
+}
+
+PyObject *
+op_execute(struct incoming *in, unsigned *flags)
+{
+    if (in->header.op >= OP_COUNT || table[in->header.op].execute == NULL) {
+        garbled("unknown operation");
+        return NULL;
+    }
+    PyObject *result = table[in->header.op].execute(in, flags);
+    if (result == NULL && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_SystemError, "%s returned NULL without an exception",
+                     table[in->header.op].name);
+    }
+    return result;
+}

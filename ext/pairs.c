@@ -1,0 +1,567 @@
+/* pairs.c: copy-restore. A mutable container in an argument is a real copy on the other side; the
+ * two form a pair while the request lasts. Whoever loses control (sends a request, callback or reply)
+ * first sends what it changed; whoever gains control remembers the content to compare with. */
+#include "codec.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK 4096 /* granularity of write-back in buffers, bytes */
+
+uint64_t
+pair_new_id(struct strand *s)
+{
+    /* Odd here, even there: ids of the two sides never meet. */
+    return (++s->next_pair << 1) | (s->peer->is_kernel ? 1 : 0);
+}
+
+struct pair *
+pair_find(struct strand *s, PyObject *o)
+{
+    if (s->npairs == 0) {
+        return NULL;
+    }
+    uintptr_t at = (uintptr_t)table_get(&s->pair_by_address, ADDRESS(o));
+    return at == 0 ? NULL : &s->pairs[at - 1];
+}
+
+struct pair *
+pair_by_id(struct strand *s, uint64_t id)
+{
+    uintptr_t at = id == 0 ? 0 : (uintptr_t)table_get(&s->pair_by_id, id);
+    return at == 0 ? NULL : &s->pairs[at - 1];
+}
+
+struct pair *
+pair_add(struct strand *s, PyObject *o, enum pair_kind kind, uint64_t id)
+{
+    if (s->npairs == s->cappairs) {
+        size_t capacity = s->cappairs ? s->cappairs * 2 : 8;
+        struct pair *more = realloc(s->pairs, capacity * sizeof *more);
+        if (more == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        s->pairs = more;
+        s->cappairs = capacity;
+    }
+    void *at = (void *)(uintptr_t)(s->npairs + 1);
+    if (id == 0 || !table_put(&s->pair_by_address, ADDRESS(o), at)) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (!table_put(&s->pair_by_id, id, at)) {
+        table_remove(&s->pair_by_address, ADDRESS(o));
+        PyErr_NoMemory();
+        return NULL;
+    }
+    struct pair *pair = &s->pairs[s->npairs++];
+    *pair = (struct pair){.id = id, .object = Py_NewRef(o), .kind = (unsigned char)kind};
+    return pair;
+}
+
+void
+pairs_truncate(struct strand *s, size_t npairs)
+{
+    while (s->npairs > npairs) {
+        struct pair pair = s->pairs[--s->npairs];
+        table_remove(&s->pair_by_address, ADDRESS(pair.object));
+        table_remove(&s->pair_by_id, pair.id);
+        Py_XDECREF(pair.snapshot);
+        Py_DECREF(pair.object);
+    }
+}
+
+static PyObject *
+snapshot(struct pair *pair)
+{
+    switch (pair->kind) {
+    case PAIR_LIST:
+        return PyList_AsTuple(pair->object);
+    case PAIR_DEQUE:
+        return PySequence_Tuple(pair->object);
+    case PAIR_DICT:
+        return PyDict_Copy(pair->object);
+    case PAIR_SET:
+        return PySet_New(pair->object);
+    case PAIR_BYTEARRAY:
+        return PyBytes_FromStringAndSize(PyByteArray_AS_STRING(pair->object),
+                                         PyByteArray_GET_SIZE(pair->object));
+    default: {
+        struct flat flat;
+        if (flat_open(pair->object, &flat) < 0) {
+            return NULL;
+        }
+        PyObject *bytes = PyBytes_FromStringAndSize(flat.data, (Py_ssize_t)flat.size);
+        flat_close(&flat);
+        return bytes;
+    }
+    }
+}
+
+int
+pairs_snapshot(struct strand *s, size_t from)
+{
+    for (size_t i = from; i < s->npairs; i++) {
+        if (s->pairs[i].snapshot == NULL) {
+            PyObject *content = snapshot(&s->pairs[i]);
+            if (content == NULL) {
+                return -1;
+            }
+            s->pairs[i].snapshot = content;
+        }
+    }
+    return 0;
+}
+
+/* The bytes that a buffer's snapshot holds: a bytes object, or a share of the frame it came in. */
+static const char *
+snapshot_bytes(PyObject *content, size_t *size)
+{
+    if (PyBytes_Check(content)) {
+        *size = (size_t)PyBytes_GET_SIZE(content);
+        return PyBytes_AS_STRING(content);
+    }
+    return share_bytes(content, size);
+}
+
+/* What is between start and the end of o that the snapshot does not have in the same place. */
+static int
+encode_middle(struct message *m, PyObject *object, PyObject *before, bool *changed)
+{
+    /* A list is read in place: a copy of it would make its fresh items look shared. */
+    PyObject *now = PyList_CheckExact(object) ? Py_NewRef(object) : PySequence_Tuple(object);
+    if (now == NULL) {
+        return -1;
+    }
+    bool list = PyList_CheckExact(now);
+#define ITEM(i) (list ? PyList_GET_ITEM(now, i) : PyTuple_GET_ITEM(now, i))
+    Py_ssize_t n = list ? PyList_GET_SIZE(now) : PyTuple_GET_SIZE(now);
+    Py_ssize_t old = PyTuple_GET_SIZE(before), start = 0, end = 0;
+    while (start < n && start < old && ITEM(start) == PyTuple_GET_ITEM(before, start)) {
+        start++;
+    }
+    while (end < n - start && end < old - start &&
+           ITEM(n - 1 - end) == PyTuple_GET_ITEM(before, old - 1 - end)) {
+        end++;
+    }
+    *changed = start + end < n || start + end < old;
+    int rc = 0;
+    if (*changed) {
+        write_u64(&m->w, (uint64_t)start);
+        write_u64(&m->w, (uint64_t)(old - end));
+        write_u64(&m->w, (uint64_t)(n - end - start));
+        for (Py_ssize_t i = start; rc == 0 && i < n - end; i++) {
+            if (i >= (list ? PyList_GET_SIZE(now) : n)) {
+                PyErr_SetString(PyExc_RuntimeError, "list changed size while it was written back");
+                rc = -1;
+                break;
+            }
+            /* Items of the old content are held by the snapshot too, so only new ones can move. */
+            rc = encode(m, ITEM(i), list);
+        }
+    }
+#undef ITEM
+    Py_DECREF(now);
+    return rc;
+}
+
+/* Whether deleting and then setting gives the very order of keys that the dict has now. */
+static bool
+same_order(PyObject *now, PyObject *before)
+{
+    Py_ssize_t i = 0, j = 0;
+    PyObject *key, *old, *value;
+    bool more = PyDict_Next(now, &j, &key, &value);
+    while (PyDict_Next(before, &i, &old, &value)) {
+        int kept = PyDict_Contains(now, old);
+        if (kept < 0) {
+            PyErr_Clear();
+            return false;
+        }
+        if (!kept) {
+            continue;
+        }
+        if (!more || key != old) {
+            return false;
+        }
+        more = PyDict_Next(now, &j, &key, &value);
+    }
+    return true;
+}
+
+static int
+encode_dict_changes(struct message *m, PyObject *now, PyObject *before, bool *changed)
+{
+    Py_ssize_t i = 0;
+    PyObject *key, *value;
+    uint64_t deleted = 0, set = 0;
+    if (!same_order(now, before)) {
+        *changed = true;
+        write_u8(&m->w, 1);
+        write_u64(&m->w, (uint64_t)PyDict_GET_SIZE(now));
+        while (PyDict_Next(now, &i, &key, &value)) {
+            if (encode(m, key, true) < 0 || encode(m, value, true) < 0) {
+                return -1;
+            }
+        }
+        return 0;
+    }
+    write_u8(&m->w, 0);
+    size_t at = m->w.size;
+    write_u64(&m->w, 0);
+    while (PyDict_Next(before, &i, &key, &value)) {
+        if (PyDict_GetItemWithError(now, key) == NULL) {
+            if (PyErr_Occurred() || encode(m, key, false) < 0) {
+                return -1;
+            }
+            deleted++;
+        }
+    }
+    size_t set_at = m->w.size;
+    write_u64(&m->w, 0);
+    i = 0;
+    while (PyDict_Next(now, &i, &key, &value)) {
+        if (PyDict_GetItemWithError(before, key) != value) {
+            if (PyErr_Occurred() || encode(m, key, false) < 0 || encode(m, value, true) < 0) {
+                return -1;
+            }
+            set++;
+        }
+    }
+    if (!m->w.failed) {
+        memcpy(m->w.data + at, &deleted, sizeof deleted);
+        memcpy(m->w.data + set_at, &set, sizeof set);
+    }
+    *changed = deleted + set != 0;
+    return message_check(m);
+}
+
+static int
+encode_set_changes(struct message *m, PyObject *now, PyObject *before, bool *changed)
+{
+    PyObject *halves[2] = {PyNumber_Subtract(before, now), PyNumber_Subtract(now, before)};
+    int rc = halves[0] == NULL || halves[1] == NULL ? -1 : 0;
+    for (int i = 0; rc == 0 && i < 2; i++) {
+        *changed = *changed || PySet_GET_SIZE(halves[i]) > 0;
+        write_u64(&m->w, (uint64_t)PySet_GET_SIZE(halves[i]));
+        PyObject *iterator = PyObject_GetIter(halves[i]), *item;
+        while (iterator != NULL && rc == 0 && (item = PyIter_Next(iterator)) != NULL) {
+            rc = encode(m, item, false);
+            Py_DECREF(item);
+        }
+        Py_XDECREF(iterator);
+        if (iterator == NULL || PyErr_Occurred()) {
+            rc = -1;
+        }
+    }
+    Py_XDECREF(halves[0]);
+    Py_XDECREF(halves[1]);
+    return rc;
+}
+
+static int
+encode_byte_changes(struct message *m, const char *now, size_t size, const char *before, size_t old,
+                    bool *changed)
+{
+    if (size != old) {
+        *changed = true;
+        write_u8(&m->w, 1);
+        write_bytes(&m->w, now, size);
+        return message_check(m);
+    }
+    write_u8(&m->w, 0);
+    size_t count_at = m->w.size;
+    uint64_t n = 0;
+    write_u64(&m->w, 0);
+    for (size_t i = 0; i < size;) {
+        size_t start = i;
+        while (i < size) {
+            size_t k = size - i < BLOCK ? size - i : BLOCK;
+            if (memcmp(now + i, before + i, k) == 0) {
+                break;
+            }
+            i += k;
+        }
+        if (i > start) {
+            write_u64(&m->w, start);
+            write_bytes(&m->w, now + start, i - start);
+            n++;
+        } else {
+            i += size - i < BLOCK ? size - i : BLOCK;
+        }
+    }
+    if (!m->w.failed) {
+        memcpy(m->w.data + count_at, &n, sizeof n);
+    }
+    *changed = n != 0;
+    return message_check(m);
+}
+
+static int
+encode_changes(struct message *m, struct pair *pair, bool *changed)
+{
+    switch (pair->kind) {
+    case PAIR_LIST:
+    case PAIR_DEQUE:
+        return encode_middle(m, pair->object, pair->snapshot, changed);
+    case PAIR_DICT:
+        return encode_dict_changes(m, pair->object, pair->snapshot, changed);
+    case PAIR_SET:
+        return encode_set_changes(m, pair->object, pair->snapshot, changed);
+    case PAIR_BYTEARRAY:
+        return encode_byte_changes(m, PyByteArray_AS_STRING(pair->object),
+                                   (size_t)PyByteArray_GET_SIZE(pair->object),
+                                   PyBytes_AS_STRING(pair->snapshot),
+                                   (size_t)PyBytes_GET_SIZE(pair->snapshot), changed);
+    default: {
+        struct flat flat;
+        size_t old;
+        if (flat_open(pair->object, &flat) < 0) {
+            PyErr_Clear(); /* released meanwhile (a memoryview): nothing to restore */
+            return 0;
+        }
+        const char *before = snapshot_bytes(pair->snapshot, &old);
+        int rc = encode_byte_changes(m, flat.data, flat.size, before, old, changed);
+        flat_close(&flat);
+        return rc;
+    }
+    }
+}
+
+int
+pairs_encode_changes(struct message *m, bool *any)
+{
+    struct strand *s = m->strand;
+    size_t npairs = m->npairs; /* those made by this very message are up to date */
+    size_t count_at = m->w.size;
+    uint64_t n = 0;
+    bool result = m->result;
+    *any = false;
+    if (s == NULL || npairs == 0) {
+        return 0;
+    }
+    write_u64(&m->w, 0);
+    m->result = true; /* new items: fresh ones move, others go by reference */
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < npairs; i++) {
+        if (s->pairs[i].snapshot == NULL) {
+            continue;
+        }
+        size_t at = m->w.size;
+        bool changed = false;
+        write_u64(&m->w, s->pairs[i].id);
+        write_u8(&m->w, s->pairs[i].kind);
+        rc = encode_changes(m, &s->pairs[i], &changed);
+        if (rc == 0 && !changed) {
+            m->w.size = at;
+        } else {
+            n++;
+        }
+    }
+    m->result = result;
+    for (size_t i = 0; rc == 0 && i < npairs; i++) {
+        Py_CLEAR(s->pairs[i].snapshot); /* control is lost; a new one is taken when it comes back */
+    }
+    if (rc < 0) {
+        return -1;
+    }
+    if (n == 0) {
+        m->w.size = count_at;
+        return message_check(m);
+    }
+    *any = true;
+    if (!m->w.failed) {
+        memcpy(m->w.data + count_at, &n, sizeof n);
+    }
+    return message_check(m);
+}
+
+/* ---- the other side ---------------------------------------------------------------------- */
+
+static PyObject *
+decode_items(struct incoming *in, uint64_t n)
+{
+    PyObject *items = PyList_New(0);
+    for (uint64_t i = 0; items != NULL && i < n; i++) {
+        PyObject *item = decode(in);
+        if (item == NULL || PyList_Append(items, item) < 0) {
+            Py_CLEAR(items);
+        }
+        Py_XDECREF(item);
+    }
+    return items;
+}
+
+static int
+apply_middle(struct incoming *in, PyObject *target)
+{
+    uint64_t start = read_u64(&in->r), stop = read_u64(&in->r), n = read_count(&in->r, 1);
+    if (in->r.failed || start > PY_SSIZE_T_MAX || stop > PY_SSIZE_T_MAX) {
+        return garbled("changes of a list");
+    }
+    PyObject *items = decode_items(in, n);
+    if (items == NULL) {
+        return -1;
+    }
+    int rc = -1;
+    if (PyList_CheckExact(target)) {
+        rc = PyList_SetSlice(target, (Py_ssize_t)start, (Py_ssize_t)stop, items);
+    } else { /* a deque has no slices */
+        PyObject *whole = PySequence_List(target), *done = NULL;
+        if (whole != NULL &&
+            PyList_SetSlice(whole, (Py_ssize_t)start, (Py_ssize_t)stop, items) == 0) {
+            done = PyObject_CallMethod(target, "clear", NULL);
+            if (done != NULL) {
+                Py_SETREF(done, PyObject_CallMethod(target, "extend", "O", whole));
+            }
+        }
+        rc = done == NULL ? -1 : 0;
+        Py_XDECREF(done);
+        Py_XDECREF(whole);
+    }
+    Py_DECREF(items);
+    return rc;
+}
+
+static int
+apply_dict(struct incoming *in, PyObject *target)
+{
+    if (read_u8(&in->r)) {
+        PyDict_Clear(target);
+    } else {
+        for (uint64_t n = read_count(&in->r, 1); n > 0; n--) {
+            PyObject *key = decode(in);
+            if (key == NULL) {
+                return -1;
+            }
+            if (PyDict_DelItem(target, key) < 0) {
+                PyErr_Clear();
+            }
+            Py_DECREF(key);
+        }
+    }
+    for (uint64_t n = read_count(&in->r, 2); n > 0; n--) {
+        PyObject *key = decode(in);
+        PyObject *value = key == NULL ? NULL : decode(in);
+        int rc = value == NULL ? -1 : PyDict_SetItem(target, key, value);
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+        if (rc < 0) {
+            return -1;
+        }
+    }
+    return in->r.failed ? garbled("changes of a dict") : 0;
+}
+
+static int
+apply_set(struct incoming *in, PyObject *target)
+{
+    for (int half = 0; half < 2; half++) {
+        for (uint64_t n = read_count(&in->r, 1); n > 0; n--) {
+            PyObject *item = decode(in);
+            int rc = item == NULL ? -1 : half ? PySet_Add(target, item) : PySet_Discard(target, item);
+            Py_XDECREF(item);
+            if (rc < 0) {
+                return -1;
+            }
+        }
+    }
+    return in->r.failed ? garbled("changes of a set") : 0;
+}
+
+static int
+apply_ranges(struct incoming *in, char *data, size_t size)
+{
+    for (uint64_t n = read_count(&in->r, 16); n > 0; n--) {
+        uint64_t offset = read_u64(&in->r);
+        size_t length;
+        const unsigned char *bytes = read_bytes(&in->r, &length);
+        if (in->r.failed || offset > size || length > size - offset) {
+            return garbled("changes of a buffer");
+        }
+        memcpy(data + offset, bytes, length);
+    }
+    return in->r.failed ? garbled("changes of a buffer") : 0;
+}
+
+static int
+apply_bytes(struct incoming *in, struct pair *pair)
+{
+    bool whole = read_u8(&in->r);
+    if (pair->kind == PAIR_BYTEARRAY) {
+        if (whole) {
+            size_t size;
+            const unsigned char *bytes = read_bytes(&in->r, &size);
+            if (in->r.failed || PyByteArray_Resize(pair->object, (Py_ssize_t)size) < 0) {
+                return PyErr_Occurred() ? -1 : garbled("changes of a bytearray");
+            }
+            memcpy(PyByteArray_AS_STRING(pair->object), bytes, size);
+            return 0;
+        }
+        return apply_ranges(in, PyByteArray_AS_STRING(pair->object),
+                            (size_t)PyByteArray_GET_SIZE(pair->object));
+    }
+    if (whole) { /* only array.array can change its size */
+        size_t size;
+        const unsigned char *bytes = read_bytes(&in->r, &size);
+        if (in->r.failed) {
+            return garbled("changes of an array");
+        }
+        PyObject *empty = PySlice_New(NULL, NULL, NULL);
+        int rc = empty == NULL ? -1 : PyObject_DelItem(pair->object, empty);
+        PyObject *none = rc < 0 ? NULL
+                                : PyObject_CallMethod(pair->object, "frombytes", "y#", bytes,
+                                                      (Py_ssize_t)size);
+        Py_XDECREF(empty);
+        Py_XDECREF(none);
+        return none == NULL ? -1 : 0;
+    }
+    struct flat flat;
+    if (flat_open(pair->object, &flat) < 0) {
+        return -1;
+    }
+    int rc = apply_ranges(in, flat.data, flat.size);
+    if (rc == 0 && flat.capsule != NULL) {
+        /* The original is strided: `capsule` is its contiguous copy; put the values back. */
+        PyObject *ellipsis = Py_Ellipsis;
+        rc = PyObject_SetItem(pair->object, ellipsis, flat.capsule);
+    }
+    flat_close(&flat);
+    return rc;
+}
+
+int
+pairs_decode_changes(struct incoming *in)
+{
+    for (uint64_t n = read_count(&in->r, 9); n > 0; n--) {
+        struct pair *pair = in->strand ? pair_by_id(in->strand, read_u64(&in->r)) : NULL;
+        uint8_t kind = read_u8(&in->r);
+        if (in->r.failed || pair == NULL || pair->kind != kind) {
+            return garbled("changes of an unknown pair");
+        }
+        PyObject *target = Py_NewRef(pair->object); /* `pairs` may be moved by nested requests */
+        struct pair copy = *pair;
+        int rc;
+        switch (kind) {
+        case PAIR_LIST:
+        case PAIR_DEQUE:
+            rc = apply_middle(in, target);
+            break;
+        case PAIR_DICT:
+            rc = apply_dict(in, target);
+            break;
+        case PAIR_SET:
+            rc = apply_set(in, target);
+            break;
+        default:
+            rc = apply_bytes(in, &copy);
+            break;
+        }
+        Py_DECREF(target);
+        if (rc < 0) {
+            return -1;
+        }
+    }
+    return in->r.failed ? garbled("changes") : 0;
+}

@@ -1,0 +1,939 @@
+#include "peer.h"
+
+#include "handles.h"
+#include "proxy.h"
+#include "strands.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SLICE_MS 50       /* a wait lets Python see signals at least this often */
+#define HINT_AFTER_S 1.0  /* an interrupt that was not answered: say what a second one does */
+#define EXIT_GRACE_MS 40  /* how long a death is held back for the exit report to complete it */
+#define BIG_FRAME 4096    /* bytes from which a frame's memory is handed over instead of copied */
+
+/* ---- small things ------------------------------------------------------------------------ */
+
+static int
+raise_error(const char *name, const char *text)
+{
+    PyObject *type = PyObject_GetAttrString(core_get()->errors, name);
+    if (type != NULL) {
+        PyErr_SetString(type, text);
+        Py_DECREF(type);
+    }
+    return -1;
+}
+
+bool
+proxy_is_lost(struct proxy *p)
+{
+    return p->module == NULL && (p->epoch != p->peer->epoch || p->peer->state != PEER_RUNNING);
+}
+
+void
+peer_raise_stale(PeerObject *peer, PyObject *proxy)
+{
+    PyObject *exc = PyObject_CallMethod(peer->host, "stale", "s",
+                                        PyType_Check(proxy) ? ((PyTypeObject *)proxy)->tp_name
+                                                            : Py_TYPE(proxy)->tp_name);
+    if (exc != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+        Py_DECREF(exc);
+    }
+}
+
+PyObject *
+peer_resolve(PeerObject *peer, PyObject *module, PyObject *qualname)
+{
+    /* In the kernel only what is loaded, or what a value type needs, is looked up; the child imports
+     * as its own code would. */
+    PyObject *o = resolve_name(module, qualname, true);
+    if (o == NULL && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_AttributeError, "module %R has no attribute %R%s", module, qualname,
+                     peer->is_kernel ? "" : " in the isolated process");
+    }
+    return o;
+}
+
+PyObject *
+peer_set_state(PeerObject *peer, PyObject *o, PyObject *state)
+{
+    (void)peer;
+    return PyObject_CallMethod(core_get()->errors, "set_state", "OO", o, state);
+}
+
+static double
+now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* ---- frames ------------------------------------------------------------------------------ */
+
+/* Header, releases and changes of pairs: what every frame starts with. */
+static int
+frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
+{
+    PeerObject *peer = m->peer;
+    bool changes = false;
+    struct frame_header h = {.op = (uint8_t)op,
+                             .epoch = peer->epoch,
+                             .strand = m->strand->id,
+                             .request = request};
+    m->op = (unsigned char)op;
+    m->request = request;
+    write_header(&m->w, &h);
+    if (peer->nreleases > 0) {
+        flags |= FRAME_RELEASES;
+        write_u64(&m->w, peer->nreleases);
+        for (size_t i = 0; i < peer->nreleases; i++) {
+            write_u64(&m->w, peer->releases[i].handle);
+            write_u64(&m->w, peer->releases[i].count);
+        }
+        peer->nreleases = 0;
+        m->released = true;
+    }
+    m->npairs = m->strand->npairs;
+    if (m->npairs > 0 && pairs_encode_changes(m, &changes) < 0) {
+        return -1;
+    }
+    m->flags = flags | (changes ? FRAME_PAIRS : 0);
+    return message_check(m);
+}
+
+/* Sends the frame and frees the message. */
+static int
+frame_send(struct message *m)
+{
+    patch_u16(&m->w, 2, (uint16_t)m->flags);
+    if (message_check(m) < 0) {
+        message_free(m, true);
+        return -1;
+    }
+    peer_trace(m->peer, "->", m->w.data, m->w.size);
+    int rc;
+    if (m->strand->closed) {
+        rc = 0; /* the wait will find the death */
+    } else if (m->w.data != m->w.small && m->w.size > BIG_FRAME) {
+        rc = channel_send_owned(m->strand->channel, m->w.data, m->w.size);
+        writer_init(&m->w);
+    } else {
+        rc = channel_send(m->strand->channel, m->w.data, m->w.size);
+    }
+    if (rc < 0 && errno == EAGAIN && m->peer->is_kernel) {
+        /* The child has hung up: it is dead or as good as dead. The wait says how it ended. */
+        process_kill(m->peer->process, 9);
+        rc = 0;
+    }
+    if (rc < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    message_free(m, rc < 0);
+    return rc;
+}
+
+/* Header, releases and changes of a received frame. */
+static int
+frame_open(struct incoming *in)
+{
+    if (in->header.flags & FRAME_RELEASES) {
+        for (uint64_t n = read_count(&in->r, 16); n > 0; n--) {
+            uint64_t handle = read_u64(&in->r), count = read_u64(&in->r);
+            export_release(in->peer, handle, count);
+        }
+    }
+    if (in->header.flags & FRAME_INVALIDATE) {
+        in->peer->cache_generation++;
+    }
+    if (in->r.failed) {
+        return garbled("releases");
+    }
+    return in->header.flags & FRAME_PAIRS ? pairs_decode_changes(in) : 0;
+}
+
+/* ---- output of the child ----------------------------------------------------------------- */
+
+/* Passes on everything that is in the child's pipes. Keeps the first exception of the writer in
+ * *parked and goes on: nothing that the child printed is lost. */
+static void
+drain_output(PeerObject *peer, PyObject **parked)
+{
+    char buffer[65536];
+    for (int i = 0; i < 2; i++) {
+        for (;;) {
+            int fd = i == 0 ? process_out(peer->process) : process_err(peer->process);
+            if (fd < 0) {
+                break;
+            }
+            ssize_t n = read(fd, buffer, sizeof buffer);
+            if (n < 0 && errno == EINTR) {
+                continue;
+            }
+            if (n == 0) {
+                process_close_output(peer->process, fd);
+            }
+            if (n <= 0) {
+                break;
+            }
+            PyObject *none =
+                PyObject_CallMethod(peer->host, "on_output", "iy#", i, buffer, (Py_ssize_t)n);
+            if (none == NULL) {
+                PyObject *exc = compat_take_exception();
+                if (*parked == NULL) {
+                    *parked = exc;
+                } else {
+                    Py_XDECREF(exc);
+                }
+            }
+            Py_XDECREF(none);
+        }
+    }
+}
+
+/* ---- death ------------------------------------------------------------------------------- */
+
+static PyObject *
+exit_facts(PeerObject *peer, struct message *m)
+{
+    struct process_exit e = process_exit_info(peer->process);
+    struct shared_page *page = process_shared(peer->process);
+    int signal = 0, code = 0;
+    unsigned long long address = 0;
+    unsigned announced = page == NULL ? 0 : atomic_load(&page->announced);
+    if (announced == ANNOUNCED_COMPLETE || announced == ANNOUNCED_TENTATIVE) {
+        signal = page->signal;
+        code = page->code;
+        address = page->address;
+    }
+    return Py_BuildValue("{sisOsisisIsisisKsssO}", "pid", (int)process_pid(peer->process), "known",
+                         e.known ? Py_True : Py_False, "exit_code", e.code, "exit_status", e.status,
+                         "announced", announced, "signal", signal, "si_code", code, "address", address,
+                         "operation", m == NULL ? "" : m->operation ? m->operation : op_name(m->op),
+                         "operand", m == NULL || m->operand == NULL ? Py_None : m->operand);
+}
+
+/* Raises ProcessTerminationError for the request m (or for none). */
+static void
+raise_terminated(PeerObject *peer, struct message *m)
+{
+    bool first = peer->state == PEER_RUNNING;
+    if (first) {
+        process_kill(peer->process, 9); /* announced, or half dead: nothing of it may go on */
+        Py_BEGIN_ALLOW_THREADS
+        process_wait_exit(peer->process, EXIT_GRACE_MS);
+        Py_END_ALLOW_THREADS
+        peer->state = PEER_DEAD;
+    }
+    PyObject *facts = exit_facts(peer, m);
+    PyObject *exc = facts == NULL ? NULL
+                                  : PyObject_CallMethod(peer->host, "terminated", "OO", facts,
+                                                        first ? Py_True : Py_False);
+    Py_XDECREF(facts);
+    if (exc != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+        Py_DECREF(exc);
+    }
+}
+
+/* ---- serving ----------------------------------------------------------------------------- */
+
+static int
+send_reply(struct incoming *in, struct message *m, PyObject *result, unsigned flags)
+{
+    if (frame_begin(m, in->header.op, FRAME_REPLY | flags, in->header.request) < 0) {
+        return -1;
+    }
+    if (!in->peer->is_kernel && watched_changed(in->peer)) {
+        m->flags |= FRAME_INVALIDATE;
+        m->flags &= ~(unsigned)FRAME_CACHEABLE;
+    }
+    return encode(m, result, true) < 0 || message_check(m) < 0 ? -1 : 0;
+}
+
+/* Runs one request of the other side and answers it. -1 only when answering itself failed. */
+static int
+serve(struct incoming *in)
+{
+    PeerObject *peer = in->peer;
+    struct strand *s = in->strand;
+    size_t npairs = s->npairs;
+    unsigned flags = 0;
+    uint64_t outer = 0;
+    bool interruptible = peer->page != NULL && s->id == STRAND_MAIN;
+    PyObject *result = NULL;
+    struct message m;
+    if (interruptible) {
+        outer = atomic_exchange(&peer->page->executing_request, in->header.request);
+    }
+    s->serving++;
+    if (frame_open(in) == 0) {
+        result = op_execute(in, &flags);
+    }
+    frame_free(&in->frame);
+    if (interruptible) {
+        atomic_store(&peer->page->executing_request, outer);
+        if (outer == 0 && result != NULL && PyErr_CheckSignals() < 0) {
+            /* An interrupt of this very request came too late to stop it: its result stands, and the
+             * kernel raises KeyboardInterrupt by itself. */
+            PyErr_Clear();
+        }
+    }
+    message_init(&m, peer, s, true);
+    if (result != NULL && send_reply(in, &m, result, flags) < 0) {
+        message_free(&m, true);
+        message_init(&m, peer, s, true);
+        Py_CLEAR(result);
+    }
+    if (result == NULL) {
+        PyObject *exc = compat_take_exception();
+        if (frame_begin(&m, in->header.op, FRAME_REPLY | FRAME_ERROR, in->header.request) < 0 ||
+            encode(&m, exc, true) < 0) {
+            /* The exception itself cannot be passed: say so instead. */
+            PyObject *second = compat_take_exception();
+            PyObject *plain = PyObject_CallMethod(core_get()->errors, "unpassable", "OO", exc, second);
+            message_free(&m, true);
+            message_init(&m, peer, s, true);
+            if (plain == NULL ||
+                frame_begin(&m, in->header.op, FRAME_REPLY | FRAME_ERROR, in->header.request) < 0 ||
+                encode(&m, plain, true) < 0) {
+                PyErr_Clear();
+            }
+            Py_XDECREF(second);
+            Py_XDECREF(plain);
+        }
+        if (!peer->is_kernel && watched_changed(peer)) {
+            m.flags |= FRAME_INVALIDATE;
+        }
+        Py_XDECREF(exc);
+    }
+    /* What the request made or held goes before the answer, so that whoever reads the answer finds
+     * it gone; finalisers may even call back. */
+    Py_XDECREF(result);
+    int rc = frame_send(&m);
+    pairs_truncate(s, npairs);
+    s->serving--;
+    return rc;
+}
+
+/* Reads the header of a received frame. 1: it is for us; 0: dropped (of another life); -1: garbled. */
+static int
+accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
+{
+    in->peer = peer;
+    in->strand = s;
+    reader_init(&in->r, in->frame.data, in->frame.size);
+    if (!read_header(&in->r, &in->header)) {
+        frame_free(&in->frame);
+        return garbled("header");
+    }
+    if (in->header.epoch != peer->epoch || in->header.strand != s->id) {
+        frame_free(&in->frame);
+        return 0;
+    }
+    if (!peer->is_kernel && !s->checked) {
+        pid_t pid;
+        uid_t uid;
+        if (frame_peer(&in->frame, &pid, &uid) < 0 || pid != peer->kernel_pid || uid != geteuid()) {
+            /* Somebody else connected to our name. There is no kernel to talk to on this strand. */
+            if (frame_peer(&in->frame, &pid, &uid) == 0 && pid != peer->kernel_pid) {
+                frame_free(&in->frame);
+                return garbled("not the kernel");
+            }
+        }
+        s->checked = true;
+    }
+    peer_trace(peer, "<-", in->frame.data, in->frame.size);
+    return 1;
+}
+
+/* ---- the wait ---------------------------------------------------------------------------- */
+
+struct waiting {
+    PyObject *parked; /* strong: what Python raised inside the wait; raised when the request ends */
+    double since;
+    bool hinted, killed;
+};
+
+/* Lets Python see signals. The first that raises interrupts the child's request, the second kills. */
+static void
+check_signals(PeerObject *peer, struct message *m, struct waiting *w)
+{
+    if (PyErr_CheckSignals() == 0) {
+        if (w->parked != NULL && !w->hinted && !w->killed && now() - w->since > HINT_AFTER_S) {
+            w->hinted = true;
+            PyObject *none = PyObject_CallMethod(peer->host, "interrupt_hint", NULL);
+            Py_XDECREF(none);
+            PyErr_Clear();
+        }
+        return;
+    }
+    PyObject *exc = compat_take_exception();
+    if (w->parked == NULL) {
+        w->parked = exc;
+        w->since = now();
+        struct shared_page *page = process_shared(peer->process);
+        if (page != NULL) {
+            atomic_store(&page->interrupt_request, m->request);
+        }
+        process_kill(peer->process, 2);
+    } else {
+        Py_XDECREF(exc);
+        w->killed = true;
+        process_kill(peer->process, 9);
+    }
+}
+
+static int
+wait_once(PeerObject *peer, struct strand *s, int timeout, unsigned *ready)
+{
+    int rc = 0, saved = 0;
+    bool poll_alarm = true;
+    if (!peer->is_kernel) {
+        Py_BEGIN_ALLOW_THREADS
+        rc = channel_wait(s->channel, NULL, 0, timeout, ready);
+        saved = errno;
+        Py_END_ALLOW_THREADS
+        errno = saved;
+        return rc;
+    }
+    struct shared_page *page = process_shared(peer->process);
+    if (page != NULL && atomic_load(&page->announced) == ANNOUNCED_TENTATIVE) {
+        poll_alarm = false; /* may recover: the reply or the exit will tell */
+    }
+    int fds[] = {process_control(peer->process), process_dead_fd(peer->process),
+                 poll_alarm ? process_alarm(peer->process) : -1, process_out(peer->process),
+                 process_err(peer->process)};
+    peer->polling++;
+    Py_BEGIN_ALLOW_THREADS
+    rc = channel_wait(s->channel, fds, 5, timeout, ready);
+    saved = errno;
+    Py_END_ALLOW_THREADS
+    peer->polling--;
+    errno = saved;
+    return rc;
+}
+
+static bool
+is_over(PeerObject *peer, unsigned ready)
+{
+    struct shared_page *page = process_shared(peer->process);
+    if (ready & 3) {
+        if (process_update(peer->process)) {
+            return true;
+        }
+    }
+    return (ready & 4) && page != NULL && atomic_load(&page->announced) == ANNOUNCED_COMPLETE;
+}
+
+/* Waits for the reply to m and decodes it. */
+static PyObject *
+wait_reply(struct message *m)
+{
+    PeerObject *peer = m->peer;
+    struct strand *s = m->strand;
+    struct waiting w = {0};
+    PyObject *result = NULL;
+    bool over = false;
+    for (;;) {
+        struct incoming in;
+        unsigned ready = 0;
+        int got = 0;
+        if (!s->closed && s->epoch == peer->epoch) {
+            got = channel_recv(s->channel, &in.frame);
+        } else {
+            over = true;
+        }
+        if (got < 0) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            break;
+        }
+        if (got == 0) {
+            if (over) {
+                if (!s->closed && s->epoch == peer->epoch && peer->state == PEER_RUNNING) {
+                    drain_output(peer, &w.parked);
+                }
+                if (w.killed || (w.parked != NULL && peer->is_kernel)) {
+                    raise_terminated(peer, m);
+                    PyErr_Clear();
+                } else {
+                    raise_terminated(peer, m);
+                }
+                break;
+            }
+            if (wait_once(peer, s, SLICE_MS, &ready) < 0 && errno != EINTR) {
+                PyErr_SetFromErrno(PyExc_OSError);
+                break;
+            }
+            if (peer->is_kernel) {
+                if (ready & (8 | 16)) {
+                    drain_output(peer, &w.parked);
+                }
+                /* Look once more for a reply that was sent before the death. */
+                over = peer->state != PEER_RUNNING || (ready & 7 && is_over(peer, ready));
+                check_signals(peer, m, &w);
+            } else if (PyErr_CheckSignals() < 0) {
+                PyObject *exc = compat_take_exception();
+                Py_XSETREF(w.parked, exc);
+            }
+            continue;
+        }
+        got = accept_frame(peer, s, &in);
+        if (got < 0) {
+            break;
+        }
+        if (got == 0 || (in.header.flags & FRAME_EVENT)) {
+            if (got == 1) {
+                frame_free(&in.frame);
+            }
+            continue;
+        }
+        if (!(in.header.flags & FRAME_REPLY)) {
+            if (peer->is_kernel) {
+                drain_output(peer, &w.parked); /* before what the callback prints */
+            }
+            if (serve(&in) < 0) {
+                break;
+            }
+            continue;
+        }
+        if (in.header.request != m->request) {
+            frame_free(&in.frame); /* of a request that was given up */
+            continue;
+        }
+        if (peer->is_kernel) {
+            drain_output(peer, &w.parked);
+        }
+        s->cacheable = (in.header.flags & FRAME_CACHEABLE) != 0;
+        if (frame_open(&in) == 0) {
+            result = decode(&in);
+        }
+        frame_free(&in.frame);
+        if (result != NULL && (in.header.flags & FRAME_ERROR)) {
+            PyObject *exc = result;
+            result = NULL;
+            if (PyExceptionInstance_Check(exc)) {
+                compat_raise(exc);
+            } else {
+                Py_DECREF(exc);
+                garbled("error");
+            }
+        }
+        break;
+    }
+    if (w.parked != NULL) {
+        if (peer->is_kernel && peer->state == PEER_RUNNING && process_shared(peer->process) != NULL) {
+            atomic_store(&process_shared(peer->process)->interrupt_request, 0);
+        }
+        /* The child's own KeyboardInterrupt shows where it was; else what was parked is raised. */
+        bool same = result == NULL && PyErr_Occurred() &&
+                    PyErr_GivenExceptionMatches(PyErr_Occurred(), (PyObject *)Py_TYPE(w.parked));
+        if (same) {
+            Py_DECREF(w.parked);
+        } else {
+            PyErr_Clear();
+            Py_CLEAR(result);
+            compat_raise(w.parked);
+        }
+    }
+    return result;
+}
+
+/* ---- requests ---------------------------------------------------------------------------- */
+
+static int
+ensure_running(PeerObject *peer)
+{
+    if (peer->state == PEER_RUNNING) {
+        return 0;
+    }
+    PyObject *none = PyObject_CallMethod(peer->host, "ensure_running", NULL);
+    if (none == NULL) {
+        return -1;
+    }
+    Py_DECREF(none);
+    return peer->state == PEER_RUNNING ? 0 : raise_error("ClientStateError", "the context did not start");
+}
+
+/* sys.path is the one part of the state to follow that no audit event tells of. */
+static bool
+path_changed(PeerObject *peer)
+{
+    PyObject *path = PySys_GetObject("path");
+    if (peer->path_seen == NULL || path == NULL || !PyList_Check(path) ||
+        PyList_GET_SIZE(path) != PyTuple_GET_SIZE(peer->path_seen)) {
+        return true;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(path); i++) {
+        if (PyList_GET_ITEM(path, i) != PyTuple_GET_ITEM(peer->path_seen, i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int
+request_begin(PeerObject *peer, struct message *m, enum op op)
+{
+    if (peer == NULL) {
+        return garbled("no peer");
+    }
+    if (ensure_running(peer) < 0) {
+        return -1;
+    }
+    if (peer->is_kernel && !peer->syncing && op != OP_HOST && (peer->sync || peer->state_seen != state_generation || path_changed(peer))) {
+        PyObject *path = PySys_GetObject("path");
+        Py_XSETREF(peer->path_seen, path == NULL ? NULL : PySequence_Tuple(path));
+        peer->sync = false;
+        peer->state_seen = state_generation;
+        peer->syncing = true;
+        PyObject *none = PyObject_CallMethod(peer->host, "sync", NULL);
+        peer->syncing = false;
+        if (none == NULL) {
+            peer->sync = true;
+            return -1;
+        }
+        Py_DECREF(none);
+    }
+    struct strand *s = strand_current(peer);
+    if (s == NULL) {
+        return -1;
+    }
+    message_init(m, peer, s, false);
+    if (peer->is_kernel && s->depth == 0 && s->serving == 0) {
+        Py_XSETREF(peer->call_context, PyContext_CopyCurrent());
+    }
+    s->depth++;
+    peer->active++;
+    if (frame_begin(m, op, 0, ++peer->next_request) < 0) {
+        request_abandon(m);
+        return -1;
+    }
+    return 0;
+}
+
+static void
+request_end(PeerObject *peer, struct strand *s)
+{
+    s->depth--;
+    peer->active--;
+    strand_give_back(s);
+    if (peer->late_output && peer->active == 0) {
+        uint64_t one = 1;
+        peer->late_output = false;
+        ssize_t ignored = write(peer->wake_fd, &one, sizeof one);
+        (void)ignored;
+    }
+}
+
+void
+request_abandon(struct message *m)
+{
+    pairs_truncate(m->strand, m->npairs);
+    if (m->released) {
+        /* The releases were not sent after all. */
+        struct reader r;
+        reader_init(&r, m->w.data + WIRE_HEADER_SIZE, m->w.size - WIRE_HEADER_SIZE);
+        for (uint64_t n = read_count(&r, 16); n > 0; n--) {
+            uint64_t handle = read_u64(&r);
+            release_queue(m->peer, handle, read_u64(&r));
+        }
+    }
+    request_end(m->peer, m->strand);
+    message_free(m, true);
+}
+
+PyObject *
+request_finish(struct message *m)
+{
+    PeerObject *peer = (PeerObject *)Py_NewRef(m->peer);
+    struct strand *s = m->strand;
+    size_t npairs = m->npairs;
+    struct message facts = *m; /* request, operation, operand: frame_send frees the rest */
+    PyObject *result = NULL;
+    peer->requests_sent++;
+    if (frame_send(m) == 0) {
+        result = wait_reply(&facts);
+    }
+    pairs_truncate(s, npairs);
+    if (s->npairs > 0 && !s->closed && result != NULL && pairs_snapshot(s, 0) < 0) {
+        Py_CLEAR(result);
+    }
+    request_end(peer, s);
+    Py_DECREF(peer);
+    return result;
+}
+
+/* ---- loops ------------------------------------------------------------------------------- */
+
+/* Serves strand s until its other end closes it or the life is over. 0, or -1 with an exception. */
+int
+peer_serve(PeerObject *peer, struct strand *s)
+{
+    for (;;) {
+        struct incoming in;
+        unsigned ready = 0;
+        if (s->closed || s->epoch != peer->epoch) {
+            return 0;
+        }
+        int got = channel_recv(s->channel, &in.frame);
+        if (got < 0) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+        if (got == 0) {
+            if (peer->is_kernel && peer->state != PEER_RUNNING) {
+                return 0;
+            }
+            if (wait_once(peer, s, peer->is_kernel ? 1000 : -1, &ready) < 0 && errno != EINTR) {
+                PyErr_SetFromErrno(PyExc_OSError);
+                return -1;
+            }
+            if (peer->is_kernel && (ready & 7) && is_over(peer, ready)) {
+                return 0;
+            }
+            if (peer->is_kernel && (ready & (8 | 16)) && !(ready & CHANNEL_FRAME)) {
+                PyObject *parked = NULL;
+                drain_output(peer, &parked);
+                Py_XDECREF(parked);
+            }
+            if (PyErr_CheckSignals() < 0) {
+                PyErr_Clear(); /* nothing is executing: not meant for user code */
+            }
+            continue;
+        }
+        got = accept_frame(peer, s, &in);
+        if (got < 0) {
+            return -1;
+        }
+        if (got == 0) {
+            continue;
+        }
+        if (in.header.flags & FRAME_EVENT) {
+            bool end = in.header.op == OP_CLOSE_STRAND;
+            int rc = frame_open(&in);
+            frame_free(&in.frame);
+            if (end) {
+                return 0;
+            }
+            if (rc < 0) {
+                PyErr_Clear();
+            }
+            continue;
+        }
+        if (in.header.flags & FRAME_REPLY) {
+            frame_free(&in.frame); /* of a request that was given up */
+            continue;
+        }
+        if (serve(&in) < 0) {
+            return -1;
+        }
+    }
+}
+
+int
+peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size)
+{
+    struct message m;
+    message_init(&m, peer, s, false);
+    if (frame_begin(&m, op, FRAME_EVENT, 0) < 0) {
+        message_free(&m, true);
+        return -1;
+    }
+    write_raw(&m.w, body, size);
+    return frame_send(&m);
+}
+
+/* Waits for the first frame of a life and checks that it is what our own child says. */
+int
+peer_wait_hello(PeerObject *peer, struct strand *s)
+{
+    struct message m;
+    struct waiting w = {0};
+    message_init(&m, peer, s, false);
+    m.operation = "start";
+    for (;;) {
+        struct incoming in;
+        unsigned ready = 0;
+        int got = channel_recv(s->channel, &in.frame);
+        if (got < 0) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+        if (got > 0) {
+            got = accept_frame(peer, s, &in);
+            if (got < 0) {
+                return -1;
+            }
+            if (got == 0) {
+                continue;
+            }
+            const unsigned char *nonce = read_raw(&in.r, sizeof peer->nonce);
+            bool right = in.header.op == OP_HELLO && nonce != NULL &&
+                         memcmp(nonce, peer->nonce, sizeof peer->nonce) == 0;
+            frame_free(&in.frame);
+            if (!right) {
+                return garbled("hand-shake");
+            }
+            drain_output(peer, &w.parked);
+            if (w.parked != NULL) {
+                compat_raise(w.parked);
+                return -1;
+            }
+            return 0;
+        }
+        if (wait_once(peer, s, SLICE_MS, &ready) < 0 && errno != EINTR) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+        if (ready & (8 | 16)) {
+            drain_output(peer, &w.parked);
+        }
+        if (ready & 7 && is_over(peer, ready)) {
+            drain_output(peer, &w.parked);
+            Py_XDECREF(w.parked);
+            raise_terminated(peer, &m);
+            return -1;
+        }
+        if (PyErr_CheckSignals() < 0) {
+            Py_XDECREF(w.parked);
+            return -1;
+        }
+    }
+}
+
+/* Kernel: the service thread. Late output, idle releases, callback strands, death between calls.
+ * Returns when the life is over. */
+int
+peer_service(PeerObject *peer, uint32_t epoch)
+{
+    struct strand *s = strand_by_id(peer, STRAND_SERVICE);
+    while (s != NULL && peer->state == PEER_RUNNING && peer->epoch == epoch) {
+        struct incoming in;
+        bool idle = peer->active == 0;
+        int got = channel_recv(s->channel, &in.frame);
+        if (got > 0) {
+            if (accept_frame(peer, s, &in) == 1) {
+                unsigned op = in.header.op;
+                if (frame_open(&in) < 0) {
+                    PyErr_Clear();
+                }
+                frame_free(&in.frame);
+                if (op == OP_NEED_STRAND) {
+                    struct strand *lent = strand_open(peer, peer->next_strand++, true);
+                    PyObject *none =
+                        lent == NULL ? NULL : PyObject_CallMethod(peer->host, "spawn", "I", lent->id);
+                    Py_XDECREF(none);
+                }
+            }
+            if (PyErr_Occurred()) {
+                PyErr_WriteUnraisable((PyObject *)peer);
+            }
+            continue;
+        }
+        unsigned ready = 0;
+        int fds[] = {process_control(peer->process), process_dead_fd(peer->process), peer->wake_fd,
+                     idle ? process_out(peer->process) : -1, idle ? process_err(peer->process) : -1};
+        /* Output that comes during a call is the caller's to read; look again when it ends. */
+        peer->late_output = !idle;
+        int timeout = peer->nreleases > 0 ? 100 : -1;
+        peer->polling++;
+        Py_BEGIN_ALLOW_THREADS
+        channel_wait(s->channel, fds, 5, timeout, &ready);
+        Py_END_ALLOW_THREADS
+        peer->polling--;
+        if (peer->epoch != epoch || peer->state != PEER_RUNNING) {
+            break;
+        }
+        if (ready & 4) {
+            uint64_t count;
+            ssize_t ignored = read(peer->wake_fd, &count, sizeof count);
+            (void)ignored;
+        }
+        if (ready & 3 && process_update(peer->process)) {
+            PyObject *parked = NULL;
+            drain_output(peer, &parked);
+            Py_XDECREF(parked);
+            break; /* the next use says so */
+        }
+        if (peer->active == 0) {
+            if (ready & (8 | 16)) {
+                PyObject *parked = NULL;
+                drain_output(peer, &parked);
+                if (parked != NULL) {
+                    compat_raise(parked);
+                    PyErr_WriteUnraisable((PyObject *)peer);
+                }
+            }
+            if (peer->nreleases > 0 && ready == 0 && peer_send_event(peer, s, OP_RELEASE, NULL, 0) < 0) {
+                PyErr_Clear();
+            }
+        }
+    }
+    return 0;
+}
+
+/* Child: the service thread. New strands, idle releases both ways. Returns when the kernel is gone. */
+int
+peer_child_service(PeerObject *peer)
+{
+    struct strand *s = strand_by_id(peer, STRAND_SERVICE);
+    int announced = 0; /* callback strands asked for so far */
+    while (s != NULL) {
+        struct incoming in;
+        int got = channel_recv(s->channel, &in.frame);
+        if (got > 0) {
+            if (accept_frame(peer, s, &in) == 1) {
+                if (frame_open(&in) < 0) {
+                    PyErr_Clear();
+                }
+                frame_free(&in.frame);
+            }
+            PyErr_Clear();
+            continue;
+        }
+        unsigned ready = 0;
+        int fds[] = {peer->fdpass, peer->wake_fd};
+        Py_BEGIN_ALLOW_THREADS
+        channel_wait(s->channel, fds, 2, peer->nreleases > 0 ? 100 : -1, &ready);
+        Py_END_ALLOW_THREADS
+        if (ready & 2) {
+            uint64_t count;
+            ssize_t ignored = read(peer->wake_fd, &count, sizeof count);
+            (void)ignored;
+            while (announced < peer->needed) {
+                announced++;
+                if (peer_send_event(peer, s, OP_NEED_STRAND, NULL, 0) < 0) {
+                    PyErr_Clear();
+                }
+            }
+        }
+        if (ready & 1) {
+            bool gone;
+            struct strand *fresh = strand_take(peer, false, &gone);
+            if (gone) {
+                return 0;
+            }
+            if (fresh != NULL && fresh->callback) {
+                pthread_mutex_lock(&peer->lock);
+                pthread_cond_broadcast(&peer->arrived);
+                pthread_mutex_unlock(&peer->lock);
+            } else if (fresh != NULL) {
+                PyObject *none = PyObject_CallMethod(peer->host, "spawn", "I", fresh->id);
+                Py_XDECREF(none);
+            }
+            if (PyErr_Occurred()) {
+                PyErr_WriteUnraisable((PyObject *)peer);
+            }
+        }
+        if (ready == 0 && peer->nreleases > 0 && peer_send_event(peer, s, OP_RELEASE, NULL, 0) < 0) {
+            PyErr_Clear();
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,50 @@
+/* peer.h: one end of a context. Numbers requests, waits for replies, and serves the other side's
+ * requests of the same strand while it waits. Knows frames, not sockets. */
+#ifndef ISOLATION_PEER_H
+#define ISOLATION_PEER_H
+
+#include "codec.h"
+#include "state.h"
+
+enum op {
+#define REQUEST(NAME, text, executor) OP_##NAME,
+#define EVENT(NAME, text) OP_##NAME,
+#include "ops.def"
+#undef REQUEST
+#undef EVENT
+    OP_COUNT
+};
+
+/* A request: begin, encode what it needs, then finish, or abandon. Begin makes sure that the context
+ * runs, or raises. Both ends free the message. */
+int request_begin(PeerObject *peer, struct message *m, enum op op);
+PyObject *request_finish(struct message *m);
+void request_abandon(struct message *m);
+
+/* Loops of the threads; see peer.c. */
+int peer_serve(PeerObject *peer, struct strand *s);
+int peer_service(PeerObject *peer, uint32_t epoch);
+int peer_child_service(PeerObject *peer);
+int peer_wait_hello(PeerObject *peer, struct strand *s);
+int peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size);
+
+/* Raises what the use of a lost target raises. */
+void peer_raise_stale(PeerObject *peer, PyObject *proxy);
+/* True when the target of p is certainly lost, so that only local answers are possible. */
+bool proxy_is_lost(struct proxy *p);
+/* New reference to what a name of the other side means here. */
+PyObject *peer_resolve(PeerObject *peer, PyObject *module, PyObject *qualname);
+PyObject *peer_set_state(PeerObject *peer, PyObject *o, PyObject *state);
+/* trace.c: prints the frame when ISOLATION_DEBUG is set. */
+void peer_trace(PeerObject *peer, const char *direction, const void *data, size_t size);
+
+/* ops.c: runs the request in `in`. New reference, or NULL with the exception to send. */
+PyObject *op_execute(struct incoming *in, unsigned *flags);
+const char *op_name(unsigned op);
+
+/* Child: checks whether module attributes that the other side may have cached are still the same. */
+bool watched_changed(PeerObject *peer);
+
+int peer_init(core_state *core, PyObject *module);
+
+#endif

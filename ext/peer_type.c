@@ -1,0 +1,514 @@
+/* peer_type.c: `_core.Peer`, the Python face of peer.c. What it may be asked is in _core.pyi. */
+#include "peer.h"
+
+#include "fdpass.h"
+#include "handles.h"
+#include "proxy.h"
+#include "strands.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <zmq.h>
+
+static PyObject *
+peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"host", "supervisor", NULL};
+    PyObject *host, *supervisor = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O", names, &host, &supervisor)) {
+        return NULL;
+    }
+    PeerObject *self = (PeerObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->is_kernel = supervisor != Py_None;
+    self->state = PEER_NEW;
+    self->host = Py_NewRef(host);
+    self->next_strand = 2;
+    self->wake_fd = self->fdpass = self->alarm_fd = -1;
+    self->sync = true;
+    pthread_mutex_init(&self->lock, NULL);
+    pthread_cond_init(&self->arrived, NULL);
+    self->mirrors = PyDict_New();
+    self->modules = PyDict_New();
+    self->isolated = PySet_New(NULL);
+    self->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    self->zmq = zmq_ctx_new();
+    if (self->mirrors == NULL || self->modules == NULL || self->isolated == NULL) {
+        goto error;
+    }
+    if (self->wake_fd < 0 || self->zmq == NULL) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        goto error;
+    }
+    int never = 0; /* the process must not be kept by frames nobody will read */
+    zmq_ctx_set(self->zmq, ZMQ_BLOCKY, never);
+    if (self->is_kernel) {
+        PyObject *path = NULL;
+        if (!PyUnicode_FSConverter(supervisor, &path)) {
+            goto error;
+        }
+        self->process = process_open(PyBytes_AS_STRING(path));
+        Py_DECREF(path);
+        if (self->process == NULL) {
+            PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, supervisor);
+            goto error;
+        }
+        self->next_handle = 1;
+    }
+    return (PyObject *)self;
+error:
+    Py_DECREF(self);
+    return NULL;
+}
+
+static int
+peer_traverse(PeerObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->host);
+    Py_VISIT(self->mirrors);
+    Py_VISIT(self->modules);
+    Py_VISIT(self->call_context);
+    return 0;
+}
+
+static int
+peer_clear(PeerObject *self)
+{
+    Py_CLEAR(self->host);
+    Py_CLEAR(self->mirrors);
+    Py_CLEAR(self->modules);
+    Py_CLEAR(self->call_context);
+    return 0;
+}
+
+static void
+peer_dealloc(PeerObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    exports_clear(self);
+    strands_close_all(self);
+    if (self->state != PEER_FORKED) {
+        if (self->zmq != NULL) {
+            zmq_ctx_term(self->zmq);
+        }
+        process_close(self->process);
+    }
+    peer_clear(self);
+    Py_CLEAR(self->isolated);
+    Py_CLEAR(self->path_seen);
+    table_free(&self->exports);
+    table_free(&self->export_of);
+    table_free(&self->imports);
+    free(self->releases);
+    free(self->strands);
+    if (self->wake_fd >= 0) {
+        close(self->wake_fd);
+    }
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+/* ---- the kernel's side ------------------------------------------------------------------- */
+
+static char **
+string_vector(PyObject *sequence)
+{
+    PyObject *items = PySequence_List(sequence);
+    Py_ssize_t n = items == NULL ? 0 : PyList_GET_SIZE(items);
+    char **vector = items == NULL ? NULL : calloc((size_t)n + 1, sizeof *vector);
+    for (Py_ssize_t i = 0; vector != NULL && i < n; i++) {
+        PyObject *bytes = NULL;
+        if (!PyUnicode_FSConverter(PyList_GET_ITEM(items, i), &bytes) ||
+            (vector[i] = strdup(PyBytes_AS_STRING(bytes))) == NULL) {
+            Py_XDECREF(bytes);
+            for (Py_ssize_t k = 0; k < i; k++) {
+                free(vector[k]);
+            }
+            free(vector);
+            vector = NULL;
+            break;
+        }
+        Py_DECREF(bytes);
+    }
+    Py_XDECREF(items);
+    return vector;
+}
+
+static void
+free_vector(char **vector)
+{
+    for (char **p = vector; p != NULL && *p != NULL; p++) {
+        free(*p);
+    }
+    free(vector);
+}
+
+/* Ends what is left of the last life: nobody polls its descriptors any more when this returns. */
+static void
+end_life(PeerObject *self)
+{
+    uint64_t one = 1;
+    process_kill(self->process, 9);
+    while (self->polling > 0) {
+        ssize_t ignored = write(self->wake_fd, &one, sizeof one);
+        (void)ignored;
+        Py_BEGIN_ALLOW_THREADS
+        usleep(1000); /* they look at the state at least every 50 ms */
+        Py_END_ALLOW_THREADS
+    }
+    strands_close_all(self);
+    process_end_life(self->process);
+    exports_clear(self);
+    self->nreleases = 0;
+}
+
+static PyObject *
+peer_start(PeerObject *self, PyObject *args)
+{
+    PyObject *argv_list, *env_list, *cwd = NULL;
+    int keep_core = 0, rc = -1, saved = 0;
+    if (!PyArg_ParseTuple(args, "OOO&|p", &argv_list, &env_list, PyUnicode_FSConverter, &cwd,
+                          &keep_core)) {
+        return NULL;
+    }
+    char **argv = string_vector(argv_list);
+    char **env = argv == NULL ? NULL : string_vector(env_list);
+    if (env == NULL) {
+        PyErr_Occurred() ? (void)0 : (void)PyErr_NoMemory();
+        goto done;
+    }
+    if (self->state == PEER_CLOSED || self->state == PEER_FORKED) {
+        PyErr_SetString(PyExc_RuntimeError, "this context cannot be started");
+        goto done;
+    }
+    end_life(self);
+    self->epoch++;
+    self->sync = true;
+    self->late_output = false;
+    self->cache_generation++;
+    if (getrandom(self->nonce, sizeof self->nonce, 0) != (ssize_t)sizeof self->nonce) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    rc = process_start(self->process, argv, env, PyBytes_AS_STRING(cwd), keep_core);
+    saved = errno;
+    Py_END_ALLOW_THREADS
+    if (rc < 0) {
+        errno = saved;
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, argv[0]);
+        goto done;
+    }
+    rc = -1;
+    self->state = PEER_RUNNING;
+    self->page = NULL;
+    struct strand *service = strand_open(self, STRAND_SERVICE, false);
+    struct strand *main = service == NULL ? NULL : strand_open(self, STRAND_MAIN, false);
+    if (main == NULL) {
+        goto done;
+    }
+    main->thread = self->main_thread;
+    self->active++;
+    rc = peer_wait_hello(self, main);
+    self->active--;
+done:
+    if (rc < 0 && self->state == PEER_RUNNING) {
+        self->state = PEER_DEAD;
+    }
+    free_vector(argv);
+    free_vector(env);
+    Py_XDECREF(cwd);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->state == PEER_CLOSED || self->state == PEER_FORKED) {
+        Py_RETURN_NONE;
+    }
+    if (self->state == PEER_RUNNING && self->active == 0) {
+        /* A child that is idle may flush its files and run its atexit functions. */
+        struct strand *main = strand_by_id(self, STRAND_MAIN);
+        if (main != NULL && peer_send_event(self, main, OP_CLOSE_STRAND, NULL, 0) < 0) {
+            PyErr_Clear();
+        }
+        Py_BEGIN_ALLOW_THREADS
+        process_wait_exit(self->process, 500);
+        Py_END_ALLOW_THREADS
+    }
+    self->state = PEER_CLOSED;
+    end_life(self);
+    Py_BEGIN_ALLOW_THREADS
+    process_close(self->process);
+    Py_END_ALLOW_THREADS
+    self->process = NULL;
+    PyDict_Clear(self->modules);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+peer_forget(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    /* In a fork of the kernel. libzmq's threads are not here: its objects are left alone. */
+    if (self->state != PEER_CLOSED && self->state != PEER_FORKED) {
+        self->state = PEER_FORKED;
+        process_forget(self->process);
+        self->process = NULL;
+        self->nreleases = 0;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+peer_kill(PeerObject *self, PyObject *signal)
+{
+    int number = (int)PyLong_AsLong(signal);
+    if (number == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (self->process != NULL) {
+        process_kill(self->process, number);
+    }
+    Py_RETURN_NONE;
+}
+
+/* host_call(name, *args, **kwargs): host.remote_<name> over there. */
+static PyObject *
+peer_host_call(PeerObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    struct message m;
+    if (nargs < 1 || !PyUnicode_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "host_call() needs a name");
+        return NULL;
+    }
+    if (request_begin(self, &m, OP_HOST) < 0) {
+        return NULL;
+    }
+    m.operation = PyUnicode_AsUTF8(args[0]);
+    m.operand = nargs > 1 ? args[1] : NULL;
+    if (encode_name(&m, args[0]) < 0 || encode_call(&m, args + 1, nargs - 1, kwnames) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    return request_finish(&m);
+}
+
+/* call(f, *args, **kwargs): f as it crosses (by name, or a proxy), called over there. */
+static PyObject *
+peer_call(PeerObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    struct message m;
+    if (nargs < 1) {
+        PyErr_SetString(PyExc_TypeError, "call() needs a function");
+        return NULL;
+    }
+    if (request_begin(self, &m, OP_CALL) < 0) {
+        return NULL;
+    }
+    m.operation = "call";
+    m.operand = args[0];
+    if (encode(&m, args[0], false) < 0 || encode_call(&m, args + 1, nargs - 1, kwnames) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    return request_finish(&m);
+}
+
+static PyObject *
+peer_run_service(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    int rc = self->is_kernel ? peer_service(self, self->epoch) : peer_child_service(self);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+peer_serve_strand(PeerObject *self, PyObject *number)
+{
+    unsigned long id = PyLong_AsUnsignedLong(number);
+    struct strand *s = PyErr_Occurred() ? NULL : strand_by_id(self, (uint32_t)id);
+    if (s == NULL) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    if (!self->is_kernel) {
+        announce_thread_stack();
+    }
+    s->thread = PyThread_get_thread_ident();
+    int rc = peer_serve(self, s);
+    s->thread = 0;
+    if (id != STRAND_MAIN) {
+        strand_close(s);
+    }
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* ---- the child's side -------------------------------------------------------------------- */
+
+static void
+trip_interrupt(void)
+{
+    PyErr_SetInterrupt();
+}
+
+/* The inherited descriptors are moved out of the way: code that closes 3 to 9 must not hit them. */
+static int
+move_up(int fd)
+{
+    int moved = fcntl(fd, F_DUPFD_CLOEXEC, 100);
+    if (moved >= 0) {
+        close(fd);
+    }
+    return moved;
+}
+
+static PyObject *
+peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    bool gone;
+    struct ucred kernel;
+    socklen_t size = sizeof kernel;
+    self->fdpass = move_up(CHILD_FD_PASS);
+    self->alarm_fd = move_up(CHILD_FD_ALARM);
+    self->page = announce_map(CHILD_FD_SHARED);
+    close(CHILD_FD_SHARED);
+    if (self->fdpass < 0 || self->alarm_fd < 0 || self->page == NULL ||
+        announce_install(self->page, self->alarm_fd) < 0 ||
+        announce_interrupt_gate(self->page, trip_interrupt) < 0 ||
+        getsockopt(self->fdpass, SOL_SOCKET, SO_PEERCRED, &kernel, &size) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    self->kernel_pid = kernel.pid;
+    struct strand *service = strand_take(self, true, &gone);
+    struct strand *main = service == NULL ? NULL : strand_take(self, true, &gone);
+    if (main == NULL) {
+        return PyErr_Occurred() ? NULL
+                                : PyErr_Format(PyExc_ConnectionError, "the kernel has gone");
+    }
+    main->thread = PyThread_get_thread_ident();
+    self->state = PEER_RUNNING;
+    if (peer_send_event(self, main, OP_HELLO, self->nonce, sizeof self->nonce) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- what both sides are asked ------------------------------------------------------------ */
+
+static PyObject *
+peer_state_name(PeerObject *self, void *Py_UNUSED(closure))
+{
+    static const char *const names[] = {"new", "running", "dead", "closed", "forked"};
+    return PyUnicode_FromString(names[self->state]);
+}
+
+static PyObject *
+peer_pid(PeerObject *self, void *Py_UNUSED(closure))
+{
+    if (self->process == NULL || self->state != PEER_RUNNING) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(process_pid(self->process));
+}
+
+static PyObject *
+peer_supervisor_pid(PeerObject *self, void *Py_UNUSED(closure))
+{
+    return self->process == NULL ? Py_NewRef(Py_None)
+                                 : PyLong_FromLong(process_supervisor_pid(self->process));
+}
+
+static PyObject *
+peer_counts(PeerObject *self, void *Py_UNUSED(closure))
+{
+    size_t open = 0;
+    for (size_t i = 0; i < self->nstrands; i++) {
+        open += !self->strands[i]->closed;
+    }
+    return Py_BuildValue("{sKsnsnsnsnsK}", "requests", (unsigned long long)self->requests_sent, "exports",
+                         (Py_ssize_t)self->exports.used, "imports", (Py_ssize_t)self->imports.used,
+                         "strands", (Py_ssize_t)open, "releases", (Py_ssize_t)self->nreleases, "epoch",
+                         (unsigned long long)self->epoch);
+}
+
+static PyObject *
+peer_get_sync(PeerObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->sync);
+}
+
+static int
+peer_set_sync(PeerObject *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int on = value == NULL ? -1 : PyObject_IsTrue(value);
+    self->sync = on > 0;
+    return on < 0 ? -1 : 0;
+}
+
+static PyObject *
+peer_check_dead(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->process != NULL && self->state == PEER_RUNNING &&
+                           process_update(self->process));
+}
+
+static PyMethodDef peer_methods[] = {
+    {"start", (PyCFunction)peer_start, METH_VARARGS, NULL},
+    {"close", (PyCFunction)peer_close, METH_NOARGS, NULL},
+    {"forget", (PyCFunction)peer_forget, METH_NOARGS, NULL},
+    {"kill", (PyCFunction)peer_kill, METH_O, NULL},
+    {"call", (PyCFunction)(void (*)(void))peer_call, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"host_call", (PyCFunction)(void (*)(void))peer_host_call, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"run_service", (PyCFunction)peer_run_service, METH_NOARGS, NULL},
+    {"serve_strand", (PyCFunction)peer_serve_strand, METH_O, NULL},
+    {"connect", (PyCFunction)peer_connect, METH_NOARGS, NULL},
+    {"is_over", (PyCFunction)peer_check_dead, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef peer_members[] = {
+    {"epoch", T_UINT, offsetof(PeerObject, epoch), READONLY, NULL},
+    {"requests", T_ULONGLONG, offsetof(PeerObject, requests_sent), READONLY, NULL},
+    {"isolated", T_OBJECT, offsetof(PeerObject, isolated), READONLY, NULL},
+    {"modules", T_OBJECT, offsetof(PeerObject, modules), READONLY, NULL},
+    {"call_context", T_OBJECT, offsetof(PeerObject, call_context), READONLY, NULL},
+    {"main_thread", T_ULONG, offsetof(PeerObject, main_thread), 0, NULL},
+    {"active", T_INT, offsetof(PeerObject, active), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef peer_getset[] = {
+    {"state", (getter)peer_state_name, NULL, NULL, NULL},
+    {"pid", (getter)peer_pid, NULL, NULL, NULL},
+    {"supervisor_pid", (getter)peer_supervisor_pid, NULL, NULL, NULL},
+    {"counts", (getter)peer_counts, NULL, NULL, NULL},
+    {"sync", (getter)peer_get_sync, (setter)peer_set_sync, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot peer_slots[] = {
+    {Py_tp_new, peer_new},         {Py_tp_dealloc, peer_dealloc},
+    {Py_tp_traverse, peer_traverse}, {Py_tp_clear, peer_clear},
+    {Py_tp_methods, peer_methods}, {Py_tp_members, peer_members},
+    {Py_tp_getset, peer_getset},   {0, NULL},
+};
+
+static PyType_Spec peer_spec = {"ipython_isolation._core.Peer", sizeof(PeerObject), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, peer_slots};
+
+int
+peer_init(core_state *core, PyObject *module)
+{
+    core->peer_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &peer_spec, NULL);
+    return core->peer_type == NULL ? -1
+                                   : PyModule_AddObjectRef(module, "Peer", (PyObject *)core->peer_type);
+}

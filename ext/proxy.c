@@ -1,0 +1,808 @@
+#include "proxy.h"
+
+#include "codec.h"
+#include "handles.h"
+#include "peer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- requests ---------------------------------------------------------------------------- */
+
+PyObject *
+remote_getattr(PeerObject *peer, PyObject *o, PyObject *name)
+{
+    struct message m;
+    if (request_begin(peer, &m, OP_GETATTR) < 0) {
+        return NULL;
+    }
+    if (encode(&m, o, false) < 0 || encode_name(&m, name) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    return request_finish(&m);
+}
+
+int
+remote_setattr(PeerObject *peer, PyObject *o, PyObject *name, PyObject *value)
+{
+    struct message m;
+    if (request_begin(peer, &m, value == NULL ? OP_DELATTR : OP_SETATTR) < 0) {
+        return -1;
+    }
+    if (encode(&m, o, false) < 0 || encode_name(&m, name) < 0 ||
+        (value != NULL && encode(&m, value, false) < 0)) {
+        request_abandon(&m);
+        return -1;
+    }
+    PyObject *none = request_finish(&m);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+/* The peer of a mirrored class, or of a session class derived from one. */
+static PeerObject *
+peer_of_type(PyTypeObject *type)
+{
+    struct mirror *mirror = mirror_of(type);
+    return mirror == NULL ? NULL : mirror->peer;
+}
+
+static PyObject *
+lost_repr(PyObject *self, struct proxy *p)
+{
+    PyObject *name = PyObject_GetAttrString(p->peer->host, "name");
+    PyObject *text =
+        PyUnicode_FromFormat("<lost %s object of context %R>", Py_TYPE(self)->tp_name, name);
+    Py_XDECREF(name);
+    return text;
+}
+
+/* ---- stubs ------------------------------------------------------------------------------- */
+
+static PyObject *
+stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    StubObject *stub = (StubObject *)callable;
+    core_state *core = core_get();
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (core->building > 0) {
+        Py_RETURN_NONE; /* type.__new__ calls hooks of a class that was finished elsewhere */
+    }
+    if (nargs == 0) {
+        PyErr_Format(PyExc_TypeError, "unbound method %s.%U() needs an argument",
+                     ((PyTypeObject *)stub->cls)->tp_name, stub->name);
+        return NULL;
+    }
+    struct proxy *p = proxy_find(args[0]);
+    if (p != NULL && (stub->name == core->str___repr__ || stub->name == core->str___str__)) {
+        if (proxy_is_lost(p)) {
+            if (PyExceptionInstance_Check(args[0])) {
+                return ((PyTypeObject *)PyExc_BaseException)->tp_str(args[0]);
+            }
+            return lost_repr(args[0], p);
+        }
+    }
+    struct message m;
+    PeerObject *peer = peer_of_type((PyTypeObject *)stub->cls);
+    if (request_begin(peer, &m, OP_METHOD) < 0) {
+        return NULL;
+    }
+    m.operation = "method";
+    m.operand = stub->name == core->str___call__ ? args[0] : callable;
+    if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
+        encode_call(&m, args, nargs, kwnames) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    return request_finish(&m);
+}
+
+PyObject *
+stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
+{
+    core_state *core = core_get();
+    PyTypeObject *type = kind == 'm'   ? core->method_type
+                         : kind == 'd' ? core->data_type
+                                       : core->value_type;
+    StubObject *stub = PyObject_GC_New(StubObject, type);
+    if (stub != NULL) {
+        stub->vectorcall = stub_call;
+        stub->cls = Py_NewRef(cls);
+        stub->name = Py_NewRef(name);
+        stub->kind = kind;
+        stub->abstract = abstract;
+        PyObject_GC_Track(stub);
+    }
+    return (PyObject *)stub;
+}
+
+static int
+stub_traverse(StubObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->cls);
+    return 0;
+}
+
+static int
+stub_clear(StubObject *self)
+{
+    Py_CLEAR(self->cls);
+    return 0;
+}
+
+static void
+stub_dealloc(StubObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(self->cls);
+    Py_CLEAR(self->name);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+stub_repr(StubObject *self)
+{
+    static const struct {
+        char kind;
+        const char *text;
+    } words[] = {{'m', "method"}, {'d', "attribute"}, {'v', "attribute"}, {'c', "method"}};
+    const char *word = "attribute";
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (words[i].kind == self->kind) {
+            word = words[i].text;
+        }
+    }
+    return PyUnicode_FromFormat("<%s '%U' of '%s' objects>", word, self->name,
+                                ((PyTypeObject *)self->cls)->tp_name);
+}
+
+static PyObject *
+method_get(PyObject *self, PyObject *o, PyObject *Py_UNUSED(type))
+{
+    return o == NULL || o == Py_None ? Py_NewRef(self) : PyMethod_New(self, o);
+}
+
+static PyObject *
+data_get(PyObject *self, PyObject *o, PyObject *type)
+{
+    StubObject *stub = (StubObject *)self;
+    if (o == NULL || o == Py_None || core_get()->building > 0) {
+        return Py_NewRef(self);
+    }
+    struct message m;
+    if (request_begin(peer_of_type((PyTypeObject *)stub->cls), &m, OP_GET) < 0) {
+        return NULL;
+    }
+    if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
+        encode(&m, o, false) < 0 || encode(&m, type ? type : (PyObject *)Py_TYPE(o), false) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    return request_finish(&m);
+}
+
+static int
+data_set(PyObject *self, PyObject *o, PyObject *value)
+{
+    StubObject *stub = (StubObject *)self;
+    struct message m;
+    if (request_begin(peer_of_type((PyTypeObject *)stub->cls), &m,
+                      value == NULL ? OP_DELETE : OP_SET) < 0) {
+        return -1;
+    }
+    if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
+        encode(&m, o, false) < 0 || (value != NULL && encode(&m, value, false) < 0)) {
+        request_abandon(&m);
+        return -1;
+    }
+    PyObject *none = request_finish(&m);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+static PyObject *bound_new(PyObject *owner, PyObject *name);
+
+static PyObject *
+value_get(PyObject *self, PyObject *o, PyObject *type)
+{
+    StubObject *stub = (StubObject *)self;
+    if (core_get()->building > 0) {
+        return Py_NewRef(self);
+    }
+    PyObject *owner = o == NULL || o == Py_None ? type : o;
+    if (owner == NULL) {
+        return Py_NewRef(self);
+    }
+    if (stub->kind == 'c') {
+        return bound_new(owner, stub->name);
+    }
+    return remote_getattr(peer_of_type((PyTypeObject *)stub->cls), owner, stub->name);
+}
+
+/* What the descriptor over there says of itself: __doc__, __signature__, fget ... */
+static PyObject *
+stub_getattro(PyObject *self, PyObject *name)
+{
+    StubObject *stub = (StubObject *)self;
+    core_state *core = core_get();
+    if (name == core->str___isabstractmethod__) {
+        return PyBool_FromLong(stub->abstract);
+    }
+    if (name != core->str___doc__) {
+        PyObject *o = PyObject_GenericGetAttr(self, name);
+        if (o != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return o;
+        }
+        Py_ssize_t n;
+        const char *text = PyUnicode_AsUTF8AndSize(name, &n);
+        bool local = core->building > 0 || name == core->str___wrapped__ ||
+                     (text != NULL && (strcmp(text, "__code__") == 0 ||
+                                       strcmp(text, "__set_name__") == 0 ||
+                                       strcmp(text, "__func__") == 0));
+        if (local || ((PyTypeObject *)stub->cls) == NULL) {
+            return NULL;
+        }
+        PyErr_Clear();
+    }
+    if (core->building > 0) {
+        Py_RETURN_NONE;
+    }
+    struct message m;
+    if (request_begin(peer_of_type((PyTypeObject *)stub->cls), &m, OP_STUBATTR) < 0) {
+        return NULL;
+    }
+    if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
+        encode_name(&m, name) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    return request_finish(&m);
+}
+
+static PyObject *
+stub_qualname(StubObject *self, void *Py_UNUSED(closure))
+{
+    PyObject *qualname = PyType_GetQualName((PyTypeObject *)self->cls);
+    PyObject *text =
+        qualname == NULL ? NULL : PyUnicode_FromFormat("%U.%U", qualname, self->name);
+    Py_XDECREF(qualname);
+    return text;
+}
+
+static PyMemberDef stub_members[] = {
+    {"__name__", T_OBJECT, offsetof(StubObject, name), READONLY, NULL},
+    {"__objclass__", T_OBJECT, offsetof(StubObject, cls), READONLY, NULL},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(StubObject, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef stub_getset[] = {
+    {"__qualname__", (getter)stub_qualname, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define STUB_SLOTS                                                                                \
+    {Py_tp_traverse, stub_traverse}, {Py_tp_clear, stub_clear}, {Py_tp_dealloc, stub_dealloc},    \
+        {Py_tp_repr, stub_repr}, {Py_tp_getattro, stub_getattro}, {Py_tp_members, stub_members},  \
+        {Py_tp_getset, stub_getset}
+
+static PyType_Slot method_slots[] = {
+    STUB_SLOTS,
+    {Py_tp_descr_get, method_get},
+    {Py_tp_call, PyVectorcall_Call},
+    {0, NULL},
+};
+static PyType_Slot data_slots[] = {
+    STUB_SLOTS,
+    {Py_tp_descr_get, data_get},
+    {Py_tp_descr_set, data_set},
+    {0, NULL},
+};
+static PyType_Slot value_slots[] = {
+    STUB_SLOTS,
+    {Py_tp_descr_get, value_get},
+    {0, NULL},
+};
+
+#define STUB_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION)
+static PyType_Spec method_spec = {
+    "ipython_isolation._core.MethodStub", sizeof(StubObject), 0,
+    STUB_FLAGS | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR, method_slots};
+static PyType_Spec data_spec = {"ipython_isolation._core.DataStub", sizeof(StubObject), 0,
+                                STUB_FLAGS, data_slots};
+static PyType_Spec value_spec = {"ipython_isolation._core.ValueStub", sizeof(StubObject), 0,
+                                 STUB_FLAGS, value_slots};
+
+/* ---- class and static methods -------------------------------------------------------------- */
+
+static PeerObject *
+peer_of_owner(PyObject *owner)
+{
+    struct proxy *p = proxy_find(owner);
+    if (p != NULL) {
+        return p->peer;
+    }
+    return peer_of_type(PyType_Check(owner) ? (PyTypeObject *)owner : Py_TYPE(owner));
+}
+
+static PyObject *
+bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    BoundObject *bound = (BoundObject *)callable;
+    struct message m;
+    if (core_get()->building > 0) {
+        Py_RETURN_NONE;
+    }
+    if (request_begin(peer_of_owner(bound->owner), &m, OP_CALLATTR) < 0) {
+        return NULL;
+    }
+    m.operation = "callattr";
+    m.operand = (PyObject *)callable;
+    if (encode(&m, bound->owner, false) < 0 || encode_name(&m, bound->name) < 0 ||
+        encode_call(&m, args, PyVectorcall_NARGS(nargsf), kwnames) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    return request_finish(&m);
+}
+
+static PyObject *
+bound_new(PyObject *owner, PyObject *name)
+{
+    BoundObject *bound = PyObject_GC_New(BoundObject, core_get()->bound_type);
+    if (bound != NULL) {
+        bound->vectorcall = bound_call;
+        bound->owner = Py_NewRef(owner);
+        bound->name = Py_NewRef(name);
+        PyObject_GC_Track(bound);
+    }
+    return (PyObject *)bound;
+}
+
+static int
+bound_traverse(BoundObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->owner);
+    return 0;
+}
+
+static void
+bound_dealloc(BoundObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(self->owner);
+    Py_CLEAR(self->name);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+bound_getattro(PyObject *self, PyObject *name)
+{
+    BoundObject *bound = (BoundObject *)self;
+    PyObject *o = name == core_get()->str___doc__ ? NULL : PyObject_GenericGetAttr(self, name);
+    if (o != NULL || (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_AttributeError))) {
+        return o;
+    }
+    PyErr_Clear();
+    PyObject *target = remote_getattr(peer_of_owner(bound->owner), bound->owner, bound->name);
+    if (target != NULL) {
+        Py_SETREF(target, PyObject_GetAttr(target, name));
+    }
+    return target;
+}
+
+static PyObject *
+bound_repr(BoundObject *self)
+{
+    return PyUnicode_FromFormat("<bound method %U of %R>", self->name, self->owner);
+}
+
+static PyObject *
+bound_compare(PyObject *a, PyObject *b, int op)
+{
+    if (Py_TYPE(a) != Py_TYPE(b) || (op != Py_EQ && op != Py_NE)) {
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    BoundObject *x = (BoundObject *)a, *y = (BoundObject *)b;
+    bool same = x->owner == y->owner && PyUnicode_Compare(x->name, y->name) == 0;
+    return PyBool_FromLong(same == (op == Py_EQ));
+}
+
+static Py_hash_t
+bound_hash(BoundObject *self)
+{
+    Py_hash_t hash = PyObject_Hash(self->name);
+    return hash == -1 ? -1 : hash ^ (Py_hash_t)((uintptr_t)self->owner >> 4);
+}
+
+static PyMemberDef bound_members[] = {
+    {"__name__", T_OBJECT, offsetof(BoundObject, name), READONLY, NULL},
+    {"__self__", T_OBJECT, offsetof(BoundObject, owner), READONLY, NULL},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(BoundObject, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot bound_slots[] = {
+    {Py_tp_traverse, bound_traverse},
+    {Py_tp_dealloc, bound_dealloc},
+    {Py_tp_getattro, bound_getattro},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_repr, bound_repr},
+    {Py_tp_richcompare, bound_compare},
+    {Py_tp_hash, bound_hash},
+    {Py_tp_members, bound_members},
+    {0, NULL},
+};
+static PyType_Spec bound_spec = {"ipython_isolation._core.Bound", sizeof(BoundObject), 0,
+                                 STUB_FLAGS | Py_TPFLAGS_HAVE_VECTORCALL, bound_slots};
+
+bool
+bound_method_parts(PyObject *o, PyObject **self, PyObject **name)
+{
+    core_state *core = core_get();
+    if (PyMethod_Check(o) && Py_TYPE(PyMethod_GET_FUNCTION(o)) == core->method_type) {
+        *self = PyMethod_GET_SELF(o);
+        *name = ((StubObject *)PyMethod_GET_FUNCTION(o))->name;
+        return true;
+    }
+    if (Py_TYPE(o) == core->bound_type) {
+        *self = ((BoundObject *)o)->owner;
+        *name = ((BoundObject *)o)->name;
+        return true;
+    }
+    return false;
+}
+
+/* ---- instances --------------------------------------------------------------------------- */
+
+static PyTypeObject *
+immutable_base(PyTypeObject *type)
+{
+    PyTypeObject *bases[] = {&PyLong_Type,  &PyUnicode_Type, &PyTuple_Type,    &PyFloat_Type,
+                             &PyBytes_Type, &PyComplex_Type, &PyFrozenSet_Type};
+    for (size_t i = 0; i < sizeof bases / sizeof *bases; i++) {
+        if (PyType_IsSubtype(type, bases[i])) {
+            return bases[i];
+        }
+    }
+    return NULL;
+}
+
+PyObject *
+proxy_new_instance(PyTypeObject *type, PyObject *value)
+{
+    /* A class of this side that derives from a mirrored one was made by type.__new__ like any other:
+     * its instances are proxies too, so it needs the slots of one. */
+    struct mirror *mirror = mirror_of(type);
+    if (mirror == NULL || (!mirror->proxies && value == NULL)) {
+        garbled("instance of a class that is not mirrored here");
+        return NULL;
+    }
+    if (type->tp_finalize != proxy_finalize || type->tp_getattro != proxy_getattro) {
+        if (type->tp_finalize == NULL) {
+            type->tp_finalize = proxy_finalize;
+        }
+        PyObject *own = compat_type_lookup(type, core_get()->str___getattribute__);
+        if (own == NULL || Py_TYPE(own) == &PyWrapperDescr_Type) {
+            type->tp_getattro = proxy_getattro;
+        }
+        type->tp_setattro = proxy_setattro;
+    }
+    if (value == NULL) {
+        return type->tp_alloc(type, 0);
+    }
+    PyTypeObject *base = immutable_base(type);
+    PyObject *args = base == NULL ? NULL : PyTuple_Pack(1, value);
+    PyObject *o = args == NULL ? NULL : base->tp_new(type, args, NULL);
+    Py_XDECREF(args);
+    if (o == NULL && !PyErr_Occurred()) {
+        garbled("value");
+    }
+    return o;
+}
+
+struct mirror *
+mirror_of(PyTypeObject *type)
+{
+    core_state *core = core_get();
+    struct mirror *mirror = table_get(&core->mirrors, ADDRESS(type));
+    if (mirror != NULL || type->tp_mro == NULL) {
+        return mirror;
+    }
+    for (Py_ssize_t i = 1; mirror == NULL && i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+        mirror = table_get(&core->mirrors, ADDRESS(PyTuple_GET_ITEM(type->tp_mro, i)));
+    }
+    return mirror;
+}
+
+PyObject *
+proxy_getattro(PyObject *self, PyObject *name)
+{
+    core_state *core = core_get();
+    PyTypeObject *type = Py_TYPE(self);
+    struct proxy *p = proxy_find(self);
+    struct mirror *mirror = mirror_of(type);
+    if (p == NULL || mirror == NULL) {
+        return PyObject_GenericGetAttr(self, name);
+    }
+    if (name == core->str___class__) {
+        bool exact = mirror->type == type;
+        return Py_NewRef(exact && mirror->reported ? mirror->reported : (PyObject *)type);
+    }
+    if (name != core->str___dict__ && !(mirror->flags & CLASS_OWN_GETATTRIBUTE)) {
+        PyObject *descr = compat_type_lookup(type, name);
+        if (descr != NULL && Py_TYPE(descr) != core->value_type) {
+            descrgetfunc get = Py_TYPE(descr)->tp_descr_get;
+            if (get != NULL) {
+                Py_INCREF(descr);
+                PyObject *o = get(descr, self, (PyObject *)type);
+                Py_DECREF(descr);
+                return o;
+            }
+            if (type == mirror->type) {
+                return Py_NewRef(descr); /* __doc__, __module__, None for an absent special method */
+            }
+        } else if (descr != NULL && ((StubObject *)descr)->kind == 'c') {
+            return bound_new(self, name);
+        }
+    }
+    return remote_getattr(p->peer, self, name);
+}
+
+int
+proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
+{
+    core_state *core = core_get();
+    struct proxy *p = proxy_find(self);
+    if (p == NULL) {
+        return PyObject_GenericSetAttr(self, name, value);
+    }
+    if (name != core->str___dict__ && name != core->str___class__) {
+        PyObject *descr = compat_type_lookup(Py_TYPE(self), name);
+        if (descr != NULL && Py_TYPE(descr) != core->data_type &&
+            Py_TYPE(descr) != core->method_type) {
+            descrsetfunc set = Py_TYPE(descr)->tp_descr_set;
+            if (set != NULL) { /* a property of a session class */
+                Py_INCREF(descr);
+                int rc = set(descr, self, value);
+                Py_DECREF(descr);
+                return rc;
+            }
+        }
+    }
+    return remote_setattr(p->peer, self, name, value);
+}
+
+static int
+encode_args(struct message *m, PyObject *args, Py_ssize_t skip, PyObject *kwargs)
+{
+    Py_ssize_t nargs = PyTuple_GET_SIZE(args) - skip, position = 0;
+    PyObject *key, *value;
+    write_u64(&m->w, (uint64_t)nargs);
+    write_u64(&m->w, (uint64_t)(kwargs == NULL ? 0 : PyDict_GET_SIZE(kwargs)));
+    while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
+        if (!PyUnicode_Check(key)) {
+            PyErr_SetString(PyExc_TypeError, "keywords must be strings");
+            return -1;
+        }
+        if (encode_name(m, key) < 0) {
+            return -1;
+        }
+    }
+    for (Py_ssize_t i = skip; i < PyTuple_GET_SIZE(args); i++) {
+        if (encode(m, PyTuple_GET_ITEM(args, i), false) < 0) {
+            return -1;
+        }
+    }
+    position = 0;
+    while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
+        if (encode(m, value, false) < 0) {
+            return -1;
+        }
+    }
+    return message_check(m);
+}
+
+/* Constructing an instance of a mirrored class is one call of the class over there, __init__ included.
+ * For a session class derived from one, the instance is made there by the mirrored base's __new__ and
+ * __init__ runs here. */
+static PyObject *
+construct(PyTypeObject *type, PyObject *args, Py_ssize_t skip, PyObject *kwargs)
+{
+    struct message m;
+    struct mirror *exact = table_get(&core_get()->mirrors, ADDRESS(type));
+    PeerObject *peer = peer_of_type(type);
+    if (peer == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s is not an isolated class", type->tp_name);
+        return NULL;
+    }
+    if (request_begin(peer, &m, exact != NULL ? OP_CALL : OP_NEW) < 0) {
+        return NULL;
+    }
+    m.operation = "call";
+    m.operand = (PyObject *)type;
+    if (encode(&m, (PyObject *)type, false) < 0 || encode_args(&m, args, skip, kwargs) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    return request_finish(&m);
+}
+
+PyObject *
+proxy_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    return construct(type, args, 0, kwargs);
+}
+
+int
+proxy_tp_init(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    return 0; /* done by the call of the class over there */
+}
+
+static PyObject *
+new_method(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
+{
+    if (PyTuple_GET_SIZE(args) == 0 || !PyType_Check(PyTuple_GET_ITEM(args, 0))) {
+        PyErr_SetString(PyExc_TypeError, "__new__() needs a type as its first argument");
+        return NULL;
+    }
+    return construct((PyTypeObject *)PyTuple_GET_ITEM(args, 0), args, 1, kwargs);
+}
+
+static PyMethodDef new_method_def = {"__new__", (PyCFunction)(void (*)(void))new_method,
+                                     METH_VARARGS | METH_KEYWORDS, NULL};
+
+PyObject *
+proxy_new_method(void)
+{
+    PyObject *function = PyCFunction_New(&new_method_def, NULL);
+    PyObject *method = function == NULL ? NULL : PyStaticMethod_New(function);
+    Py_XDECREF(function);
+    return method;
+}
+
+/* ---- the buffer protocol: a copy of the target's bytes, read-only --------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *bytes, *format; /* strong */
+    Py_ssize_t itemsize;
+    int ndim;
+    Py_ssize_t shape[PyBUF_MAX_NDIM], strides[PyBUF_MAX_NDIM];
+} BufferObject;
+
+static int
+buffer_get(BufferObject *self, Py_buffer *view, int flags)
+{
+    if (flags & PyBUF_WRITABLE) {
+        PyErr_SetString(PyExc_BufferError,
+                        "the buffer of an isolated object is a read-only copy; write through its methods");
+        return -1;
+    }
+    view->obj = Py_NewRef(self);
+    view->buf = PyBytes_AS_STRING(self->bytes);
+    view->len = PyBytes_GET_SIZE(self->bytes);
+    view->readonly = 1;
+    view->itemsize = self->itemsize;
+    view->format = flags & PyBUF_FORMAT ? PyBytes_AS_STRING(self->format) : NULL;
+    view->ndim = self->ndim;
+    view->shape = flags & PyBUF_ND ? self->shape : NULL;
+    view->strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? self->strides : NULL;
+    view->suboffsets = NULL;
+    view->internal = NULL;
+    return 0;
+}
+
+static void
+buffer_dealloc(BufferObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(self->bytes);
+    Py_XDECREF(self->format);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot buffer_slots[] = {
+    {Py_bf_getbuffer, buffer_get},
+    {Py_tp_dealloc, buffer_dealloc},
+    {0, NULL},
+};
+static PyType_Spec buffer_spec = {"ipython_isolation._core.Buffer", sizeof(BufferObject), 0,
+                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                  buffer_slots};
+
+int
+proxy_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    struct proxy *p = proxy_find(self);
+    PyObject *parts = NULL;
+    BufferObject *buffer = NULL;
+    int rc = -1;
+    view->obj = NULL;
+    struct message m;
+    if (p == NULL) {
+        PyErr_Format(PyExc_TypeError, "a bytes-like object is required, not '%s'",
+                     Py_TYPE(self)->tp_name);
+        return -1;
+    }
+    if (request_begin(p->peer, &m, OP_BUFFER) < 0) {
+        return -1;
+    }
+    if (encode(&m, self, false) < 0) {
+        request_abandon(&m);
+        return -1;
+    }
+    parts = request_finish(&m); /* (bytes, format, itemsize, shape) */
+    if (parts == NULL) {
+        return -1;
+    }
+    buffer = PyObject_New(BufferObject, core_get()->buffer_type);
+    if (buffer == NULL) {
+        goto done;
+    }
+    buffer->bytes = buffer->format = NULL;
+    PyObject *shape;
+    if (!PyTuple_Check(parts) ||
+        !PyArg_ParseTuple(parts, "SSnO!", &buffer->bytes, &buffer->format, &buffer->itemsize,
+                          &PyTuple_Type, &shape)) {
+        buffer->bytes = buffer->format = NULL;
+        PyErr_Clear();
+        garbled("buffer");
+        goto done;
+    }
+    Py_INCREF(buffer->bytes);
+    Py_INCREF(buffer->format);
+    buffer->ndim = (int)PyTuple_GET_SIZE(shape);
+    Py_ssize_t stride = buffer->itemsize;
+    if (buffer->ndim > PyBUF_MAX_NDIM || buffer->itemsize <= 0) {
+        garbled("buffer");
+        goto done;
+    }
+    for (int i = buffer->ndim; i-- > 0;) {
+        buffer->shape[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, i));
+        buffer->strides[i] = stride;
+        if (buffer->shape[i] < 0 ||
+            __builtin_mul_overflow(stride, buffer->shape[i], &stride)) {
+            garbled("buffer");
+            goto done;
+        }
+    }
+    if (stride != PyBytes_GET_SIZE(buffer->bytes)) {
+        garbled("buffer");
+        goto done;
+    }
+    rc = buffer_get(buffer, view, flags);
+done:
+    Py_XDECREF(buffer);
+    Py_DECREF(parts);
+    return rc;
+}
+
+int
+proxy_init(core_state *core, PyObject *module)
+{
+    struct {
+        PyTypeObject **type;
+        PyType_Spec *spec;
+    } types[] = {
+        {&core->method_type, &method_spec}, {&core->data_type, &data_spec},
+        {&core->value_type, &value_spec},   {&core->bound_type, &bound_spec},
+        {&core->buffer_type, &buffer_spec},
+    };
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        *types[i].type = (PyTypeObject *)PyType_FromModuleAndSpec(module, types[i].spec, NULL);
+        if (*types[i].type == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}

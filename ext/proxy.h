@@ -1,0 +1,58 @@
+/* proxy.h: what stands here for an object of the other process. */
+#ifndef ISOLATION_PROXY_H
+#define ISOLATION_PROXY_H
+
+#include "state.h"
+
+/* A name in a mirrored class's own __dict__. It says (class, name); the value is looked up over there
+ * with each use. Three types share this layout: methods (callable, bind self), data (properties, slots
+ * and other data descriptors) and values (class attributes, class and static methods). */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *cls;  /* strong: the mirrored class */
+    PyObject *name; /* strong */
+    char kind;      /* 'm' method, 'd' data, 'v' value, 'c' class or static method */
+    bool abstract;
+} StubObject;
+
+/* A class or static method, or any attribute that is certainly callable, before it is fetched. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *owner; /* strong: a proxy or a mirrored class */
+    PyObject *name;  /* strong */
+} BoundObject;
+
+PyObject *stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract);
+
+/* An instance of a proxy class, not yet bound to a handle; value: of its immutable base, or NULL. */
+PyObject *proxy_new_instance(PyTypeObject *type, PyObject *value);
+
+/* The slots that a mirrored class gets instead of those that type.__new__ gave it. */
+PyObject *proxy_getattro(PyObject *self, PyObject *name);
+int proxy_setattro(PyObject *self, PyObject *name, PyObject *value);
+PyObject *proxy_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+int proxy_tp_init(PyObject *self, PyObject *args, PyObject *kwargs);
+int proxy_getbuffer(PyObject *self, Py_buffer *view, int flags);
+/* A built-in `__new__` for the mirrored class's __dict__, so that super().__new__() works. */
+PyObject *proxy_new_method(void);
+
+/* Borrowed self and name when o is a bound method of a proxy that was not fetched. */
+bool bound_method_parts(PyObject *o, PyObject **self, PyObject **name);
+
+/* Requests that several slots make. */
+PyObject *remote_getattr(PeerObject *peer, PyObject *o, PyObject *name);
+int remote_setattr(PeerObject *peer, PyObject *o, PyObject *name, PyObject *value);
+
+/* The struct mirror of type or of the first mirrored class in its MRO; NULL when there is none. */
+struct mirror *mirror_of(PyTypeObject *type);
+
+/* New reference to the module proxy called `name`, made or re-bound to `handle`. */
+PyObject *module_proxy(PeerObject *peer, PyObject *name, uint64_t handle, bool registered);
+
+/* Adds the types of proxy.c and module_proxy.c to the state. */
+int proxy_init(core_state *core, PyObject *module);
+int module_proxy_init(core_state *core, PyObject *module);
+
+#endif

@@ -1,0 +1,162 @@
+/* state.h: the structs that the files with Python.h share, and who owns what. */
+#ifndef ISOLATION_STATE_H
+#define ISOLATION_STATE_H
+
+#include "compat.h"
+
+#include "announce.h"
+#include "channel.h"
+#include "process.h"
+#include "shared.h"
+#include "table.h"
+#include "wire.h"
+
+#include <pthread.h>
+
+typedef struct PeerObject PeerObject;
+
+/* One object that the other side knows by a handle. Owned by peer->exports. */
+struct export {
+    PyObject *object; /* strong */
+    uint64_t handle;
+    uint64_t count; /* how often the handle was sent and not yet released */
+    bool described; /* a class whose description was sent in this epoch */
+};
+
+/* One proxy of this process, found by its address in core->proxies. The proxy's finaliser frees it. */
+struct proxy {
+    PyObject *object; /* borrowed: the proxy itself */
+    PeerObject *peer; /* strong */
+    uint64_t handle;
+    uint64_t count; /* how often the handle was received */
+    uint32_t epoch; /* the life in which `handle` means something */
+    PyObject *module, *qualname; /* strong or NULL: the target can be reached by this name */
+    PyObject *watch; /* strong or NULL: weak reference, where the type has no finaliser of ours */
+};
+
+enum {
+    CLASS_IMPORTABLE = 1,        /* module.qualname gives this very class */
+    CLASS_INSTANCE_DICT = 2,     /* instances have a __dict__ */
+    CLASS_OWN_GETATTRIBUTE = 4,  /* somewhere in the MRO: every look-up goes to the target */
+    CLASS_EXCEPTION = 8,
+    CLASS_MUTABLE_BUILTIN = 16,  /* has list, dict, set, bytearray or deque among its bases */
+    CLASS_BUFFER = 32,           /* exports the buffer protocol */
+    CLASS_METACLASS = 64,        /* derives from type */
+    CLASS_REAL_LAYOUT = 128,     /* an immutable built-in among the bases: the value is copied */
+};
+
+/* A mirrored class, found by the address of its type in core->mirrors. Never freed while the peer
+ * lives; peer->mirrors owns the type. */
+struct mirror {
+    PyTypeObject *type; /* borrowed */
+    PeerObject *peer;   /* borrowed: the peer owns the mirror */
+    PyObject *reported; /* strong or NULL: what instance.__class__ says instead of the type */
+    uint32_t flags;     /* CLASS_* */
+    bool proxies;       /* instances are proxies (false: exceptions, and classes with a home here) */
+};
+
+/* A container (or buffer) that an argument was copied from or to; see pairs.c. */
+struct pair {
+    uint64_t id;
+    PyObject *object;   /* strong */
+    PyObject *snapshot; /* strong or NULL: the content when this side last gained control */
+    unsigned char kind; /* PAIR_* */
+};
+
+/* One thread of this side and its connection to the paired thread. */
+struct strand {
+    PeerObject *peer; /* borrowed */
+    channel *channel;
+    uint32_t id;
+    uint32_t epoch;
+    unsigned depth;      /* requests of ours under way, nested */
+    unsigned serving;    /* requests of the other side being executed, nested */
+    unsigned long thread;
+    bool checked;   /* child: the kernel is at the other end */
+    bool closed;    /* the connection is gone: another life, or the thread has ended */
+    bool owned;     /* a capsule in its thread's state refers to the record */
+    bool callback;  /* lent to threads of the child that no kernel thread is paired with */
+    struct pair *pairs;
+    size_t npairs, cappairs;
+    uint64_t next_pair;
+    struct table pair_by_address; /* address -> index + 1 */
+    struct table pair_by_id;
+    bool cacheable;  /* the last reply said that its result may be cached */
+};
+
+enum peer_state { PEER_NEW, PEER_RUNNING, PEER_DEAD, PEER_CLOSED, PEER_FORKED };
+
+struct PeerObject {
+    PyObject_HEAD
+    bool is_kernel;
+    enum peer_state state;
+    PyObject *host; /* strong: the Python object that knows policy (context.py, child.py) */
+    uint32_t epoch;
+    uint64_t next_handle, next_request, requests_sent;
+    struct table exports;    /* handle -> struct export */
+    struct table export_of;  /* address of the object -> struct export */
+    struct table imports;    /* handle -> proxy object (borrowed) */
+    PyObject *mirrors;       /* dict: (module, qualname) or handle -> type */
+    PyObject *modules;       /* dict: name -> module proxy */
+    PyObject *isolated;      /* set of module names isolated here; their types are always mirrored */
+    PyObject *names;         /* dict: interned attribute names */
+    struct release {
+        uint64_t handle, count;
+    } *releases;
+    size_t nreleases, capreleases;
+    uint64_t cache_generation; /* module attribute caches of older generations are void */
+    struct watched {
+        PyObject *dict, *name, *value; /* strong */
+        uint64_t version;
+    } *watched; /* child: what the kernel may have cached */
+    size_t nwatched, capwatched;
+    bool invalidate;
+    void *zmq;
+    process *process;         /* kernel */
+    struct shared_page *page; /* child, and kernel while a life lasts */
+    struct strand **strands;
+    size_t nstrands, capstrands;
+    uint32_t next_strand;
+    int wake_fd;      /* eventfd: wakes the service thread */
+    int fdpass;       /* child: our end of the descriptor-passing socket; -1 in the kernel */
+    int alarm_fd;     /* child: to announce on */
+    int active;       /* kernel: calls under way, which read the output pipes themselves */
+    int polling;      /* kernel: threads inside the one wait; descriptors are closed only at 0 */
+    int needed;       /* child: callback strands asked for and not yet there */
+    bool late_output; /* kernel: the service thread waits for the end of a call to read output */
+    bool syncing;     /* kernel: host.sync() is running */
+    uint64_t state_seen; /* kernel: state_generation at the last sync */
+    PyObject *call_context; /* kernel: strong or NULL: contextvars of the last call, for late output */
+    bool sync;        /* kernel: host.sync() runs before the next request */
+    PyObject *path_seen; /* kernel: strong or NULL: the items sys.path had at the last sync */
+    unsigned char nonce[16];
+    unsigned long main_thread; /* kernel: the one that strand 1 belongs to */
+    pid_t kernel_pid; /* child: who may connect */
+    pthread_mutex_t lock; /* child: of `arrived` */
+    pthread_cond_t arrived; /* child: a callback strand came */
+};
+
+typedef struct core_state {
+    PyTypeObject *peer_type, *method_type, *data_type, *value_type, *bound_type, *module_type,
+        *buffer_type;
+    struct table proxies; /* address of a proxy -> struct proxy */
+    struct table mirrors; /* address of a type -> struct mirror */
+    PyObject *value_types;  /* dict: type -> True; registered to cross by value */
+    PyObject *empty_tuple;
+    PyObject *errors;       /* the module ipython_isolation.errors */
+    PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */
+    int building;           /* > 0 while a mirror is made: stubs called by type.__new__ do nothing */
+#define NAME(n) PyObject *str_##n;
+#define DUNDER(n) PyObject *str___##n##__;
+#include "names.def"
+#undef NAME
+#undef DUNDER
+} core_state;
+
+/* The one state of this process: sub-interpreters are refused (module.c), and slots patched onto
+ * mirrored classes have no way to reach a module. */
+core_state *core_get(void);
+/* Grows with each change of cwd or environment of this process. */
+extern uint64_t state_generation;
+
+#endif

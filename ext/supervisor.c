@@ -1,0 +1,538 @@
+/* The supervisor: starts the child, reaps it and whatever it leaves behind, reports how it ended,
+ * and kills everything below itself when its lifeline to the kernel closes.
+ *
+ * It is a program of its own because the kernel cannot do this for itself once it has been killed,
+ * and because only a sub-reaper learns how the frozen copies of a child end. It has one thread,
+ * runs no code but this, and is built from this one file. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "shared.h"
+#include "supervisor.h"
+#include "fdpass.c"
+
+/* How long a restart waits for the last life to be gone, so that two never need memory at once; and
+ * how long to go on killing after the end, where something sleeps uninterruptibly in the kernel. */
+#define END_LIFE_MS 1000
+#define END_ALL_MS 10000
+
+/* Deeper descendants are left for the next round; by then they are nearer. Bounds open files. */
+#define WALK_DEPTH 16
+
+struct supervisor {
+    pid_t pid;
+    int signals;       /* signalfd of SIGCHLD */
+    int kernel;        /* pidfd of the kernel, -1 where there are none */
+    rlim_t core_limit; /* the RLIMIT_CORE under which no core is dumped */
+    pid_t child;       /* 0: none */
+    uint32_t life;     /* of that child */
+};
+
+static long
+milliseconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* ---- set-up -------------------------------------------------------------------------------- */
+
+/* Closes what was inherited from the kernel, such as the sockets of other libraries. */
+static void
+close_from(int first)
+{
+    DIR *entries;
+    struct dirent *entry;
+
+#ifdef SYS_close_range
+    if (syscall(SYS_close_range, first, ~0u, 0) == 0)
+        return;
+#endif
+    entries = opendir("/proc/self/fd");
+    if (!entries)
+        return;
+    while ((entry = readdir(entries))) {
+        int fd = atoi(entry->d_name); /* "." and ".." are 0, which is kept */
+        if (fd >= first && fd != dirfd(entries))
+            close(fd);
+    }
+    closedir(entries);
+}
+
+/* Where the pattern names a program, a limit of 0 is not looked at, but 1 stops the dump; where it
+ * names a file, both do, and 0 is what everyone expects to see. */
+static rlim_t
+core_limit(void)
+{
+    char first = 0;
+    int fd = open("/proc/sys/kernel/core_pattern", O_RDONLY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        if (read(fd, &first, 1) != 1)
+            first = 0;
+        close(fd);
+    }
+    return first == '|' ? 1 : 0;
+}
+
+/* 0, or -1 and errno. */
+static int
+set_up(struct supervisor *self, pid_t kernel)
+{
+    static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGUSR1, SIGUSR2};
+    sigset_t child_signal;
+
+    memset(self, 0, sizeof *self);
+    self->pid = getpid();
+    close_from(SUPERVISOR_CONTROL_FD + 1);
+    prctl(PR_SET_NAME, "isolation-sup");
+    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
+        signal(ignored[i], SIG_IGN);
+    if (chdir("/") < 0) /* keep no file system busy */
+        return -1;
+    self->core_limit = core_limit();
+
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
+        return -1;
+    sigemptyset(&child_signal);
+    sigaddset(&child_signal, SIGCHLD);
+    if (sigprocmask(SIG_BLOCK, &child_signal, NULL) < 0)
+        return -1;
+    self->signals = signalfd(-1, &child_signal, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (self->signals < 0)
+        return -1;
+    if (fcntl(SUPERVISOR_CONTROL_FD, F_SETFD, FD_CLOEXEC) < 0)
+        return -1;
+
+    /* The lifeline does not close while a forked copy of the kernel holds a duplicate of it, so the
+     * kernel's process is watched as well. */
+    self->kernel = -1;
+#ifdef SYS_pidfd_open
+    self->kernel = (int)syscall(SYS_pidfd_open, kernel, 0);
+#endif
+    if (getppid() != kernel) { /* dead already; a reused pid must not be watched */
+        errno = ESRCH;
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- reaping ------------------------------------------------------------------------------- */
+
+/* A kernel that does not listen any more is noticed at the lifeline, not here. */
+static void
+report(const struct report *report)
+{
+    (void)fdpass_send(SUPERVISOR_CONTROL_FD, report, sizeof *report, NULL, 0);
+}
+
+static void
+report_exit(struct supervisor *self, int status, const struct rusage *usage)
+{
+    struct report message = {
+        .type = REPORT_EXIT,
+        .life = self->life,
+        .pid = self->child,
+        .usage = *usage,
+    };
+
+    if (WIFEXITED(status)) {
+        message.code = CLD_EXITED;
+        message.status = WEXITSTATUS(status);
+    }
+    else {
+        message.code = WCOREDUMP(status) ? CLD_DUMPED : CLD_KILLED;
+        message.status = WTERMSIG(status);
+    }
+    report(&message);
+    self->child = 0;
+}
+
+/* Reaps whatever has ended, and reports it if it was the child. 1 if other children are left. */
+static int
+reap(struct supervisor *self)
+{
+    struct signalfd_siginfo drained[8];
+    struct rusage usage;
+    int status;
+    pid_t pid;
+
+    while (read(self->signals, drained, sizeof drained) > 0)
+        ;
+    while ((pid = wait4(-1, &status, WNOHANG | __WALL, &usage)) > 0)
+        if (pid == self->child)
+            report_exit(self, status, &usage);
+    return pid == 0;
+}
+
+/* ---- killing ------------------------------------------------------------------------------- */
+
+static pid_t
+parent_of(pid_t pid)
+{
+    char path[64], text[512];
+    pid_t parent = -1;
+    ssize_t n;
+    int fd;
+
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0)
+        return -1;
+    text[n] = 0;
+    /* "pid (name) state parent ...", and the name may hold anything */
+    char *name_end = strrchr(text, ')');
+    if (!name_end || sscanf(name_end + 1, " %*c %d", &parent) != 1)
+        return -1;
+    return parent;
+}
+
+/* Our own children keep their pids until we reap them. Others are reaped by their parents at any
+ * moment, so the pid is pinned first and then seen to be what it was. Where that is not possible,
+ * nothing is lost: they become our children when their parents die. */
+static void
+kill_descendant(const struct supervisor *self, pid_t pid, pid_t parent)
+{
+    if (parent == self->pid) {
+        kill(pid, SIGKILL);
+        return;
+    }
+#if defined SYS_pidfd_open && defined SYS_pidfd_send_signal
+    int pinned = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (pinned < 0)
+        return;
+    fcntl(pinned, F_SETFD, FD_CLOEXEC);
+    pid_t now = parent_of(pid);
+    if (now == parent || now == self->pid)
+        syscall(SYS_pidfd_send_signal, pinned, SIGKILL, NULL, 0);
+    close(pinned);
+#endif
+}
+
+/* Kills the descendants of a process, each before its own children, so that it makes no more. */
+static void
+kill_below(const struct supervisor *self, pid_t parent, int depth)
+{
+    char path[128];
+    DIR *tasks;
+    struct dirent *task;
+
+    snprintf(path, sizeof path, "/proc/%d/task", parent);
+    tasks = opendir(path);
+    if (!tasks)
+        return;
+    while ((task = readdir(tasks))) {
+        if (task->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, "/proc/%d/task/%.16s/children", parent, task->d_name);
+        FILE *children = fopen(path, "re");
+        if (!children)
+            continue;
+        pid_t pid;
+        while (fscanf(children, "%d", &pid) == 1) {
+            kill_descendant(self, pid, parent);
+            if (depth > 1)
+                kill_below(self, pid, depth - 1);
+        }
+        fclose(children);
+    }
+    closedir(tasks);
+}
+
+/* Kills until nothing is left. One pass is not enough: the list is not a snapshot, and orphans of
+ * the killed come to us. Gives up after a time, when all that is left cannot react. */
+static void
+kill_all(struct supervisor *self, long limit_ms)
+{
+    long deadline = milliseconds() + limit_ms;
+    int pause = 1;
+
+    while (reap(self)) {
+        kill_below(self, self->pid, WALK_DEPTH);
+        if (milliseconds() >= deadline)
+            return;
+        struct pollfd death = {.fd = self->signals, .events = POLLIN};
+        poll(&death, 1, pause);
+        pause = pause < 32 ? pause * 2 : pause;
+    }
+}
+
+static void
+kill_child(const struct supervisor *self, int signal)
+{
+    if (self->child == 0)
+        return;
+    if (signal == SIGKILL)
+        kill(-self->child, SIGKILL);
+    kill(self->child, signal); /* also where it has left the group that it was put into */
+}
+
+/* ---- starting ------------------------------------------------------------------------------ */
+
+/* What to execute; the strings point into the mapping. */
+struct spec {
+    void *mapping;
+    size_t size;
+    char **argv; /* one allocation, argv and then envp */
+    char **envp;
+    char *cwd;
+};
+
+static void
+spec_free(struct spec *self)
+{
+    if (self->mapping != MAP_FAILED)
+        munmap(self->mapping, self->size);
+    free(self->argv);
+}
+
+/* 0, or an errno; spec_free() either way. */
+static int
+spec_read(struct spec *self, const struct command *command, int fd)
+{
+    size_t strings = (size_t)command->argc + command->envc + 1;
+    struct stat facts;
+
+    memset(self, 0, sizeof *self);
+    self->mapping = MAP_FAILED;
+    self->size = command->size;
+    if (fstat(fd, &facts) < 0)
+        return errno;
+    if (command->argc == 0 || strings > command->size || (uint64_t)facts.st_size != command->size)
+        return EPROTO;
+    self->mapping = mmap(NULL, self->size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (self->mapping == MAP_FAILED)
+        return errno;
+    self->argv = calloc(strings + 2, sizeof *self->argv);
+    if (!self->argv)
+        return ENOMEM;
+    self->envp = self->argv + command->argc + 1;
+
+    char *next = self->mapping, *end = next + self->size;
+    for (size_t i = 0; i < strings; i++) {
+        char *nul = memchr(next, 0, end - next);
+        if (!nul)
+            return EPROTO;
+        if (i < command->argc)
+            self->argv[i] = next;
+        else if (i < (size_t)command->argc + command->envc)
+            self->envp[i - command->argc] = next;
+        else
+            self->cwd = next;
+        next = nul + 1;
+    }
+    return 0;
+}
+
+/* Moves a descriptor out of the way of the child's fixed ones. */
+static int
+move_up(int fd)
+{
+    return fcntl(fd, F_DUPFD_CLOEXEC, 10);
+}
+
+/* In the child: puts the descriptors where they belong. All others are close-on-exec. */
+static int
+place_descriptors(const int *fds)
+{
+    static const struct {
+        int from, to;
+    } places[] = {
+        {START_OUT, 1},
+        {START_ERR, 2},
+        {START_PASS, CHILD_FD_PASS},
+        {START_SHARED, CHILD_FD_SHARED},
+        {START_ALARM, CHILD_FD_ALARM},
+    };
+    int moved[START_FDS];
+
+    /* All are moved before the first is placed, or one would overwrite another. */
+    for (int i = 0; i < START_FDS; i++)
+        if ((moved[i] = move_up(fds[i])) < 0)
+            return -1;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+        if (dup2(moved[places[i].from], places[i].to) < 0)
+            return -1;
+    return 0; /* 0 stays /dev/null, which the supervisor has there too */
+}
+
+/* In the child: from the fork to the exec. Returns, with errno, only if that fails. */
+static void
+become_child(const struct supervisor *self, const struct command *command, const struct spec *spec,
+             const int *fds)
+{
+    struct rlimit core;
+    sigset_t none;
+
+    if (setpgid(0, 0) < 0)
+        return;
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        return;
+    if (getppid() != self->pid) /* it died before the line above, and there will be no signal */
+        raise(SIGKILL);
+    /* Python leaves SIGINT ignored where it was ignored before. */
+    for (int signum = 1; signum <= SIGRTMAX; signum++)
+        signal(signum, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (getrlimit(RLIMIT_CORE, &core) == 0) {
+        /* Who asks for core dumps wants them, whatever the usual limit is. */
+        core.rlim_cur = command->keep_core || core.rlim_max < self->core_limit ? core.rlim_max
+                                                                               : self->core_limit;
+        setrlimit(RLIMIT_CORE, &core);
+    }
+    if (place_descriptors(fds) < 0)
+        return;
+    if (*spec->cwd && chdir(spec->cwd) < 0)
+        return;
+    execve(spec->argv[0], spec->argv, spec->envp);
+}
+
+/* Forks and executes; sets *pid. 0, or an errno; what failed to execute is reaped like any orphan.
+ */
+static int
+launch(const struct supervisor *self, const struct command *command, const struct spec *spec,
+       const int *fds, pid_t *pid)
+{
+    int failure[2] = {-1, -1}; /* closed by a successful exec, else carries its errno */
+    int error = 0;
+
+    if (pipe2(failure, O_CLOEXEC) < 0)
+        return errno;
+    *pid = fork();
+    if (*pid == 0) {
+        int high = move_up(failure[1]);
+        if (high >= 0)
+            become_child(self, command, spec, fds);
+        error = errno;
+        if (high < 0 || write(high, &error, sizeof error) < 0)
+            _exit(126);
+        _exit(127);
+    }
+    if (*pid < 0) {
+        error = errno;
+        close(failure[1]);
+    }
+    else {
+        close(failure[1]);
+        ssize_t n = read(failure[0], &error, sizeof error);
+        if (n != 0 && n != sizeof error)
+            error = EIO;
+    }
+    close(failure[0]);
+    return error;
+}
+
+/* Closes the descriptors, before the report: from then on only the child holds its ends. */
+static void
+start(struct supervisor *self, const struct command *command, const int *fds, int nfds)
+{
+    struct report answer = {.type = REPORT_FAILED, .life = command->life};
+    struct spec spec = {.mapping = MAP_FAILED};
+    pid_t pid = 0;
+
+    if (nfds != START_FDS || self->child != 0)
+        answer.status = EPROTO;
+    else
+        answer.status = spec_read(&spec, command, fds[START_SPEC]);
+    if (answer.status == 0)
+        answer.status = launch(self, command, &spec, fds, &pid);
+    if (answer.status == 0) {
+        self->child = pid;
+        self->life = command->life;
+        answer.type = REPORT_STARTED;
+        answer.pid = pid;
+    }
+    spec_free(&spec);
+    close_all(fds, nfds);
+    report(&answer);
+}
+
+/* ---- the loop ------------------------------------------------------------------------------ */
+
+/* Takes one command. -1 at the end of the lifeline. */
+static int
+obey(struct supervisor *self)
+{
+    struct command command;
+    int fds[START_FDS];
+    int nfds = START_FDS;
+    ssize_t n = fdpass_recv(SUPERVISOR_CONTROL_FD, &command, sizeof command, fds, &nfds, 0);
+
+    if (n != sizeof command || command.protocol != SUPERVISOR_PROTOCOL) {
+        if (n > 0)
+            fprintf(stderr, "isolation-sup: a kernel of another version\n");
+        close_all(fds, nfds);
+        return -1;
+    }
+    switch (command.type) {
+    case COMMAND_START:
+        start(self, &command, fds, nfds);
+        return 0;
+    case COMMAND_KILL:
+        if (command.life == self->life)
+            kill_child(self, command.signal);
+        break;
+    case COMMAND_END:
+        kill_all(self, END_LIFE_MS);
+        break;
+    }
+    close_all(fds, nfds);
+    return 0;
+}
+
+int
+main(int argc, char **argv)
+{
+    struct supervisor self;
+
+    if (argc != 2) {
+        fprintf(stderr, "isolation-sup: started by ipython_isolation only\n");
+        return 2;
+    }
+    if (set_up(&self, (pid_t)atol(argv[1])) < 0) {
+        if (errno != ESRCH)
+            fprintf(stderr, "isolation-sup: %s\n", strerror(errno));
+        return 1;
+    }
+    for (;;) {
+        struct pollfd fds[] = {
+            {.fd = self.signals, .events = POLLIN},
+            {.fd = SUPERVISOR_CONTROL_FD, .events = POLLIN},
+            {.fd = self.kernel, .events = POLLIN},
+        };
+        if (poll(fds, 3, -1) < 0 && errno != EINTR)
+            break;
+        if (fds[0].revents)
+            reap(&self); /* before a command, which could mean the pid that this frees */
+        if (fds[1].revents && obey(&self) < 0)
+            break;
+        if (fds[2].revents)
+            break;
+    }
+    kill_all(&self, END_ALL_MS);
+    _exit(0);
+}

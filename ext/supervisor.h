@@ -1,0 +1,60 @@
+/* What process.c and the supervisor say to each other; private to these two.
+ *
+ * They share a SOCK_SEQPACKET socketpair, one struct per message. It is also the lifeline: when the
+ * supervisor finds its end closed, it kills all below it and exits. Both programs are of one build
+ * and on one machine, so the structs cross as they are. */
+#ifndef ISOLATION_SUPERVISOR_H
+#define ISOLATION_SUPERVISOR_H
+
+#include <stdint.h>
+#include <sys/resource.h>
+
+#define SUPERVISOR_PROTOCOL 1u
+#define SUPERVISOR_CONTROL_FD 3
+
+/* Kernel to supervisor. */
+enum command_type {
+    COMMAND_START = 1, /* start the child of this life; with the descriptors of enum start_fd */
+    COMMAND_KILL,      /* send `signal` to the child of this life */
+    COMMAND_END,       /* kill all below the supervisor: this life is to leave nothing behind */
+};
+
+struct command {
+    uint32_t protocol;
+    uint32_t type;
+    uint32_t life;
+    int32_t signal;
+    /* START: the first descriptor is a memfd of `size` bytes: argc strings of argv, envc of envp,
+     * then cwd, each ended by NUL. argv and environment may be larger than any message. */
+    uint32_t keep_core;
+    uint32_t argc, envc;
+    uint64_t size;
+};
+
+enum start_fd {
+    START_SPEC,
+    START_OUT,
+    START_ERR,
+    START_PASS,
+    START_SHARED,
+    START_ALARM,
+    START_FDS /* their number */
+};
+
+/* Supervisor to kernel. */
+enum report_type {
+    REPORT_STARTED = 1, /* pid has executed the program */
+    REPORT_FAILED,      /* it could not be started: status is the errno */
+    REPORT_EXIT,        /* pid ended: code, status, usage */
+};
+
+struct report {
+    uint32_t type;
+    uint32_t life;
+    int32_t pid;
+    int32_t code; /* CLD_EXITED, CLD_KILLED, CLD_DUMPED */
+    int32_t status;
+    struct rusage usage;
+};
+
+#endif

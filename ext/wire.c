@@ -1,0 +1,192 @@
+#include "wire.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void
+writer_init(struct writer *w)
+{
+    w->data = w->small;
+    w->size = 0;
+    w->capacity = sizeof w->small;
+    w->failed = false;
+}
+
+void
+writer_free(struct writer *w)
+{
+    if (w->data != w->small) {
+        free(w->data);
+    }
+    writer_init(w);
+}
+
+unsigned char *
+writer_reserve(struct writer *w, size_t n)
+{
+    if (w->failed) {
+        return NULL;
+    }
+    if (n > w->capacity - w->size) {
+        size_t capacity = w->capacity;
+        while (capacity - w->size < n) {
+            if (capacity > SIZE_MAX / 2) {
+                w->failed = true;
+                return NULL;
+            }
+            capacity *= 2;
+        }
+        unsigned char *data = w->data == w->small ? malloc(capacity) : realloc(w->data, capacity);
+        if (data == NULL) {
+            w->failed = true;
+            return NULL;
+        }
+        if (w->data == w->small) {
+            memcpy(data, w->small, w->size);
+        }
+        w->data = data;
+        w->capacity = capacity;
+    }
+    return w->data + w->size;
+}
+
+void
+write_raw(struct writer *w, const void *data, size_t n)
+{
+    unsigned char *to = writer_reserve(w, n);
+    if (to != NULL && n != 0) {
+        memcpy(to, data, n);
+        w->size += n;
+    }
+}
+
+/* The machines this runs on are little-endian; a big-endian one would swap here and nowhere else. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "wire.c assumes a little-endian machine");
+
+#define WRITE(name, type)                  \
+    void name(struct writer *w, type v)    \
+    {                                      \
+        write_raw(w, &v, sizeof v);        \
+    }
+WRITE(write_u8, uint8_t)
+WRITE(write_u16, uint16_t)
+WRITE(write_u32, uint32_t)
+WRITE(write_u64, uint64_t)
+WRITE(write_f64, double)
+
+void
+write_bytes(struct writer *w, const void *data, size_t n)
+{
+    write_u64(w, n);
+    write_raw(w, data, n);
+}
+
+void
+patch_u32(struct writer *w, size_t offset, uint32_t v)
+{
+    if (!w->failed && offset + sizeof v <= w->size) {
+        memcpy(w->data + offset, &v, sizeof v);
+    }
+}
+
+void
+patch_u16(struct writer *w, size_t offset, uint16_t v)
+{
+    if (!w->failed && offset + sizeof v <= w->size) {
+        memcpy(w->data + offset, &v, sizeof v);
+    }
+}
+
+void
+reader_init(struct reader *r, const void *data, size_t n)
+{
+    r->at = data;
+    r->end = r->at + n;
+    r->failed = false;
+}
+
+size_t
+reader_left(const struct reader *r)
+{
+    return (size_t)(r->end - r->at);
+}
+
+const unsigned char *
+read_raw(struct reader *r, size_t n)
+{
+    if (r->failed || n > reader_left(r)) {
+        r->failed = true;
+        return NULL;
+    }
+    const unsigned char *from = r->at;
+    r->at += n;
+    return from;
+}
+
+#define READ(name, type)                                     \
+    type name(struct reader *r)                              \
+    {                                                        \
+        type v = 0;                                          \
+        const unsigned char *from = read_raw(r, sizeof v);   \
+        if (from != NULL) {                                  \
+            memcpy(&v, from, sizeof v);                      \
+        }                                                    \
+        return v;                                            \
+    }
+READ(read_u8, uint8_t)
+READ(read_u16, uint16_t)
+READ(read_u32, uint32_t)
+READ(read_u64, uint64_t)
+READ(read_f64, double)
+
+const unsigned char *
+read_bytes(struct reader *r, size_t *n)
+{
+    uint64_t size = read_u64(r);
+    *n = 0;
+    if (size > reader_left(r)) {
+        r->failed = true;
+        return NULL;
+    }
+    *n = (size_t)size;
+    return read_raw(r, (size_t)size);
+}
+
+uint64_t
+read_count(struct reader *r, size_t item)
+{
+    uint64_t n = read_u64(r);
+    if (r->failed || n > reader_left(r) / (item ? item : 1)) {
+        r->failed = true;
+        return 0;
+    }
+    return n;
+}
+
+void
+write_header(struct writer *w, const struct frame_header *h)
+{
+    write_u8(w, WIRE_VERSION);
+    write_u8(w, h->op);
+    write_u16(w, h->flags);
+    write_u32(w, h->epoch);
+    write_u32(w, h->strand);
+    write_u32(w, 0);
+    write_u64(w, h->request);
+}
+
+bool
+read_header(struct reader *r, struct frame_header *h)
+{
+    h->version = read_u8(r);
+    h->op = read_u8(r);
+    h->flags = read_u16(r);
+    h->epoch = read_u32(r);
+    h->strand = read_u32(r);
+    (void)read_u32(r);
+    h->request = read_u64(r);
+    if (h->version != WIRE_VERSION) {
+        r->failed = true;
+    }
+    return !r->failed;
+}

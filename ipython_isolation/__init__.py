@@ -1,0 +1,66 @@
+"""Run modules in a child process, behind proxies that behave like the real thing.
+
+In a notebook::
+
+    %load_ext ipython_isolation
+    %isolate cv_module
+    import cv_module
+
+In plain Python::
+
+    from ipython_isolation import import_isolated
+    cv_module = import_isolated("cv_module")
+
+When native code of the module dies, the call raises `ProcessTerminationError`; the session and all
+its variables are unharmed, and the next call works.
+"""
+
+from ._core import isproxy
+from .context import IsolationContext, byvalue, default_context, register_value_type
+from .errors import (
+    ClientStateError,
+    ProcessTerminatedError,
+    ProcessTerminationError,
+    ProtocolError,
+    StaleProxyError,
+)
+from .importer import import_isolated, isolate, isolated, release
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClientStateError",
+    "IsolationContext",
+    "ProcessTerminatedError",
+    "ProcessTerminationError",
+    "ProtocolError",
+    "StaleProxyError",
+    "byvalue",
+    "default_context",
+    "import_isolated",
+    "isolate",
+    "isolated",
+    "isproxy",
+    "load_module",
+    "register_value_type",
+    "release",
+]
+
+
+def load_module(name, path=None):
+    """Imports a module in the default context; see `IsolationContext.load_module`."""
+    return default_context().load_module(name, path)
+
+
+def load_ipython_extension(ipython):
+    """``%load_ext ipython_isolation``"""
+    from .magics import load_ipython_extension as load
+
+    load(ipython)
+
+
+def unload_ipython_extension(ipython):
+    """``%unload_ext ipython_isolation``"""
+    from .magics import unload_ipython_extension as unload
+
+    unload(ipython)

@@ -1,0 +1,258 @@
+"""The child's entry point, and what the kernel may ask of it by name (``remote_*``).
+
+Kept small on purpose: what is imported here is imported by every child.
+"""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+
+from ipython_isolation import _core
+
+_VALUES = """
+    datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone
+    decimal.Decimal fractions.Fraction uuid.UUID zoneinfo.ZoneInfo
+    pathlib.Path pathlib.PosixPath pathlib.PurePath pathlib.PurePosixPath pathlib.PureWindowsPath
+    pathlib._local.Path pathlib._local.PosixPath pathlib._local.PurePath
+    pathlib._local.PurePosixPath pathlib._local.PureWindowsPath
+    ipaddress.IPv4Address ipaddress.IPv6Address ipaddress.IPv4Network ipaddress.IPv6Network
+    ipaddress.IPv4Interface ipaddress.IPv6Interface
+    inspect.Signature inspect.Parameter inspect._empty
+    enum.EnumType enum.EnumMeta re.Pattern types.GenericAlias
+"""
+
+
+def register_default_values():
+    """Small immutable library types cross by value; listed by name, so that nothing is imported."""
+    for name in _VALUES.split():
+        _core.value_types[name] = True
+
+
+class Child:
+    """The child's side of the policy that the core asks for."""
+
+    name = "child"
+
+    def __init__(self):
+        self.peer = _core.Peer(self)
+        self.following = {"path": None, "environ": None, "cwd": None}
+
+    # -- what the core calls --------------------------------------------------------------------
+
+    def ensure_running(self):
+        raise RuntimeError("the session has gone")
+
+    def stale(self, name):
+        return ReferenceError(f"this {name} object of the session is gone")
+
+    def spawn(self, strand):
+        import threading
+
+        def serve():
+            self.peer.serve_strand(strand)
+
+        threading.Thread(target=serve, name=f"isolation-{strand}", daemon=True).start()
+
+    def signature(self, function):
+        import inspect
+
+        try:
+            return inspect.signature(function)
+        except (ValueError, TypeError) as error:
+            raise AttributeError("__signature__") from error
+
+    # -- what the kernel asks -------------------------------------------------------------------
+
+    def remote_setup(self, argv, path, environ, cwd, levels):
+        sys.argv[:] = argv
+        self.remote_sync(path, environ, cwd, levels)
+
+    def remote_sync(self, path, environ, cwd, levels):
+        """Follows the kernel. Each part is None when it did not change there."""
+        if path is not None:
+            sys.path[:] = path
+            importlib.invalidate_caches()
+        if environ is not None:
+            changed, removed = environ
+            for key in removed:
+                os.environ.pop(key, None)
+            os.environ.update(changed)
+        if cwd is not None:
+            try:
+                os.chdir(cwd)
+            except OSError:
+                pass  # e.g. not in this chroot
+        if levels is not None:
+            _logging.levels = levels
+            _logging.apply()
+
+    def remote_load(self, name, path, isolated):
+        """Imports a module: (module, its file, its path, its package)."""
+        self.peer.isolated.update(isolated)
+        saved = sys.path[:]
+        if path is not None and name not in sys.modules:
+            # Searched first and for this import only; what it imports in turn is found as always.
+            sys.path[:0] = path
+            importlib.invalidate_caches()
+        try:
+            module = importlib.import_module(name)
+        except BaseException as error:
+            _strip_import_frames(error)
+            raise
+        finally:
+            if path is not None:
+                for entry in path:
+                    if entry in sys.path and entry not in saved:
+                        sys.path.remove(entry)
+        search = getattr(module, "__path__", None)
+        return (
+            module,
+            getattr(module, "__file__", None),
+            None if search is None else [str(p) for p in search],
+            getattr(module, "__package__", None),
+        )
+
+    def remote_reload(self, name):
+        return importlib.reload(sys.modules[name])
+
+    def remote_find(self, name):
+        if name in sys.modules:
+            return True
+        parent, _, _ = name.rpartition(".")
+        if parent and parent not in sys.modules:
+            return False
+        try:
+            return importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError, AttributeError):
+            return False
+
+    def remote_byvalue(self, o):
+        import pickle
+
+        return pickle.dumps(o, protocol=pickle.HIGHEST_PROTOCOL)
+
+    def remote_call_shipped(self, package, args, kwargs):
+        from ipython_isolation import shipping
+
+        return shipping.build(package)(*args, **kwargs)
+
+    def remote_call_named(self, module, qualname, args, kwargs):
+        o = importlib.import_module(module)
+        for part in qualname.split("."):
+            o = getattr(o, part)
+        return o(*args, **kwargs)
+
+    def remote_counts(self):
+        return self.peer.counts
+
+    # -- log records ----------------------------------------------------------------------------
+
+    def send_record(self, record):
+        message = record.getMessage()
+        if record.exc_info and not record.exc_text:
+            import traceback
+
+            record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        self.peer.host_call(
+            "log",
+            (
+                ("name", record.name),
+                ("msg", message),
+                ("levelno", record.levelno),
+                ("levelname", record.levelname),
+                ("pathname", record.pathname),
+                ("filename", record.filename),
+                ("module", record.module),
+                ("lineno", record.lineno),
+                ("funcName", record.funcName),
+                ("created", record.created),
+                ("msecs", record.msecs),
+                ("relativeCreated", record.relativeCreated),
+                ("thread", record.thread),
+                ("threadName", record.threadName),
+                ("processName", record.processName),
+                ("process", record.process),
+                ("exc_text", record.exc_text),
+                ("stack_info", record.stack_info),
+            ),
+        )
+
+
+class _Logging:
+    """Installs the handler that sends log records to the kernel, once the child imports logging."""
+
+    levels = None
+    child = None
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "logging":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                self.install(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+    def install(self, logging):
+        child = self.child
+
+        class SessionHandler(logging.Handler):
+            def emit(self, record):
+                try:
+                    child.send_record(record)
+                except RecursionError:
+                    raise
+                except Exception:
+                    self.handleError(record)
+
+        logging.getLogger().addHandler(SessionHandler())
+        self.apply()
+
+    def apply(self):
+        logging = sys.modules.get("logging")
+        if logging is not None and hasattr(logging, "getLogger") and self.levels is not None:
+            for name, level in self.levels:
+                logging.getLogger(name or None).setLevel(level)
+
+
+_logging = _Logging()
+
+
+def _strip_import_frames(error):
+    """Leaves the user's frames in the traceback of a failed import, as the import statement does."""
+    traceback, kept = error.__traceback__, []
+    while traceback is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if filename != __file__ and not filename.startswith("<frozen importlib") and (
+            os.path.basename(os.path.dirname(filename)) != "importlib"
+        ):
+            kept.append(traceback)
+        traceback = traceback.tb_next
+    for earlier, later in zip(kept, kept[1:] + [None]):
+        earlier.tb_next = later
+    error.__traceback__ = kept[0] if kept else None
+
+
+def main():
+    """Runs the child until the kernel ends it."""
+    import signal
+    import threading
+
+    # SIGINT reaches Python only when the request that is to be interrupted is executing; the core
+    # installs its own handler over this one and trips it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    child = Child()
+    _logging.child = child
+    sys.meta_path.insert(0, _logging)
+    register_default_values()
+    child.peer.connect()
+    threading.Thread(target=child.peer.run_service, name="isolation-service", daemon=True).start()
+    child.peer.serve_strand(1)

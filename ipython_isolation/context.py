@@ -1,0 +1,595 @@
+"""Isolation contexts: one child over its lives."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.machinery
+import io
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import types
+import weakref
+
+from . import _core, errors, output, shipping
+from .child import register_default_values
+
+_SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_supervisor")
+_BOOT = "import sys; sys.path[:] = {path!r}; from ipython_isolation.child import main; main()"
+
+_lock = threading.RLock()
+_named: dict[str, IsolationContext] = {}
+_all: weakref.WeakSet[IsolationContext] = weakref.WeakSet()
+
+register_default_values()
+
+
+class _Client:
+    """The ancestor's `context.client`."""
+
+    def __init__(self, context):
+        self._context = context
+
+    def call(self, function, /, *args, **kwargs):
+        """As `IsolationContext.call`."""
+        return self._context.call(function, *args, **kwargs)
+
+    def cleanup(self):
+        """As `IsolationContext.close`."""
+        self._context.close()
+
+
+class IsolationContext:
+    """A child process in which modules run, over all its lives.
+
+    Nothing is started before the first use.
+
+    Parameters
+    ----------
+    restart : {"never", "auto"}
+        What happens at the first use after a crash: ``"never"`` raises `ClientStateError` until
+        `restart` is called; ``"auto"`` starts the child again.
+    init : callable or None
+        Called without arguments in this process after each start, to prepare the child through this
+        context.
+    arrays : {"copy"}
+        How arrays cross as arguments: a real copy, and what the call changed is written back.
+    name : str or None
+        For messages and the table of ``%isolate``.
+    python : str or None
+        The interpreter of the child; this process's own when None.
+
+    Raises
+    ------
+    ValueError
+        When an option is none of these.
+
+    Examples
+    --------
+    >>> with IsolationContext() as context:
+    ...     zlib = context.load_module("zlib")
+    ...     len(zlib.compress(b"a" * 1000)) < 100
+    True
+    """
+
+    def __init__(self, restart="never", init=None, arrays="copy", name=None, python=None):
+        if restart not in ("never", "auto"):
+            raise ValueError(f'restart must be "never" or "auto", not {restart!r}')
+        if arrays != "copy":
+            raise ValueError(f'arrays must be "copy", not {arrays!r}')
+        if init is not None and not callable(init):
+            raise TypeError("init must be a callable without arguments")
+        self.name = name if name is not None else f"context-{id(self):x}"
+        self.client = _Client(self)
+        self._restart = restart
+        self._init = init
+        self._arrays = arrays
+        self._python = python or sys.executable
+        self._state_lock = threading.RLock()
+        self._setup = []  # (function, args, kwargs), replayed at each start
+        self._replaying = False
+        self._loaded = {}  # name -> (proxy, path)
+        self._loaded_in = {}  # name -> epoch
+        self._lost = False
+        self._crashes = 0
+        self._last_death = None
+        self._pid_of_owner = os.getpid()
+        self._starting = None
+        self._sent = {"path": None, "environ": None, "cwd": None, "levels": None}
+        self._peer = _core.Peer(self, _SUPERVISOR)
+        self._peer.main_thread = threading.main_thread().ident
+        self._output = output.OutputRelay(self._peer)
+        with _lock:
+            _all.add(self)
+
+    def __repr__(self):
+        info = self.info()
+        return f"<IsolationContext {self.name!r} {info['state']}, pid {info['pid']}, epoch {info['epoch']}>"
+
+    def __enter__(self):
+        self.ensure_started()
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    # -- life -----------------------------------------------------------------------------------
+
+    def start(self):
+        """Starts the child, unless it runs.
+
+        Raises
+        ------
+        ClientStateError
+            When it has died (use `restart`) or was closed.
+        """
+        if self._peer.state == "dead":
+            raise errors.ClientStateError(
+                f"the process of context {self.name!r} has died; call restart() to start another"
+            )
+        self.ensure_started()
+
+    def ensure_started(self):
+        """Starts the child if it does not run; also after a crash, when ``restart="auto"``."""
+        if self._peer.state != "running":
+            self.ensure_running()
+
+    def restart(self):
+        """Ends the child, if it runs, and starts another. Objects of the old one are lost; modules,
+        and functions and classes reached by name, go on working."""
+        self._check_usable()
+        with self._state_lock:
+            self._begin_life()
+
+    def close(self):
+        """Ends the child for good. Waits for half a second at most for it to exit by itself."""
+        with _lock:
+            if _named.get(self.name) is self:
+                del _named[self.name]
+        if self._peer.state not in ("closed", "forked"):
+            with self._state_lock:
+                self._peer.close()
+
+    @property
+    def remote_pid(self):
+        """int or None: process id of the child, None when none runs."""
+        return self._peer.pid
+
+    def info(self):
+        """The state of this context.
+
+        Returns
+        -------
+        dict
+            ``pid`` (int or None), ``epoch`` (int, number of starts), ``state`` ("new", "running",
+            "dead" or "closed"), ``requests`` (int, sent so far), ``crashes`` (int), ``rss`` (int,
+            bytes resident, or None), ``modules`` (list of str), ``transport`` (str), ``restart``,
+            ``arrays``, ``name``.
+        """
+        peer = self._peer
+        state = "dead" if peer.is_over() else peer.state
+        pid = peer.pid if state == "running" else None
+        return {
+            "name": self.name,
+            "pid": pid,
+            "epoch": peer.epoch,
+            "state": state,
+            "requests": peer.requests,
+            "crashes": self._crashes,
+            "rss": _resident(pid),
+            "modules": sorted(self._loaded),
+            "transport": "zmq",
+            "restart": self._restart,
+            "arrays": self._arrays,
+        }
+
+    def _check_usable(self):
+        if os.getpid() != self._pid_of_owner or self._peer.state == "forked":
+            raise errors.ClientStateError(
+                f"context {self.name!r} belongs to process {self._pid_of_owner}, of which this is a fork;"
+                " make a context of your own here"
+            )
+        if self._peer.state == "closed":
+            raise errors.ClientStateError(f"context {self.name!r} is closed; make a new one")
+
+    def ensure_running(self):
+        """What the core calls before a request when the child does not run."""
+        self._check_usable()
+        with self._state_lock:
+            state = self._peer.state
+            if state == "running":
+                return
+            if state == "dead" and self._restart == "never":
+                raise errors.ClientStateError(
+                    f"the process of context {self.name!r} has died ({self._last_death}); call restart()"
+                )
+            self._begin_life()
+
+    def _begin_life(self):
+        if self._starting == threading.get_ident():
+            raise errors.ClientStateError(f"context {self.name!r} is being started")
+        lost = self._lost
+        self._starting = threading.get_ident()
+        try:
+            self._sent = dict.fromkeys(self._sent)
+            self._output.reset()
+            arguments = [
+                self._python,
+                *subprocess._args_from_interpreter_flags(),
+                "-u",  # what was printed before a crash is not lost, C stdio included
+                "-c",
+                _BOOT.format(path=[p for p in sys.path if isinstance(p, str)]),
+            ]
+            environ = [f"{k}={v}" for k, v in os.environ.items()]
+            self._peer.start(arguments, environ, _cwd())
+            thread = threading.Thread(
+                target=_service, args=(self._peer, self._output), name=f"isolation-{self.name}", daemon=True
+            )
+            thread.start()
+            self._peer.host_call("setup", [str(a) for a in sys.argv], *self._changes())
+            self._lost = False
+            self._replaying = True
+            for function, args, kwargs in self._setup:
+                self._call(function, args, kwargs)
+            if self._init is not None:
+                self._init()
+        except errors.ProcessTerminationError:
+            raise
+        except BaseException:
+            # A child that is not set up as asked for (a jail, limits) must not run anything.
+            if self._peer.state == "running":
+                self._peer.kill(9)
+            raise
+        finally:
+            self._starting = None
+            self._replaying = False
+        if lost:
+            print(
+                f"ipython_isolation: context {self.name!r} was restarted; modules and functions work on,"
+                " objects made in it before are lost",
+                file=sys.stderr,
+            )
+
+    # -- what the core calls --------------------------------------------------------------------
+
+    def sync(self):
+        """Tells the child what changed here of sys.path, environ, cwd and log levels."""
+        changes = self._changes()
+        if any(change is not None for change in changes):
+            self._peer.host_call("sync", *changes)
+
+    def _changes(self):
+        sent, changes = self._sent, []
+        path = tuple(p for p in sys.path if isinstance(p, str))
+        changes.append(None if path == sent["path"] else path)
+        environ = dict(os.environ)
+        before = sent["environ"]
+        if before is None:
+            before = environ  # it was started with it
+        removed = tuple(k for k in before if k not in environ)
+        changed = tuple((k, v) for k, v in environ.items() if before.get(k) != v)
+        changes.append((changed, removed) if changed or removed else None)
+        cwd = _cwd()
+        changes.append(None if cwd == (sent["cwd"] or cwd) else cwd)
+        levels = _log_levels()
+        changes.append(None if levels == sent["levels"] else levels)
+        self._sent = {"path": path, "environ": environ, "cwd": cwd, "levels": levels}
+        return changes
+
+    def on_output(self, stream, data):
+        self._output.feed(stream, data)
+
+    def interrupt_hint(self):
+        print("the isolated call has not stopped yet; interrupt again to kill its process", file=sys.stderr)
+
+    def spawn(self, strand):
+        threading.Thread(
+            target=self._peer.serve_strand, args=(strand,), name=f"isolation-callbacks-{strand}", daemon=True
+        ).start()
+
+    def stale(self, name):
+        return errors.StaleProxyError(
+            f"this {name} was lost when the process of context {self.name!r} ended; make it again"
+        )
+
+    def terminated(self, facts, first):
+        error = errors.terminated(facts, self.name)
+        if first:
+            self._crashes += 1
+            self._last_death = str(error).rpartition(": ")[2]
+            self._lost = bool(self._loaded)
+        return error
+
+    def signature(self, function):
+        import inspect
+
+        try:
+            return inspect.signature(function)
+        except (ValueError, TypeError) as error:
+            raise AttributeError("__signature__") from error
+
+    def remote_log(self, fields):
+        import logging
+
+        record = logging.makeLogRecord(dict(fields))
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+
+    # -- use ------------------------------------------------------------------------------------
+
+    def load_module(self, name, path=None):
+        """Imports a module in the child.
+
+        Parameters
+        ----------
+        name : str
+            Full name, as for ``import``.
+        path : list of str or None
+            Directories to search before ``sys.path``.
+
+        Returns
+        -------
+        module
+            The same object each time.
+
+        Raises
+        ------
+        ImportError
+            And whatever else importing raises, with the child's traceback.
+        ProcessTerminationError
+            When importing it killed the child.
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError("the name of a module is a non-empty string")
+        if path is not None:
+            if isinstance(path, (str, os.PathLike)):
+                path = [path]
+            path = [os.path.abspath(os.fspath(p)) for p in path]
+        known = self._loaded.get(name)
+        self.ensure_started()
+        if known is not None and self._loaded_in.get(name) == self._peer.epoch:
+            return known[0]
+        if known is not None and path is None:
+            path = known[1]
+        isolated = self._peer.isolated
+        isolated.add(name)
+        if name == "os":
+            isolated.update(("posix", "posixpath"))
+        leaf = name.rpartition(".")[2]
+        if "." not in name and not leaf.startswith("_"):
+            isolated.add("_" + leaf)  # struct's classes live in _struct, csv's in _csv ...
+        module, file, search, package = self._peer.host_call("load", name, path, tuple(isolated))
+        self._loaded[name] = module, path
+        self._loaded_in[name] = self._peer.epoch
+        if isinstance(module, types.ModuleType) and _core.isproxy(module):
+            module.__name__ = name
+            module.__package__ = package
+            if file is not None:
+                module.__file__ = file
+            if search is not None:
+                module.__path__ = list(search)
+            if getattr(module, "__spec__", None) is None:
+                spec = importlib.machinery.ModuleSpec(name, None, origin=file, is_package=search is not None)
+                if search is not None:
+                    spec.submodule_search_locations = list(search)
+                module.__spec__ = spec
+        return module
+
+    def reload_module(self, name):
+        """Reloads a module in the child, as `importlib.reload` does.
+
+        Returns
+        -------
+        module
+            The proxy it always was.
+        """
+        if self._loaded_in.get(name) != self._peer.epoch or self._peer.state != "running":
+            return self.load_module(name)
+        return self._peer.host_call("reload", name)
+
+    def find_module(self, name):
+        """Whether the child can import `name`: bool. Nothing is imported."""
+        self.ensure_started()
+        return self._peer.host_call("find", name)
+
+    def call(self, function, /, *args, **kwargs):
+        """Calls a function in the child.
+
+        A function that can be imported is the child's own; one of the session is shipped as code.
+        Calls made before the first module is loaded are set-up: they are made again at each restart,
+        before anything is loaded (a chroot, limits).
+
+        Parameters
+        ----------
+        function : callable
+
+        Returns
+        -------
+        object
+            What it returned, as any result of an isolated function.
+
+        Raises
+        ------
+        Exception
+            What the function raised.
+        """
+        if not callable(function):
+            raise TypeError(f"{function!r} is not callable")
+        setup = not self._loaded and not self._replaying
+        self.ensure_started()
+        result = self._call(function, args, kwargs)
+        if setup:
+            self._setup.append((function, args, kwargs))
+        return result
+
+    def _call(self, function, args, kwargs):
+        if _core.isproxy(function):
+            return function(*args, **kwargs)
+        if isinstance(function, types.FunctionType):
+            if shipping.is_importable(function):
+                return self._peer.host_call("call_named", function.__module__, function.__qualname__, args, kwargs)
+            return self._peer.host_call("call_shipped", shipping.package(function), args, kwargs)
+        return self._peer.call(function, *args, **kwargs)
+
+
+def _service(peer, relay):
+    relay.service_thread()
+    peer.run_service()
+
+
+def _cwd():
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
+def _log_levels():
+    """The levels set in this process, for the child's loggers: tuple of (name, level)."""
+    logging = sys.modules.get("logging")
+    if logging is None:
+        return None
+    levels = [("", logging.root.level)]
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        level = getattr(logger, "level", 0)
+        if level:
+            levels.append((name, level))
+    return tuple(levels)
+
+
+def _resident(pid):
+    if pid is None:
+        return None
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def default_context():
+    """The context that `import_isolated` and ``%isolate`` use; it restarts by itself.
+
+    Returns
+    -------
+    IsolationContext
+    """
+    return named_context("default")
+
+
+def named_context(name, **options):
+    """The context of that name, made when there is none; it restarts by itself.
+
+    Parameters
+    ----------
+    name : str
+    **options
+        As for `IsolationContext`; only for a new context.
+
+    Returns
+    -------
+    IsolationContext
+
+    Raises
+    ------
+    ValueError
+        When the context exists with other options.
+    """
+    with _lock:
+        context = _named.get(name)
+        if context is None:
+            context = _named[name] = IsolationContext(**{"restart": "auto", **options, "name": name})
+            return context
+        for option, value in options.items():
+            if getattr(context, "_" + option, None) != value:
+                raise ValueError(
+                    f"context {name!r} exists with {option}={getattr(context, '_' + option, None)!r};"
+                    " close it first, or use another name"
+                )
+        return context
+
+
+def contexts():
+    """The contexts of this process that are not closed: list of IsolationContext."""
+    with _lock:
+        return [c for c in _all if c._peer.state not in ("closed", "forked")]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds real classes, also of modules whose name stands for an isolated one here."""
+
+    def find_class(self, module, name):
+        found = sys.modules.get(module)
+        if found is not None and not _core.isproxy(found):
+            return super().find_class(module, name)
+        from . import importer
+
+        o = importer.real_module(module)
+        for part in name.split("."):
+            o = getattr(o, part)
+        return o
+
+
+def byvalue(proxy):
+    """A copy, in this process, of the object behind a proxy.
+
+    Parameters
+    ----------
+    proxy : object
+        A proxy; its target must be picklable.
+
+    Returns
+    -------
+    object
+        Independent of the original, like a deep copy. Its methods run in this process.
+
+    Raises
+    ------
+    AssertionError
+        When it is no proxy.
+    """
+    if not _core.isproxy(proxy):
+        raise AssertionError(f"byvalue() needs a proxy, not {type(proxy).__name__}")
+    peer = _core.proxy_info(proxy)[0]
+    return _Unpickler(io.BytesIO(peer.host_call("byvalue", proxy))).load()
+
+
+def register_value_type(cls):
+    """From now on, instances of `cls` cross by value: rebuilt from what ``__reduce_ex__`` says.
+
+    Parameters
+    ----------
+    cls : type
+        Immutable, importable by name in both processes.
+
+    Returns
+    -------
+    type
+        `cls`, so that this can be used as a decorator.
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"a class is needed, not {cls!r}")
+    _core.value_types[cls] = True
+    _core.value_types[f"{cls.__module__}.{cls.__qualname__}"] = True
+    return cls
+
+
+@atexit.register
+def _close_all():
+    for context in contexts():
+        try:
+            context.close()
+        except Exception:
+            pass
+
+
+def _forget_all():
+    for context in list(_all):
+        context._peer.forget()
+    _named.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)

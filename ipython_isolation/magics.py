@@ -1,0 +1,263 @@
+"""The IPython extension: ``%isolate``, its configuration and its completion.
+
+What it does to modules is in `ipython_isolation.importer`; here is only what IPython and the user see.
+"""
+
+from __future__ import annotations
+
+import html
+import pkgutil
+import sys
+from collections.abc import Iterable
+from types import SimpleNamespace
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from traitlets import Bunch, Enum, List, Unicode
+
+from . import importer
+from .context import IsolationContext, contexts, named_context
+
+_COMMAND = "%isolate"
+_FLAGS = ("--context", "--off", "--restart")
+
+
+@magics_class
+class Isolate(Magics):
+    """``%isolate``. Traits are configured by this class's name: ``c.Isolate.modules = ["cv2"]``."""
+
+    modules = List(
+        Unicode(),
+        help="""Modules that are isolated when the extension is loaded, such as ["cv2", "scipy.linalg"].
+        One that is not found is reported and does not keep the session from starting.""",
+    ).tag(config=True)
+    arrays = Enum(
+        ["copy", "shared"],
+        default_value="copy",
+        help="""How arrays cross into the children that %isolate makes from now on. "copy": the child works
+        on copies and its changes are written back after the call, so a call that dies has changed nothing.
+        "shared": both sides see one memory.""",
+    ).tag(config=True)
+
+    def __init__(self, shell: InteractiveShell, **kwargs: object) -> None:
+        super().__init__(shell=shell, **kwargs)
+        self._made: list[IsolationContext] = []  # contexts that exist because of us; closed by undo()
+        self._names: set[str] = set()  # names that we isolated; released by undo()
+
+    @magic_arguments()
+    @argument("modules", nargs="*", metavar="module", help="modules, as in `import`: cv2, scipy.linalg")
+    @argument("--context", metavar="NAME", help="a child process of its own; by default all share one")
+    @argument("--off", action="store_true", help="import these modules (or all) in this process again")
+    @argument("--restart", action="store_true", help="give these modules (or all) a fresh child process")
+    @line_magic
+    def isolate(self, line: str) -> IsolationTable | None:
+        """Run modules in a child process, so that a crash there raises instead of ending the session.
+
+        ::
+
+            %isolate cv2
+            import cv2
+
+        The import, and everything done with the module, then runs in the child. When its native code
+        crashes, the call raises `ProcessTerminationError`; the variables of this session stay, and the next
+        call runs in a new child.
+
+        Without arguments, shows what is isolated.
+        """
+        try:
+            args = parse_argstring(self.isolate, line)
+        except (UsageError, ValueError) as error:  # shlex raises ValueError for an open quote
+            raise UsageError(f"{error}; %isolate? shows the usage") from None
+        names = [name for word in args.modules for name in word.split(",") if name]
+        if args.off and args.restart:
+            raise UsageError("--off and --restart exclude each other: run them one after the other")
+        if args.off:
+            self._release(self._selected(names, args.context))
+        elif args.restart:
+            self._restart(self._selected(names, args.context))
+        elif names:
+            self._isolate(names, args.context)
+        elif args.context is not None:
+            raise UsageError("name the modules that should run there: %isolate cv2 --context NAME")
+        else:
+            return IsolationTable()
+        return None
+
+    def isolate_configured(self) -> None:
+        """Isolate the configured modules one by one; what fails is said and does not stop the session."""
+        self._isolate_configured(self.modules)
+        self.observe(self._follow_modules, "modules")
+
+    def undo(self) -> None:
+        """Release what this extension isolated, and close the contexts it made."""
+        self.unobserve(self._follow_modules, "modules")
+        names = [name for name, context in importer.isolated().items() if name in self._names or context in self._made]
+        importer.release(*names, namespace=self.shell.user_ns)
+        for context in self._made:
+            context.close()
+        self._names.clear()
+        self._made.clear()
+
+    def _follow_modules(self, change: Bunch) -> None:
+        """Follow ``%config Isolate.modules = [...]``."""
+        self._release([name for name in change.old if name not in change.new and name in importer.isolated()])
+        self._isolate_configured([name for name in change.new if name not in change.old])
+
+    def _isolate_configured(self, names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                self._isolate([name], None)
+            except Exception as error:
+                _say(f"{name} is not isolated: {error}")
+
+    def _isolate(self, names: list[str], context_name: str | None) -> None:
+        try:
+            report = importer.isolate_with_report(names, self._context(context_name), namespace=self.shell.user_ns)
+        except importer.NotIsolatableError as error:
+            raise UsageError(str(error)) from None
+        self._names.update(names)
+        for line in report.lines():
+            _say(line)
+
+    def _context(self, name: str | None) -> IsolationContext:
+        before = contexts()
+        try:
+            context = named_context("default" if name is None else name, arrays=self.arrays)
+        except ValueError as error:  # it exists, with other options
+            raise UsageError(str(error)) from None
+        if context not in before and context not in self._made:
+            self._made.append(context)
+        return context
+
+    def _selected(self, names: list[str], context_name: str | None) -> list[str]:
+        """Return the isolated names that the user means: those given, in the context given, or all."""
+        isolated = importer.isolated()
+        for name in names:
+            if name not in isolated:
+                raise UsageError(f"{name} is not isolated; isolated are: {', '.join(isolated) or 'none'}")
+        if context_name is not None and context_name not in (context.name for context in contexts()):
+            known = ", ".join(str(context.name) for context in contexts())
+            raise UsageError(f"there is no context {context_name!r}; there are: {known or 'none'}")
+        return [
+            name
+            for name, context in isolated.items()
+            if (not names or name in names) and context_name in (None, context.name)
+        ]
+
+    def _release(self, names: list[str]) -> None:
+        importer.release(*names, namespace=self.shell.user_ns)
+        self._names.difference_update(names)
+
+    def _restart(self, names: list[str]) -> None:
+        isolated = importer.isolated()
+        for context in {id(isolated[name]): isolated[name] for name in names}.values():
+            # One that has not started yet is as fresh as can be.
+            if context.info()["state"] != "new":
+                context.restart()
+
+
+class IsolationTable:
+    """What is isolated right now: the answer of ``%isolate`` without arguments.
+
+    Attributes:
+        rows: One tuple of strings for each isolated module, in the order of `COLUMNS`; contexts without
+            isolated modules come last.
+    """
+
+    COLUMNS = ("module", "context", "pid", "state", "calls", "crashes", "memory")
+
+    def __init__(self) -> None:
+        isolated = importer.isolated()
+        idle = [context for context in contexts() if context not in isolated.values()]
+        self.rows = [_row(name, context) for name, context in isolated.items()]
+        self.rows += [_row("", context) for context in idle]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "Nothing is isolated. Try: %isolate MODULE"
+        lines = [self.COLUMNS, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return "Nothing is isolated. Try: <code>%isolate MODULE</code>"
+        head = "".join(f"<th>{column}</th>" for column in self.COLUMNS)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Add ``%isolate`` to a session, and isolate the modules configured in ``c.Isolate.modules``.
+
+    Args:
+        shell: The IPython shell that loads the extension.
+    """
+    if Isolate.__name__ in shell.magics_manager.registry:
+        return
+    magics = Isolate(shell)
+    shell.register_magics(magics)
+    shell.set_hook("complete_command", _complete, str_key=_COMMAND)
+    magics.isolate_configured()
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Undo `load_ipython_extension` and everything done with ``%isolate``: its children end.
+
+    Args:
+        shell: The IPython shell that unloads the extension.
+    """
+    # IPython has no way back for these registrations; left in place they would stack at each %reload_ext.
+    magics = shell.magics_manager.registry.pop(Isolate.__name__, None)
+    if magics is None:
+        return
+    shell.magics_manager.magics["line"].pop("isolate", None)
+    shell.configurables[:] = [configurable for configurable in shell.configurables if configurable is not magics]
+    shell.strdispatchers["complete_command"].strs.pop(_COMMAND, None)
+    magics.undo()
+
+
+def _row(name: str, context: IsolationContext) -> tuple[str, ...]:
+    info = context.info()
+    return (
+        name,
+        str(context.name or ""),
+        str(info["pid"] or ""),
+        info["state"],
+        str(info["requests"]),
+        str(info["crashes"]),
+        _megabytes(info["rss"]),
+    )
+
+
+def _megabytes(size: int | None) -> str:
+    return f"{size / 1e6:.1f} MB" if size else ""
+
+
+def _complete(shell: InteractiveShell, event: SimpleNamespace) -> list[str]:
+    """Complete flags, context names and module names after ``%isolate``."""
+    words = event.text_until_cursor.split()
+    before = words[:-1] if event.symbol else words
+    if event.symbol.startswith("-"):
+        return list(_FLAGS)
+    if before[-1] == "--context":
+        return [context.name for context in contexts() if context.name]
+    if "--off" in before or "--restart" in before:
+        return list(importer.isolated())
+    return _module_names(event.symbol)
+
+
+def _module_names(start: str) -> list[str]:
+    """Return full names of modules beside the one that `start` begins, importing nothing."""
+    package, dot, _ = start.rpartition(".")
+    if not dot:
+        return sorted({*sys.builtin_module_names, *(module.name for module in pkgutil.iter_modules())})
+    spec = importer.locate(package)
+    path = spec.submodule_search_locations if spec is not None else None
+    return [module.name for module in pkgutil.iter_modules(path, package + dot)] if path else []
+
+
+def _say(line: str) -> None:
+    print(f"%isolate: {line}", file=sys.stderr)

@@ -1,0 +1,6 @@
+# untrusted code lives here
+import os
+
+
+def ls_root():
+    return os.listdir("/")

@@ -1,0 +1,3 @@
+from .square import Square
+
+__all__ = ["Square"]
