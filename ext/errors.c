@@ -70,6 +70,9 @@ static int
 encode_traceback(struct message *m, PyObject *exc)
 {
     PyObject *traceback = PyException_GetTraceback(exc);
+    if (traceback != NULL && !PyTraceBack_Check(traceback)) {
+        Py_CLEAR(traceback); /* None, where somebody took it away */
+    }
     size_t count_at = m->w.size;
     uint64_t n = 0;
     int rc = 0;

@@ -354,6 +354,7 @@ class IsolationContext:
             return known[0]
         if known is not None and path is None:
             path = known[1]
+        self.sync()
         isolated = self._peer.isolated
         isolated.add(name)
         if name == "os":
@@ -393,6 +394,7 @@ class IsolationContext:
     def find_module(self, name):
         """Whether the child can import `name`: bool. Nothing is imported."""
         self.ensure_started()
+        self.sync()
         return self._peer.host_call("find", name)
 
     def call(self, function, /, *args, **kwargs):

@@ -329,6 +329,39 @@ def release(*names: str, namespace: MutableMapping[str, object] | None = None) -
         _arrange_finder()
 
 
+_real: dict[str, types.ModuleType] = {}
+
+
+def real_module(name: str) -> types.ModuleType:
+    """Return the module of this process that an isolated name stands in for, imported if need be.
+
+    For `byvalue`, whose copies are objects of this process. ``sys.modules`` is left as it is.
+
+    Args:
+        name: The module's full name.
+
+    Raises:
+        ModuleNotFoundError: There is none here.
+    """
+    entry = _owner(name)
+    module = entry.displaced.get(name) if entry is not None else None
+    if module is None:
+        module = sys.modules.get(name)
+        if module is not None and not isproxy(module):
+            return module
+        module = _real.get(name)
+    if module is None:
+        parent, _, _ = name.rpartition(".")
+        path = real_module(parent).__path__ if parent else None
+        spec = _find(name, path, _other_finders())
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(f"No module named {name!r} in this process", name=name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        _real[name] = module
+    return module
+
+
 def isolated() -> dict[str, IsolationContext]:
     """Return the isolated names, in the order they were isolated, each with its context."""
     with _lock:

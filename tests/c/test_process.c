@@ -26,7 +26,7 @@ const char *
 __asan_default_options(void)
 {
     return "handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:handle_abort=0:"
-           "use_sigaltstack=0:detect_leaks=0:detect_stack_use_after_return=0";
+           "use_sigaltstack=0:disable_coredump=0:detect_leaks=0:detect_stack_use_after_return=0";
 }
 
 extern char **environ;
