@@ -45,12 +45,14 @@ build: $(INSTALL)
 
 # ---- C tests: one program per tests/c/test_*.c, with the C files that know no Python ---------------
 
-C_PLAIN := $(wildcard $(addprefix ext/,wire.c table.c channel.c process.c announce.c))
+C_PLAIN := $(wildcard $(addprefix ext/,wire.c table.c channel.c fdpass.c process.c announce.c))
 C_TESTS := $(patsubst tests/c/%.c,build/c-tests/%,$(wildcard tests/c/test_*.c))
 C_FLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra $(if $(WERROR),-Werror) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 
-c-tests: $(SETUP) $(C_TESTS)
+c-tests: $(SETUP) $(C_TESTS) build/c-tests/_supervisor
+build/c-tests/_supervisor: ext/supervisor.c ext/fdpass.c $(wildcard ext/*.h) build/c-tests/.flags | $(SETUP)
+	gcc $(C_FLAGS) -Iext -o $@ $<
 # Not a prerequisite that is ever up to date by accident: other flags build again.
 build/c-tests/.flags: FORCE
 	@mkdir -p $(@D)

@@ -1252,8 +1252,10 @@ decode_compound(struct incoming *in, uint8_t tag)
     case TAG_EXCEPTION:
         return decode_exception(in);
     case TAG_EXCEPTION_SEEN: {
-        PyObject *o = proxy_of_handle(in->peer, read_u64(r));
-        if (o == NULL) {
+        PyObject *key = PyLong_FromUnsignedLongLong(read_u64(r));
+        PyObject *o = key == NULL || in->seen == NULL ? NULL : PyDict_GetItemWithError(in->seen, key);
+        Py_XDECREF(key);
+        if (o == NULL && !PyErr_Occurred()) {
             garbled("exception");
         }
         return Py_XNewRef(o);

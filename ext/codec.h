@@ -73,6 +73,7 @@ struct incoming {
     struct strand *strand;
     struct frame frame;
     struct frame_header header;
+    PyObject *seen; /* strong or NULL: dict of the exceptions in this frame, by handle */
 };
 
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);

@@ -240,7 +240,13 @@ decode_exception(struct incoming *in)
             goto error;
         }
     }
-    if (decode_fields(in, exc) < 0 || (cause = decode(in)) == NULL || (context = decode(in)) == NULL) {
+    if (in->seen == NULL) {
+        in->seen = PyDict_New();
+    }
+    PyObject *key = in->seen == NULL ? NULL : PyLong_FromUnsignedLongLong(handle);
+    int rc = key == NULL ? -1 : PyDict_SetItem(in->seen, key, exc);
+    Py_XDECREF(key);
+    if (rc < 0 || decode_fields(in, exc) < 0 || (cause = decode(in)) == NULL || (context = decode(in)) == NULL) {
         goto error;
     }
     bool suppress = read_u8(&in->r);

@@ -155,6 +155,15 @@ watch_gone(PyObject *address, PyObject *Py_UNUSED(reference))
 
 static PyMethodDef watch_gone_def = {"_proxy_gone", watch_gone, METH_O, NULL};
 
+/* Is the end of o seen by us? An entry that outlived its object would make a proxy of whatever comes
+ * to that address. Instances of built-in exceptions have neither finaliser nor weak references. */
+static bool
+is_tracked(PyObject *o)
+{
+    return PyType_Check(o) || PyModule_Check(o) || Py_TYPE(o)->tp_finalize == proxy_finalize ||
+           PyType_SUPPORTS_WEAKREFS(Py_TYPE(o));
+}
+
 int
 proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
 {
@@ -181,6 +190,10 @@ proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
         PyErr_SetString(PyExc_TypeError, "one object cannot be the proxy of two contexts");
         return -1;
     }
+    if (!is_tracked(o)) {
+        release_queue(peer, handle, 1); /* a copy that nothing ties to its original */
+        return 0;
+    }
     p = calloc(1, sizeof *p);
     if (p == NULL) {
         PyErr_NoMemory();
@@ -191,8 +204,7 @@ proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
     p->handle = handle;
     p->count = 1;
     p->epoch = peer->epoch;
-    if (!PyType_Check(o) && !PyModule_Check(o) && Py_TYPE(o)->tp_finalize != proxy_finalize &&
-        PyType_SUPPORTS_WEAKREFS(Py_TYPE(o))) {
+    if (!PyType_Check(o) && !PyModule_Check(o) && Py_TYPE(o)->tp_finalize != proxy_finalize) {
         PyObject *address = PyLong_FromVoidPtr(o);
         PyObject *callback = address ? PyCFunction_New(&watch_gone_def, address) : NULL;
         p->watch = callback ? PyWeakref_NewRef(o, callback) : NULL;

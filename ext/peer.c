@@ -157,6 +157,13 @@ frame_open(struct incoming *in)
     return in->header.flags & FRAME_PAIRS ? pairs_decode_changes(in) : 0;
 }
 
+static void
+incoming_free(struct incoming *in)
+{
+    Py_CLEAR(in->seen);
+    frame_free(&in->frame);
+}
+
 /* ---- output of the child ----------------------------------------------------------------- */
 
 /* Passes on everything that is in the child's pipes. Keeps the first exception of the writer in
@@ -275,7 +282,7 @@ serve(struct incoming *in)
     if (frame_open(in) == 0) {
         result = op_execute(in, &flags);
     }
-    frame_free(&in->frame);
+    incoming_free(in);
     if (interruptible) {
         atomic_store(&peer->page->executing_request, outer);
         if (outer == 0 && result != NULL && PyErr_CheckSignals() < 0) {
@@ -327,6 +334,7 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
 {
     in->peer = peer;
     in->strand = s;
+    in->seen = NULL;
     reader_init(&in->r, in->frame.data, in->frame.size);
     if (!read_header(&in->r, &in->header)) {
         frame_free(&in->frame);
@@ -513,7 +521,7 @@ wait_reply(struct message *m)
         if (frame_open(&in) == 0) {
             result = decode(&in);
         }
-        frame_free(&in.frame);
+        incoming_free(&in);
         if (result != NULL && (in.header.flags & FRAME_ERROR)) {
             PyObject *exc = result;
             result = NULL;

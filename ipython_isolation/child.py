@@ -91,21 +91,14 @@ class Child:
     def remote_load(self, name, path, isolated):
         """Imports a module: (module, its file, its path, its package)."""
         self.peer.isolated.update(isolated)
-        saved = sys.path[:]
-        if path is not None and name not in sys.modules:
-            # Searched first and for this import only; what it imports in turn is found as always.
-            sys.path[:0] = path
-            importlib.invalidate_caches()
         try:
-            module = importlib.import_module(name)
+            if path is not None and name not in sys.modules:
+                module = _import_from(name, path)
+            else:
+                module = importlib.import_module(name)
         except BaseException as error:
             _strip_import_frames(error)
             raise
-        finally:
-            if path is not None:
-                for entry in path:
-                    if entry in sys.path and entry not in saved:
-                        sys.path.remove(entry)
         search = getattr(module, "__path__", None)
         return (
             module,
@@ -224,6 +217,35 @@ class _Logging:
 
 
 _logging = _Logging()
+
+
+def _import_from(name, path):
+    """Imports a module that is searched in `path` alone."""
+    parent, _, leaf = name.rpartition(".")
+    if parent:
+        importlib.import_module(parent)
+    try:
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+    except OSError:
+        # In a chroot whose working directory lies outside, the finders cannot name it; open() can.
+        spec = None
+        for entry in path:
+            file = os.path.join(entry, leaf + ".py")
+            if os.path.exists(file):
+                spec = importlib.util.spec_from_file_location(name, file)
+                break
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r} in {os.pathsep.join(path)}", name=name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    if parent:
+        setattr(sys.modules[parent], leaf, sys.modules[name])
+    return sys.modules[name]
 
 
 def _strip_import_frames(error):

@@ -328,7 +328,7 @@ class IsolationContext:
         name : str
             Full name, as for ``import``.
         path : list of str or None
-            Directories to search before ``sys.path``.
+            Directories to search instead of ``sys.path``, for this module alone.
 
         Returns
         -------
@@ -347,7 +347,7 @@ class IsolationContext:
         if path is not None:
             if isinstance(path, (str, os.PathLike)):
                 path = [path]
-            path = [os.path.abspath(os.fspath(p)) for p in path]
+            path = [os.fspath(p) for p in path]
         known = self._loaded.get(name)
         self.ensure_started()
         if known is not None and self._loaded_in.get(name) == self._peer.epoch:
