@@ -249,10 +249,16 @@ peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
     }
     self->state = PEER_CLOSED;
     end_life(self);
-    Py_BEGIN_ALLOW_THREADS
-    process_close(self->process);
-    Py_END_ALLOW_THREADS
+    process *ended = self->process;
+    void *zmq = self->zmq;
     self->process = NULL;
+    self->zmq = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    process_close(ended);
+    zmq_ctx_term(zmq); /* no socket is open any more: returns at once */
+    close(self->wake_fd);
+    Py_END_ALLOW_THREADS
+    self->wake_fd = -1;
     PyDict_Clear(self->modules);
     Py_RETURN_NONE;
 }

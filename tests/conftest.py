@@ -1,0 +1,97 @@
+"""Fixtures of all tests, and the leak check: after every test nothing of it is left."""
+
+import gc
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import ipython_isolation
+from ipython_isolation import context as _context
+
+VICTIMS = str(Path(__file__).with_name("victims"))
+if VICTIMS not in sys.path:
+    sys.path.insert(0, VICTIMS)
+
+
+def children(pid=None):
+    """Process ids of all descendants."""
+    found, todo = [], [pid or os.getpid()]
+    while todo:
+        parent = todo.pop()
+        try:
+            tasks = os.listdir(f"/proc/{parent}/task")
+        except OSError:
+            continue
+        for task in tasks:
+            try:
+                with open(f"/proc/{parent}/task/{task}/children") as file:
+                    kids = [int(p) for p in file.read().split()]
+            except OSError:
+                continue
+            found += kids
+            todo += kids
+    return found
+
+
+def wait_until(condition, seconds=10.0):
+    """Polls an outside condition that no event announces; the last value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.005)
+    return value
+
+
+def _descriptors():
+    return {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")}
+
+
+def _ours(descriptors):
+    return sum(1 for target in descriptors.values() if not target.startswith("/proc/"))
+
+
+def close_contexts():
+    """Ends all contexts and releases all isolated names."""
+    names = list(ipython_isolation.isolated())
+    if names:
+        ipython_isolation.release(*names)
+    for context in _context.contexts():
+        context.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """Every test closes, or leaves open to be closed here, its contexts; then all must be as before."""
+    gc.collect()
+    before_processes, before_shm = set(children()), set(os.listdir("/dev/shm"))
+    before_threads = {t for t in threading.enumerate() if t.name.startswith("isolation")}
+    before = _descriptors()
+    yield
+    close_contexts()
+    gc.collect()
+    left = wait_until(lambda: not (set(children()) - before_processes)) or set(children()) - before_processes
+    assert left is True, f"processes left: {left}"
+    assert set(os.listdir("/dev/shm")) <= before_shm
+    gone = wait_until(
+        lambda: not {t for t in threading.enumerate() if t.name.startswith("isolation")} - before_threads
+    )
+    assert gone, [t.name for t in threading.enumerate()]
+    same = wait_until(lambda: (gc.collect(), _ours(_descriptors()) <= _ours(before))[1], 3.0)
+    assert same, sorted(set(_descriptors().items()) - set(before.items()))
+
+
+@pytest.fixture
+def context():
+    """A context that restarts by itself."""
+    with ipython_isolation.IsolationContext(restart="auto", name="test") as made:
+        yield made
+
+
+@pytest.fixture
+def bare_context():
+    """A context that does not restart by itself."""
+    with ipython_isolation.IsolationContext(name="bare") as made:
+        yield made
