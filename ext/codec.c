@@ -44,12 +44,11 @@ message_free(struct message *m, bool abandon)
 {
     if (abandon) {
         for (size_t i = m->nsent; i-- > 0;) {
-            if (m->sent[i].described) {
-                m->sent[i].export->described = false;
+            struct export *e = table_get(&m->peer->exports, m->sent[i].handle);
+            if (e != NULL && m->sent[i].described) {
+                e->described = false;
             }
-        }
-        for (size_t i = m->nsent; i-- > 0;) {
-            export_release(m->peer, m->sent[i].export->handle, 1);
+            export_release(m->peer, m->sent[i].handle, 1);
         }
     }
     free(m->sent);
@@ -87,7 +86,7 @@ encode_export(struct message *m, PyObject *o, struct export **out)
         return -1;
     }
     e->count++;
-    m->sent[m->nsent++] = (struct sent){e, false};
+    m->sent[m->nsent++] = (struct sent){e->handle, false};
     *out = e;
     return 0;
 }
@@ -470,9 +469,10 @@ encode_proxy(struct message *m, struct proxy *p)
 static int
 encode_reduced(struct message *m, PyObject *o, bool *done)
 {
-    PyObject *parts = PyObject_CallMethod(o, "__reduce_ex__", "i", 2);
+    PyObject *parts = PyObject_CallMethod(core_get()->errors, "reduce", "O", o);
     if (parts == NULL) {
-        return -1;
+        PyErr_Clear(); /* cannot be taken apart: it goes by reference */
+        return 0;
     }
     int rc = -1;
     if (PyTuple_Check(parts) && PyTuple_GET_SIZE(parts) >= 2 &&

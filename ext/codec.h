@@ -57,7 +57,7 @@ struct message {
     bool released;           /* queued releases went into this frame, right after the header */
     size_t npairs;           /* of the strand, before this message */
     struct sent {
-        struct export *export;
+        uint64_t handle;
         bool described; /* its description went into this frame */
     } *sent; /* to take back when the frame is abandoned */
     size_t nsent, capsent;

@@ -65,8 +65,9 @@ class Child:
 
     # -- what the kernel asks -------------------------------------------------------------------
 
-    def remote_setup(self, argv, path, environ, cwd, levels):
+    def remote_setup(self, argv, paths, path, environ, cwd, levels):
         sys.argv[:] = argv
+        _paths.update(paths)
         self.remote_sync(path, environ, cwd, levels)
 
     def remote_sync(self, path, environ, cwd, levels):
@@ -91,11 +92,10 @@ class Child:
     def remote_load(self, name, path, isolated):
         """Imports a module: (module, its file, its path, its package)."""
         self.peer.isolated.update(isolated)
+        if path is not None:
+            _paths[name] = path
         try:
-            if path is not None and name not in sys.modules:
-                module = _import_from(name, path)
-            else:
-                module = importlib.import_module(name)
+            module = importlib.import_module(name)
         except BaseException as error:
             _strip_import_frames(error)
             raise
@@ -219,33 +219,27 @@ class _Logging:
 _logging = _Logging()
 
 
-def _import_from(name, path):
-    """Imports a module that is searched in `path` alone."""
-    parent, _, leaf = name.rpartition(".")
-    if parent:
-        importlib.import_module(parent)
-    try:
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-    except OSError:
-        # In a chroot whose working directory lies outside, the finders cannot name it; open() can.
-        spec = None
-        for entry in path:
-            file = os.path.join(entry, leaf + ".py")
-            if os.path.exists(file):
-                spec = importlib.util.spec_from_file_location(name, file)
-                break
-    if spec is None:
-        raise ModuleNotFoundError(f"No module named {name!r} in {os.pathsep.join(path)}", name=name)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    if parent:
-        setattr(sys.modules[parent], leaf, sys.modules[name])
-    return sys.modules[name]
+class _PathFinder:
+    """Finds the modules that were loaded with a path of their own: there, and nowhere else."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name not in _paths:
+            return None
+        try:
+            spec = importlib.machinery.PathFinder.find_spec(name, _paths[name])
+        except OSError:
+            # In a chroot whose working directory lies outside, the finders cannot name it; open() can.
+            leaf = name.rpartition(".")[2] + ".py"
+            files = (os.path.join(entry, leaf) for entry in _paths[name])
+            file = next(filter(os.path.exists, files), None)
+            spec = file and importlib.util.spec_from_file_location(name, file)
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r} in {os.pathsep.join(_paths[name])}", name=name)
+        return spec
+
+
+_paths = {}  # name -> directories
 
 
 def _strip_import_frames(error):
@@ -273,7 +267,7 @@ def main():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     child = Child()
     _logging.child = child
-    sys.meta_path.insert(0, _logging)
+    sys.meta_path[:0] = [_PathFinder, _logging]
     register_default_values()
     child.peer.connect()
     threading.Thread(target=child.peer.run_service, name="isolation-service", daemon=True).start()

@@ -228,7 +228,8 @@ class IsolationContext:
                 target=_service, args=(self._peer, self._output), name=f"isolation-{self.name}", daemon=True
             )
             thread.start()
-            self._peer.host_call("setup", [str(a) for a in sys.argv], *self._changes())
+            paths = tuple((name, tuple(path)) for name, (_, path) in self._loaded.items() if path)
+            self._peer.host_call("setup", [str(a) for a in sys.argv], paths, *self._changes())
             self._lost = False
             self._replaying = True
             for function, args, kwargs in self._setup:

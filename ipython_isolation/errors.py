@@ -1,5 +1,6 @@
 """The exceptions, and what the core needs to rebuild those of the other process."""
 
+import copyreg
 import functools
 import signal as _signal
 import sys
@@ -189,6 +190,12 @@ def build_traceback(frames):
 
 def _sys(*_):
     return sys
+
+
+def reduce(o):
+    """What rebuilds a value, as copy and pickle ask for it: (callable, arguments[, state])."""
+    reducer = copyreg.dispatch_table.get(type(o))
+    return reducer(o) if reducer is not None else o.__reduce_ex__(2)
 
 
 def set_state(o, state):

@@ -1,0 +1,77 @@
+"""The C core. Users go through `ipython_isolation`; this is for those who work on it."""
+
+from contextvars import Context
+from os import PathLike
+from types import ModuleType
+from typing import Any, Callable
+
+#: Trace names of the operation table (ext/ops.def), by id.
+operations: tuple[str, ...]
+
+#: Types whose instances cross by value: type or "module.qualname" -> True; what was looked up
+#: and is none -> False.
+value_types: dict[type | str, bool]
+
+def isproxy(o: object, /) -> bool:
+    """Whether o stands for an object of another process. Local and safe for any object."""
+
+def proxy_info(o: object, /) -> tuple[Peer, int, int, bool] | None:
+    """(peer, handle, epoch, lost) of a proxy, None for anything else. Local."""
+
+def target_name(o: object, /) -> str | None:
+    """"module.qualname" of what a proxy or class stands for, where it is reached by name. Local."""
+
+def zmq_version() -> tuple[int, int, int]: ...
+
+class Peer:
+    """One end of a context.
+
+    Parameters
+    ----------
+    host : object
+        Knows policy. Called for: ``ensure_running()``, ``sync()``, ``on_output(stream, data)``,
+        ``terminated(facts, first)``, ``stale(name)``, ``interrupt_hint()``, ``spawn(strand)``,
+        ``signature(function)``, and ``remote_<name>(...)`` for the other side's ``host_call``.
+    supervisor : path or None
+        The kernel's side: the supervisor program. None: the child's side.
+    """
+
+    epoch: int
+    requests: int
+    isolated: set[str]
+    modules: dict[str, ModuleType]
+    call_context: Context | None
+    main_thread: int
+    active: int
+    state: str
+    pid: int | None
+    supervisor_pid: int | None
+    counts: dict[str, int]
+    sync: bool
+
+    def __init__(self, host: Any, supervisor: str | PathLike[str] | None = None) -> None: ...
+    def start(self, argv: list[str], environ: list[str], cwd: str, keep_core: bool = False, /) -> None:
+        """Begins the next life and waits for its hand-shake."""
+
+    def connect(self) -> None:
+        """Child: takes the inherited descriptors and shakes hands."""
+
+    def serve_strand(self, strand: int, /) -> None:
+        """Serves requests of one strand in the calling thread until its other end closes it."""
+
+    def run_service(self) -> None:
+        """Runs the service thread's loop in the calling thread for the rest of this life."""
+
+    def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Calls a function over there: one that crosses by name, or a proxy."""
+
+    def host_call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Calls ``host.remote_<name>`` over there."""
+
+    def is_over(self) -> bool:
+        """Whether the child has died since the last request, without waiting."""
+
+    def kill(self, signal: int, /) -> None: ...
+    def close(self) -> None: ...
+    def forget(self) -> None:
+        """In a fork of the kernel: drops everything without touching the child."""
