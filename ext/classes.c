@@ -400,12 +400,12 @@ has_no_layout(PyTypeObject *cls)
                 PyBaseObject_Type.tp_basicsize);
 }
 
-/* type.__setattr__ keeps the slots in step with the special methods; but what `type` itself has a
+/* type.__setattr__ keeps the slots in step with the special methods; but what the metaclass has a data
  * descriptor for (__name__, __doc__ ...: attributes of functions, say) must go around that. */
 static int
 set_class_attribute(PyTypeObject *type, PyObject *name, PyObject *value)
 {
-    PyObject *own = compat_type_lookup(&PyType_Type, name);
+    PyObject *own = compat_type_lookup(Py_TYPE(type), name);
     if (own != NULL && Py_TYPE(own)->tp_descr_set != NULL) {
         PyObject *dict = compat_type_dict(type);
         int rc = dict == NULL ? -1 : PyDict_SetItem(dict, name, value);

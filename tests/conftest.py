@@ -53,24 +53,26 @@ def _ours(descriptors):
     return sum(1 for target in descriptors.values() if not target.startswith("/proc/"))
 
 
-def close_contexts():
-    """Ends all contexts and releases all isolated names."""
+def close_contexts(but=()):
+    """Ends all contexts, but for some, and releases all isolated names."""
     names = list(ipython_isolation.isolated())
     if names:
         ipython_isolation.release(*names)
     for context in _context.contexts():
-        context.close()
+        if context not in but:
+            context.close()
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     """Every test closes, or leaves open to be closed here, its contexts; then all must be as before."""
     gc.collect()
+    shared = _context.contexts()  # of fixtures that several tests share
     before_processes, before_shm = set(children()), set(os.listdir("/dev/shm"))
     before_threads = {t for t in threading.enumerate() if t.name.startswith("isolation")}
     before = _descriptors()
     yield
-    close_contexts()
+    close_contexts(shared)
     gc.collect()
     left = wait_until(lambda: not (set(children()) - before_processes)) or set(children()) - before_processes
     assert left is True, f"processes left: {left}"

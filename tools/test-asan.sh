@@ -36,8 +36,8 @@ LD_PRELOAD=$preload \
     UBSAN_OPTIONS="$common:halt_on_error=1" \
     IPYTHON_ISOLATION_SANITIZER_LOG="$logs/report" PYTHONMALLOC=malloc \
     IPYTHON_ISOLATION_ASAN=1 \
-    "$venv/bin/python" -m pytest tests -m "not no_asan" -o timeout=180 -o faulthandler_timeout=240 \
-    -p no:cacheprovider "$@" || status=$?
+    "$venv/bin/python" -m pytest "${@:-tests}" -m "not no_asan" -o timeout=180 -o faulthandler_timeout=240 \
+    -p no:cacheprovider || status=$?
 
 shopt -s nullglob
 reports=("$logs"/*)
