@@ -175,9 +175,8 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     for (int i = 0; i < a->nd; i++) {
         write_u64(&m->w, (uint64_t)a->shape[i]);
     }
-    write_bytes(&m->w, a->data, total_size(a));
     if (rc == 0) {
-        rc = message_check(m);
+        rc = encode_blob(m, a->data, total_size(a), contiguous != NULL ? contiguous : o);
     }
 done:
     Py_XDECREF(dtype);
@@ -212,15 +211,15 @@ share_bytes(PyObject *capsule, size_t *size)
 }
 
 static PyObject *
-share_of_frame(struct incoming *in, const unsigned char *data, size_t size)
+share_of_frame(const struct frame *frame, const unsigned char *data, size_t size)
 {
     struct share *share = calloc(1, sizeof *share);
-    if (share == NULL || frame_share(&in->frame, &share->frame) < 0) {
+    if (share == NULL || frame_share(frame, &share->frame) < 0) {
         free(share);
         return PyErr_NoMemory();
     }
     /* Very small frames are copied by libzmq: the same place in the copy. */
-    share->data = (const char *)share->frame.data + (data - (const unsigned char *)in->frame.data);
+    share->data = (const char *)share->frame.data + (data - (const unsigned char *)frame->data);
     share->size = size;
     PyObject *capsule = PyCapsule_New(share, NULL, share_free);
     if (capsule == NULL) {
@@ -247,7 +246,8 @@ decode_ndarray(struct incoming *in)
     for (uint64_t i = 0; shape != NULL && i < nd; i++) {
         PyTuple_SET_ITEM(shape, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(read_u64(&in->r)));
     }
-    const unsigned char *data = read_bytes(&in->r, &size);
+    const struct frame *frame;
+    const unsigned char *data = decode_blob(in, &size, &frame);
     if (shape == NULL || in->r.failed) {
         goto garbled;
     }
@@ -289,7 +289,7 @@ decode_ndarray(struct incoming *in)
             Py_CLEAR(array);
             goto garbled;
         }
-        PyObject *before = share_of_frame(in, data, size);
+        PyObject *before = share_of_frame(frame, data, size);
         if (before == NULL) {
             Py_CLEAR(array);
             goto done;

@@ -154,8 +154,72 @@ channel_send_owned(channel *c, void *data, size_t size)
     return 0;
 }
 
+struct ending {
+    void (*done)(void *owner);
+    void *owner;
+};
+
+static void
+end_blob(void *data, void *hint)
+{
+    (void)data;
+    struct ending *ending = hint;
+    ending->done(ending->owner);
+    free(ending);
+}
+
+static int
+send_msg(channel *c, zmq_msg_t *msg, bool more)
+{
+    int rc;
+    do {
+        rc = zmq_msg_send(msg, c->socket, c->send_flags | (more ? ZMQ_SNDMORE : 0));
+    } while (rc < 0 && errno == EINTR);
+    if (rc < 0) {
+        int saved = errno;
+        zmq_msg_close(msg);
+        errno = saved;
+        return -1;
+    }
+    return 0;
+}
+
 int
-channel_recv(channel *c, struct frame *f)
+channel_send_blobs(channel *c, void *data, size_t size, bool owned, const struct blob *blobs,
+                   size_t nblobs, void (*done)(void *owner))
+{
+    zmq_msg_t msg;
+    int rc = owned ? zmq_msg_init_data(&msg, data, size, free_owned, NULL) : zmq_msg_init_size(&msg, size);
+    if (rc < 0) {
+        free(owned ? data : NULL);
+    } else if (!owned) {
+        memcpy(zmq_msg_data(&msg), data, size);
+    }
+    if (rc == 0) {
+        rc = send_msg(c, &msg, nblobs > 0);
+    }
+    int saved = errno;
+    for (size_t i = 0; i < nblobs; i++) {
+        struct ending *ending = rc == 0 ? malloc(sizeof *ending) : NULL;
+        if (ending == NULL) {
+            /* Nothing was queued yet, or the connection is broken: the rest is not missed. */
+            saved = rc == 0 ? ENOMEM : saved;
+            rc = -1;
+            done(blobs[i].owner);
+            continue;
+        }
+        *ending = (struct ending){done, blobs[i].owner};
+        /* libzmq only reads it: the cast is its interface's. */
+        zmq_msg_init_data(&msg, (void *)(uintptr_t)blobs[i].data, blobs[i].size, end_blob, ending);
+        rc = send_msg(c, &msg, i + 1 < nblobs);
+        saved = errno;
+    }
+    errno = saved;
+    return rc;
+}
+
+static int
+recv_one(channel *c, struct frame *f, bool *more)
 {
     zmq_msg_t *msg = malloc(sizeof *msg);
     if (msg == NULL) {
@@ -173,15 +237,41 @@ channel_recv(channel *c, struct frame *f)
         errno = saved;
         return saved == EAGAIN ? 0 : -1;
     }
-    f->data = zmq_msg_data(msg);
-    f->size = zmq_msg_size(msg);
-    f->owner = msg;
+    *f = (struct frame){.data = zmq_msg_data(msg), .size = zmq_msg_size(msg), .owner = msg};
+    *more = zmq_msg_more(msg);
     return 1;
+}
+
+int
+channel_recv(channel *c, struct frame *f)
+{
+    bool more;
+    int rc = recv_one(c, f, &more);
+    /* A message arrives whole: its further parts are there. */
+    while (rc == 1 && more) {
+        struct frame *parts = realloc(f->parts, (f->nparts + 1) * sizeof *parts);
+        if (parts != NULL) {
+            f->parts = parts;
+        }
+        rc = parts == NULL ? -1 : recv_one(c, &parts[f->nparts], &more);
+        if (rc != 1) {
+            frame_free(f);
+            return -1;
+        }
+        f->nparts++;
+    }
+    return rc;
 }
 
 void
 frame_free(struct frame *f)
 {
+    for (size_t i = 0; i < f->nparts; i++) {
+        frame_free(&f->parts[i]);
+    }
+    free(f->parts);
+    f->parts = NULL;
+    f->nparts = 0;
     if (f->owner != NULL) {
         zmq_msg_close(f->owner);
         free(f->owner);
@@ -201,7 +291,7 @@ frame_share(const struct frame *f, struct frame *out)
         free(msg);
         return -1;
     }
-    *out = (struct frame){zmq_msg_data(msg), zmq_msg_size(msg), msg};
+    *out = (struct frame){.data = zmq_msg_data(msg), .size = zmq_msg_size(msg), .owner = msg};
     return 0;
 }
 

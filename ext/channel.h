@@ -17,7 +17,17 @@ typedef struct channel channel;
 struct frame {
     void *data;
     size_t size;
-    void *owner; /* a zmq_msg_t */
+    void *owner;         /* a zmq_msg_t */
+    struct frame *parts; /* the blobs that came with it, or NULL */
+    size_t nparts;
+};
+
+/* Memory that is sent along with a frame without being copied. `done` is called with `owner` once
+ * libzmq is through with it, in any thread, also when sending failed. */
+struct blob {
+    const void *data;
+    size_t size;
+    void *owner;
 };
 
 #define CHANNEL_ENDPOINT_SIZE 108
@@ -36,6 +46,9 @@ void channel_close(channel *c);
 int channel_send(channel *c, const void *data, size_t size);
 /* Queues memory from malloc without copying it; owns `data` from here on, also on failure. */
 int channel_send_owned(channel *c, void *data, size_t size);
+/* Queues a frame (a copy, or memory from malloc with `owned`) and its blobs, as one message. */
+int channel_send_blobs(channel *c, void *data, size_t size, bool owned, const struct blob *blobs,
+                       size_t nblobs, void (*done)(void *owner));
 /* The next frame if one is there: 1, 0 (none), or -1 with errno. */
 int channel_recv(channel *c, struct frame *f);
 void frame_free(struct frame *f);

@@ -4,8 +4,11 @@
 #include "peer.h"
 #include "proxy.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define BLOB_SIZE 65536 /* bytes; below this a copy into the frame is cheaper than a part of its own */
 
 int
 garbled(const char *what)
@@ -35,6 +38,8 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->sent = NULL;
     m->nsent = m->capsent = 0;
     m->seen = NULL;
+    m->blobs = NULL;
+    m->nblobs = 0;
     m->operation = NULL;
     m->operand = NULL;
 }
@@ -55,7 +60,85 @@ message_free(struct message *m, bool abandon)
     m->sent = NULL;
     m->nsent = m->capsent = 0;
     Py_CLEAR(m->seen);
+    for (size_t i = 0; i < m->nblobs; i++) {
+        blob_done(m->blobs[i].owner);
+    }
+    free(m->blobs);
+    m->blobs = NULL;
+    m->nblobs = 0;
     writer_free(&m->w);
+}
+
+/* ---- blobs ------------------------------------------------------------------------------- */
+
+/* What libzmq is through with, pushed by its own thread, which has no GIL to drop references. */
+struct finished {
+    PyObject *object; /* strong */
+    struct finished *next;
+};
+static struct finished *_Atomic finished;
+
+void
+blob_done(void *owner)
+{
+    struct finished *f = owner;
+    f->next = atomic_load(&finished);
+    while (!atomic_compare_exchange_weak(&finished, &f->next, f)) {
+    }
+}
+
+void
+blobs_collect(void)
+{
+    if (atomic_load(&finished) == NULL) {
+        return;
+    }
+    for (struct finished *f = atomic_exchange(&finished, NULL), *next; f != NULL; f = next) {
+        next = f->next;
+        Py_DECREF(f->object);
+        free(f);
+    }
+}
+
+int
+encode_blob(struct message *m, const void *data, size_t size, PyObject *owner)
+{
+    if (size < BLOB_SIZE) {
+        write_u8(&m->w, 0);
+        write_bytes(&m->w, data, size);
+        return message_check(m);
+    }
+    struct finished *f = malloc(sizeof *f);
+    struct blob *more = f == NULL ? NULL : realloc(m->blobs, (m->nblobs + 1) * sizeof *more);
+    if (more == NULL) {
+        free(f);
+        PyErr_NoMemory();
+        return -1;
+    }
+    f->object = Py_NewRef(owner);
+    m->blobs = more;
+    m->blobs[m->nblobs] = (struct blob){data, size, f};
+    write_u8(&m->w, 1);
+    write_u64(&m->w, m->nblobs++);
+    return message_check(m);
+}
+
+const unsigned char *
+decode_blob(struct incoming *in, size_t *size, const struct frame **frame)
+{
+    *size = 0;
+    *frame = &in->frame;
+    if (!read_u8(&in->r)) {
+        return read_bytes(&in->r, size);
+    }
+    uint64_t index = read_u64(&in->r);
+    if (in->r.failed || index >= in->frame.nparts) {
+        in->r.failed = true;
+        return NULL;
+    }
+    *frame = &in->frame.parts[index];
+    *size = (*frame)->size;
+    return (*frame)->data;
 }
 
 int
@@ -777,8 +860,7 @@ encode(struct message *m, PyObject *o, bool owned)
     }
     if (type == &PyBytes_Type) {
         write_tag(m, TAG_BYTES);
-        write_bytes(&m->w, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o));
-        return message_check(m);
+        return encode_blob(m, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o), o);
     }
     if (type == &PyComplex_Type) {
         Py_complex v = PyComplex_AsCComplex(o);
@@ -1321,7 +1403,7 @@ decode(struct incoming *in)
                       : PyUnicode_DecodeUTF8((const char *)data, (Py_ssize_t)size, "surrogatepass");
         break;
     case TAG_BYTES:
-        data = read_bytes(r, &size);
+        data = decode_blob(in, &size, &(const struct frame *){NULL});
         o = r->failed ? NULL : PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
         break;
     default:

@@ -62,6 +62,8 @@ struct message {
     } *sent; /* to take back when the frame is abandoned */
     size_t nsent, capsent;
     PyObject *seen; /* strong or NULL: exceptions already in this frame, by handle */
+    struct blob *blobs; /* sent along without a copy; each owns a reference to its object */
+    size_t nblobs;
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
     PyObject *operand;
 };
@@ -97,6 +99,15 @@ struct call {
 };
 int decode_call(struct incoming *in, struct call *call, PyObject *first);
 void call_free(struct call *call);
+
+/* Bytes of `owner` (which nobody changes until they are sent): in the frame when they are few, else
+ * sent along without a copy. */
+int encode_blob(struct message *m, const void *data, size_t size, PyObject *owner);
+/* In place, and the frame that holds them; NULL (failed reader) when garbled. */
+const unsigned char *decode_blob(struct incoming *in, size_t *size, const struct frame **frame);
+/* Lets go of objects that libzmq is through with; for owners of blobs. */
+void blob_done(void *owner);
+void blobs_collect(void);
 
 /* For the files that share the work. */
 int encode_export(struct message *m, PyObject *o, struct export **out);

@@ -88,6 +88,7 @@ frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
                              .request = request};
     m->op = (unsigned char)op;
     m->request = request;
+    blobs_collect();
     write_header(&m->w, &h);
     if (peer->nreleases > 0) {
         flags |= FRAME_RELEASES;
@@ -120,6 +121,14 @@ frame_send(struct message *m)
     int rc;
     if (m->strand->closed) {
         rc = 0; /* the wait will find the death */
+    } else if (m->nblobs > 0) {
+        bool owned = m->w.data != m->w.small;
+        rc = channel_send_blobs(m->strand->channel, m->w.data, m->w.size, owned, m->blobs, m->nblobs,
+                                blob_done);
+        m->nblobs = 0;
+        if (owned) {
+            writer_init(&m->w);
+        }
     } else if (m->w.data != m->w.small && m->w.size > BIG_FRAME) {
         rc = channel_send_owned(m->strand->channel, m->w.data, m->w.size);
         writer_init(&m->w);

@@ -103,6 +103,7 @@ peer_dealloc(PeerObject *self)
         }
         process_close(self->process);
     }
+    blobs_collect();
     peer_clear(self);
     Py_CLEAR(self->isolated);
     Py_CLEAR(self->path_seen);
@@ -259,6 +260,7 @@ peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
     close(self->wake_fd);
     Py_END_ALLOW_THREADS
     self->wake_fd = -1;
+    blobs_collect();
     PyDict_Clear(self->modules);
     Py_RETURN_NONE;
 }

@@ -90,8 +90,13 @@ value(struct line *l, struct reader *r, int depth)
         add(l, "(%g%+gj)", real, read_f64(r));
         return true;
     }
-    case TAG_BIGINT:
     case TAG_BYTES:
+        if (read_u8(r)) {
+            add(l, "<blob %llu>", (unsigned long long)read_u64(r));
+            return true;
+        }
+        /* fall through */
+    case TAG_BIGINT:
     case TAG_BYTEARRAY: {
         size_t n;
         read_bytes(r, &n);
