@@ -128,8 +128,38 @@ proxy_drop(struct proxy *p)
     Py_XDECREF(p->module);
     Py_XDECREF(p->qualname);
     Py_XDECREF(p->watch);
+    bool is_class = p->is_class;
     free(p);
-    Py_DECREF(peer);
+    if (!is_class) {
+        Py_DECREF(peer);
+    }
+}
+
+void
+proxies_forget(PeerObject *peer)
+{
+    core_state *core = core_get();
+    uint64_t key;
+    void *value;
+    for (bool again = true; again;) {
+        again = false; /* removing moves entries: start over after each */
+        for (size_t i = 0; !again && table_next(&core->proxies, &i, &key, &value);) {
+            struct proxy *p = value;
+            if (p->peer == peer) {
+                proxy_drop(p);
+                again = true;
+            }
+        }
+        for (size_t i = 0; !again && table_next(&core->mirrors, &i, &key, &value);) {
+            struct mirror *mirror = value;
+            if (mirror->peer == peer) {
+                table_remove(&core->mirrors, key);
+                Py_XDECREF(mirror->reported);
+                free(mirror);
+                again = true;
+            }
+        }
+    }
 }
 
 void
@@ -200,7 +230,10 @@ proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
         return -1;
     }
     p->object = o;
-    p->peer = (PeerObject *)Py_NewRef(peer);
+    /* Instances and modules keep their peer (and so the context) alive; classes do so by their stubs,
+     * where the garbage collector can see it: peer and classes refer to each other. */
+    p->is_class = PyType_Check(o);
+    p->peer = p->is_class ? peer : (PeerObject *)Py_NewRef(peer);
     p->handle = handle;
     p->count = 1;
     p->epoch = peer->epoch;
@@ -226,7 +259,9 @@ proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
     return 0;
 error:
     Py_XDECREF(p->watch);
+    if (!p->is_class) {
+        Py_DECREF(peer);
+    }
     free(p);
-    Py_DECREF(peer);
     return -1;
 }

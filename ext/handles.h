@@ -23,6 +23,8 @@ void proxy_received(struct proxy *p);
 /* tp_finalize of proxy classes. Queues the release; never sends, never blocks. */
 void proxy_finalize(PyObject *o);
 void proxy_drop(struct proxy *p);
+/* Drops all records of a peer that is being freed. */
+void proxies_forget(PeerObject *peer);
 void release_queue(PeerObject *peer, uint64_t handle, uint64_t count);
 
 #endif

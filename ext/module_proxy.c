@@ -134,6 +134,10 @@ module_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(extra_of(self)->cache);
+    struct proxy *p = proxy_find(self);
+    if (p != NULL) {
+        Py_VISIT(p->peer); /* peer and modules refer to each other */
+    }
     return PyModule_Type.tp_traverse(self, visit, arg);
 }
 
@@ -141,6 +145,7 @@ static int
 module_clear(PyObject *self)
 {
     Py_CLEAR(extra_of(self)->cache);
+    proxy_finalize(self);
     return PyModule_Type.tp_clear(self);
 }
 

@@ -77,6 +77,17 @@ peer_traverse(PeerObject *self, visitproc visit, void *arg)
     Py_VISIT(self->mirrors);
     Py_VISIT(self->modules);
     Py_VISIT(self->call_context);
+    /* What the peer's records own: the reported classes of its mirrors, and its exports. */
+    uint64_t key;
+    void *value;
+    for (size_t i = 0; table_next(&core_get()->mirrors, &i, &key, &value);) {
+        if (((struct mirror *)value)->peer == self) {
+            Py_VISIT(((struct mirror *)value)->reported);
+        }
+    }
+    for (size_t i = 0; table_next(&self->exports, &i, &key, &value);) {
+        Py_VISIT(((struct export *)value)->object);
+    }
     return 0;
 }
 
@@ -104,6 +115,7 @@ peer_dealloc(PeerObject *self)
         process_close(self->process);
     }
     blobs_collect();
+    proxies_forget(self);
     peer_clear(self);
     Py_CLEAR(self->isolated);
     Py_CLEAR(self->path_seen);

@@ -109,6 +109,7 @@ stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
     if (stub != NULL) {
         stub->vectorcall = stub_call;
         stub->cls = Py_NewRef(cls);
+        stub->peer = Py_XNewRef(peer_of_type(cls));
         stub->name = Py_NewRef(name);
         stub->kind = kind;
         stub->abstract = abstract;
@@ -122,6 +123,7 @@ stub_traverse(StubObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->cls);
+    Py_VISIT(self->peer);
     return 0;
 }
 
@@ -129,6 +131,7 @@ static int
 stub_clear(StubObject *self)
 {
     Py_CLEAR(self->cls);
+    Py_CLEAR(self->peer);
     return 0;
 }
 
@@ -138,6 +141,7 @@ stub_dealloc(StubObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->cls);
+    Py_CLEAR(self->peer);
     Py_CLEAR(self->name);
     PyObject_GC_Del(self);
     Py_DECREF(type);

@@ -11,6 +11,7 @@ typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
     PyObject *cls;  /* strong: the mirrored class */
+    PyObject *peer; /* strong: see proxy_bind */
     PyObject *name; /* strong */
     char kind;      /* 'm' method, 'd' data, 'v' value, 'c' class or static method */
     bool abstract;

@@ -26,9 +26,10 @@ struct export {
 /* One proxy of this process, found by its address in core->proxies. The proxy's finaliser frees it. */
 struct proxy {
     PyObject *object; /* borrowed: the proxy itself */
-    PeerObject *peer; /* strong */
+    PeerObject *peer; /* strong; borrowed for a class, whose stubs keep the peer alive */
     uint64_t handle;
     uint64_t count; /* how often the handle was received */
+    bool is_class;
     uint32_t epoch; /* the life in which `handle` means something */
     PyObject *module, *qualname; /* strong or NULL: the target can be reached by this name */
     PyObject *watch; /* strong or NULL: weak reference, where the type has no finaliser of ours */
