@@ -634,7 +634,19 @@ error:
     core->building--;
     Py_XDECREF(bases);
     Py_XDECREF(namespace);
-    Py_XDECREF(type); /* its mirror record, if any, stays unused */
+    if (type != NULL) {
+        /* Records go by address: none may outlive the type. */
+        struct mirror *record = table_remove(&core->mirrors, ADDRESS(type));
+        struct proxy *p = proxy_find((PyObject *)type);
+        if (record != NULL) {
+            Py_XDECREF(record->reported);
+            free(record);
+        }
+        if (p != NULL) {
+            proxy_drop(p);
+        }
+        Py_DECREF(type);
+    }
     return NULL;
 }
 
@@ -705,6 +717,20 @@ may_be_local_value(PeerObject *peer, PyTypeObject *cls)
     }
     return is_value_type(cls) > 0 ||
            (strcmp(Py_TYPE(cls)->tp_name, "ABCMeta") == 0 && has_no_layout(cls));
+}
+
+/* Keeps a description whose mirror was not made, under (handle, "late"). */
+static int
+remember(PeerObject *peer, struct description *d)
+{
+    PyObject *description =
+        Py_BuildValue("(kOOOOOOOO)", (unsigned long)d->flags, d->module, d->qualname, d->name, d->doc,
+                      d->meta, d->bases, d->inherited, d->names);
+    PyObject *key = Py_BuildValue("(Ks)", (unsigned long long)d->handle, "late");
+    int rc = description == NULL || key == NULL ? -1 : PyDict_SetItem(peer->mirrors, key, description);
+    Py_XDECREF(description);
+    Py_XDECREF(key);
+    return rc;
 }
 
 static PyObject *
@@ -778,6 +804,14 @@ decode_defined(struct incoming *in, enum class_use use)
         goto keep;
     }
     type = find_or_make_mirror(in->peer, &d);
+    if (type == NULL) {
+        /* The other side will not describe it again: let the next use try once more. */
+        PyObject *exc = compat_take_exception();
+        if (remember(in->peer, &d) < 0) {
+            PyErr_Clear();
+        }
+        compat_raise(exc);
+    }
     goto done;
 keep:
     /* Later frames say only the handle: remember what it stands for here, for each use. */
@@ -792,20 +826,9 @@ keep:
             }
             Py_XDECREF(key);
         }
-        /* And for other uses, should they come: the mirrored class, made when needed. */
-        PyObject *rest = type == NULL ? NULL : PyLong_FromUnsignedLongLong(d.handle);
-        PyObject *description =
-            rest == NULL ? NULL
-                         : Py_BuildValue("(kOOOOOOOO)", (unsigned long)d.flags, d.module, d.qualname,
-                                         d.name, d.doc, d.meta, d.bases, d.inherited, d.names);
-        PyObject *late = description == NULL ? NULL : Py_BuildValue("(Ks)", d.handle, "late");
-        if (late != NULL) {
-            PyDict_SetItem(in->peer->mirrors, late, description);
+        if (type != NULL && remember(in->peer, &d) < 0) {
+            Py_CLEAR(type); /* for other uses, should they come: the mirror, made when needed */
         }
-        PyErr_Clear();
-        Py_XDECREF(rest);
-        Py_XDECREF(description);
-        Py_XDECREF(late);
     }
 done:
     Py_XDECREF(local);
