@@ -44,9 +44,8 @@ message_free(struct message *m, bool abandon)
 {
     if (abandon) {
         for (size_t i = m->nsent; i-- > 0;) {
-            struct export *e = table_get(&m->peer->exports, m->sent[i].handle);
-            if (e != NULL && m->sent[i].described) {
-                e->described = false;
+            if (m->sent[i].described) {
+                table_remove(&m->strand->described, m->sent[i].handle);
             }
             export_release(m->peer, m->sent[i].handle, 1);
         }
