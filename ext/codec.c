@@ -114,6 +114,25 @@ is_isolated_name(PeerObject *peer, PyObject *module)
     return false;
 }
 
+/* function, method, generator ... say that they are in builtins, but their names are in types.
+ * New reference, or NULL without an exception. */
+static PyObject *
+resolve_unnamed_builtin(PyObject *qualname)
+{
+    PyObject *types = PyImport_ImportModule("types"), *key, *value, *found = NULL;
+    PyObject *dict = types == NULL ? NULL : PyModule_GetDict(types);
+    Py_ssize_t i = 0;
+    while (dict != NULL && found == NULL && PyDict_Next(dict, &i, &key, &value)) {
+        if (PyType_Check(value) && !PyType_HasFeature((PyTypeObject *)value, Py_TPFLAGS_HEAPTYPE) &&
+            PyUnicode_CompareWithASCIIString(qualname, ((PyTypeObject *)value)->tp_name) == 0) {
+            found = Py_NewRef(value);
+        }
+    }
+    Py_XDECREF(types);
+    PyErr_Clear();
+    return found;
+}
+
 /* New reference to what module.qualname names. NULL without an exception when nothing does (or the
  * module is not loaded and `import` is false); with one when importing it failed. */
 PyObject *
@@ -153,6 +172,9 @@ resolve_name(PyObject *module, PyObject *qualname, bool import)
     }
     if (o == NULL) {
         PyErr_Clear();
+        if (PyUnicode_CompareWithASCIIString(module, "builtins") == 0) {
+            o = resolve_unnamed_builtin(qualname);
+        }
     }
     return o;
 }
