@@ -34,7 +34,7 @@ for i, image in enumerate(inputs):
                 _deaths.exit(3)
             else:
                 getattr(_deaths, kind)()
-        results[i] = cv_module.grayscale(image)
+        results[i] = np.asarray(cv_module.grayscale(image))
     except ProcessTerminationError as error:
         failed[i] = str(error)
 right = 0
