@@ -679,7 +679,7 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
     if (ensure_running(peer) < 0) {
         return -1;
     }
-    if (peer->is_kernel && !peer->syncing && op != OP_HOST && (peer->sync || peer->state_seen != state_generation || path_changed(peer))) {
+    if (peer->is_kernel && !peer->syncing && (op != OP_HOST || peer->starter == 0) && (peer->sync || peer->state_seen != state_generation || path_changed(peer))) {
         PyObject *path = PySys_GetObject("path");
         Py_XSETREF(peer->path_seen, path == NULL ? NULL : PySequence_Tuple(path));
         peer->sync = false;

@@ -220,6 +220,7 @@ class IsolationContext:
             raise errors.ClientStateError(f"context {self.name!r} is being started")
         lost = self._lost
         self._starting = threading.get_ident()
+        _watch_log_levels()
         try:
             self._sent = dict.fromkeys(self._sent)
             self._output.reset()
@@ -283,7 +284,8 @@ class IsolationContext:
         cwd = _cwd()
         changes.append(None if cwd == (sent["cwd"] or cwd) else cwd)
         levels = _log_levels()
-        changes.append(None if levels == sent["levels"] else levels)
+        gone = tuple((name, 0) for name, _ in (sent["levels"] or ()) if name not in dict(levels))
+        changes.append(None if levels == sent["levels"] else levels + gone)
         self._sent = {"path": path, "environ": environ, "cwd": cwd, "levels": levels}
         return changes
 
@@ -485,12 +487,28 @@ def _cwd():
         return "/"
 
 
+def _watch_log_levels():
+    """Has every context look at the levels again whenever one changes: loggers then clear this cache."""
+    import logging  # not above: the child imports this module
+
+    manager = logging.root.manager
+    if hasattr(manager, "_isolation_watches"):
+        return
+    clear, manager._isolation_watches = manager._clear_cache, True
+
+    def clear_cache():
+        clear()
+        for context in list(_all):
+            context._peer.sync = True
+
+    manager._clear_cache = clear_cache
+
+
 def _log_levels():
-    """The levels set in this process, for the child's loggers: tuple of (name, level)."""
-    logging = sys.modules.get("logging")
-    if logging is None:
-        return None
-    levels = [("", logging.root.level)]
+    """The levels set in this process, for the child's loggers: tuple of (name, level). None: for all."""
+    import logging
+
+    levels = [("", logging.root.level), (None, logging.root.manager.disable)]
     for name, logger in list(logging.root.manager.loggerDict.items()):
         level = getattr(logger, "level", 0)
         if level:
