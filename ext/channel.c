@@ -13,6 +13,8 @@
 
 /* The kernel connects right after it has offered the socket. */
 #define ACCEPT_TIMEOUT_MS 10000
+/* How long a socket that was closed may still send what is queued. */
+#define FINISH_TIMEOUT_MS 1000
 
 struct channel {
     void *socket;
@@ -86,6 +88,22 @@ channel_close(channel *c)
         zmq_close(c->socket);
         free(c);
     }
+}
+
+void
+channel_finish(channel *c)
+{
+    if (c != NULL) {
+        int patience = FINISH_TIMEOUT_MS;
+        zmq_setsockopt(c->socket, ZMQ_LINGER, &patience, sizeof patience);
+        channel_close(c);
+    }
+}
+
+void
+channel_forget(channel *c)
+{
+    free(c);
 }
 
 channel *
@@ -261,6 +279,28 @@ channel_recv(channel *c, struct frame *f)
         f->nparts++;
     }
     return rc;
+}
+
+bool
+channel_last(channel *c, int timeout_ms)
+{
+    /* A PAIR socket can no longer send once it has seen that the other end hung up, and it sees that
+     * after all that came before. There is no event for it to wait for. */
+    for (int waited = 0;; waited++) {
+        int events = 0;
+        size_t size = sizeof events;
+        if (zmq_getsockopt(c->socket, ZMQ_EVENTS, &events, &size) < 0 || waited >= timeout_ms) {
+            return false;
+        }
+        if (events & ZMQ_POLLIN) {
+            return true;
+        }
+        if (!(events & ZMQ_POLLOUT)) {
+            return false;
+        }
+        zmq_pollitem_t item = {.socket = c->socket, .events = ZMQ_POLLIN};
+        zmq_poll(&item, 1, 1);
+    }
 }
 
 void

@@ -40,6 +40,10 @@ int channel_listen(char endpoint[CHANNEL_ENDPOINT_SIZE]);
 channel *channel_connect(void *zmq, const char *endpoint);
 channel *channel_accept(void *zmq, const char *endpoint, int listen_fd);
 void channel_close(channel *c);
+/* The same, but what is queued is still sent, in the background. */
+void channel_finish(channel *c);
+/* For a fork of the process that made it, where libzmq's threads are not: frees the record alone. */
+void channel_forget(channel *c);
 
 /* Queues a copy of the frame. Waits only where the other end has not connected yet. 0, or -1 with
  * errno (EAGAIN: the other end has gone). */
@@ -52,6 +56,9 @@ int channel_send_blobs(channel *c, void *data, size_t size, bool owned, const st
 /* The next frame if one is there: 1, 0 (none), or -1 with errno. */
 int channel_recv(channel *c, struct frame *f);
 void frame_free(struct frame *f);
+/* For when the process at the other end has died: waits, timeout_ms at most, until what it had sent
+ * has arrived. True when there is a frame. */
+bool channel_last(channel *c, int timeout_ms);
 /* A second owner of the same bytes, without copying big ones. 0, or -1 with errno. */
 int frame_share(const struct frame *f, struct frame *out);
 

@@ -286,13 +286,16 @@ encode_class(struct message *m, PyTypeObject *cls, enum class_use use)
     if (encode_export(m, (PyObject *)cls, &e) < 0) {
         return -1;
     }
-    if (e->described) {
+    if (table_get(&m->strand->described, e->handle) != NULL) {
         write_u8(&m->w, CLASS_KNOWN);
         write_u64(&m->w, e->handle);
         return message_check(m);
     }
     /* Before the description: it may refer to the class itself. */
-    e->described = true;
+    if (!table_put(&m->strand->described, e->handle, e)) {
+        PyErr_NoMemory();
+        return -1;
+    }
     m->sent[m->nsent - 1].described = true;
     write_u8(&m->w, CLASS_DEFINED);
     write_u64(&m->w, e->handle);
@@ -660,6 +663,11 @@ find_or_make_mirror(PeerObject *peer, struct description *d)
     PyTypeObject *type = NULL;
     if (known != NULL) {
         struct proxy *p = proxy_find(known);
+        if (p != NULL && p->epoch == peer->epoch && p->handle == d->handle) {
+            proxy_received(p); /* described once more, on another strand */
+            Py_DECREF(key);
+            return (PyTypeObject *)Py_NewRef(known);
+        }
         if (p != NULL && p->epoch != peer->epoch) {
             Py_INCREF(known);
             core_get()->building++;

@@ -49,9 +49,8 @@ message_free(struct message *m, bool abandon)
 {
     if (abandon) {
         for (size_t i = m->nsent; i-- > 0;) {
-            struct export *e = table_get(&m->peer->exports, m->sent[i].handle);
-            if (e != NULL && m->sent[i].described) {
-                e->described = false;
+            if (m->sent[i].described) {
+                table_remove(&m->strand->described, m->sent[i].handle);
             }
             export_release(m->peer, m->sent[i].handle, 1);
         }
@@ -198,6 +197,25 @@ is_isolated_name(PeerObject *peer, PyObject *module)
     return false;
 }
 
+/* function, method, generator ... say that they are in builtins, but their names are in types.
+ * New reference, or NULL without an exception. */
+static PyObject *
+resolve_unnamed_builtin(PyObject *qualname)
+{
+    PyObject *types = PyImport_ImportModule("types"), *key, *value, *found = NULL;
+    PyObject *dict = types == NULL ? NULL : PyModule_GetDict(types);
+    Py_ssize_t i = 0;
+    while (dict != NULL && found == NULL && PyDict_Next(dict, &i, &key, &value)) {
+        if (PyType_Check(value) && !PyType_HasFeature((PyTypeObject *)value, Py_TPFLAGS_HEAPTYPE) &&
+            PyUnicode_CompareWithASCIIString(qualname, ((PyTypeObject *)value)->tp_name) == 0) {
+            found = Py_NewRef(value);
+        }
+    }
+    Py_XDECREF(types);
+    PyErr_Clear();
+    return found;
+}
+
 /* New reference to what module.qualname names. NULL without an exception when nothing does (or the
  * module is not loaded and `import` is false); with one when importing it failed. */
 PyObject *
@@ -237,6 +255,9 @@ resolve_name(PyObject *module, PyObject *qualname, bool import)
     }
     if (o == NULL) {
         PyErr_Clear();
+        if (PyUnicode_CompareWithASCIIString(module, "builtins") == 0) {
+            o = resolve_unnamed_builtin(qualname);
+        }
     }
     return o;
 }

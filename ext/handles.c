@@ -1,6 +1,7 @@
 #include "handles.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 struct export *
 export_object(PeerObject *peer, PyObject *o)
@@ -109,6 +110,12 @@ release_queue(PeerObject *peer, uint64_t handle, uint64_t count)
         }
         peer->releases = more;
         peer->capreleases = capacity;
+    }
+    if (peer->drowsy) {
+        uint64_t one = 1;
+        peer->drowsy = false;
+        ssize_t ignored = write(peer->wake_fd, &one, sizeof one); /* never blocks */
+        (void)ignored;
     }
     peer->releases[peer->nreleases].handle = handle;
     peer->releases[peer->nreleases++].count = count;

@@ -12,7 +12,9 @@
 
 #define SLICE_MS 50       /* a wait lets Python see signals at least this often */
 #define HINT_AFTER_S 1.0  /* an interrupt that was not answered: say what a second one does */
+#define IDLE_MS 100       /* releases that no frame took along for so long are sent by themselves */
 #define EXIT_GRACE_MS 40  /* how long a death is held back for the exit report to complete it */
+#define LAST_FRAME_MS 20  /* how long what a dead child had sent may take to arrive */
 #define BIG_FRAME 4096    /* bytes from which a frame's memory is handed over instead of copied */
 
 /* ---- small things ------------------------------------------------------------------------ */
@@ -183,6 +185,9 @@ drain_output(PeerObject *peer, PyObject **parked)
     char buffer[65536];
     for (int i = 0; i < 2; i++) {
         for (;;) {
+            if (peer->state == PEER_FORKED) {
+                return; /* by what a writer did */
+            }
             int fd = i == 0 ? process_out(peer->process) : process_err(peer->process);
             if (fd < 0) {
                 break;
@@ -214,39 +219,76 @@ drain_output(PeerObject *peer, PyObject **parked)
 
 /* ---- death ------------------------------------------------------------------------------- */
 
-static PyObject *
-exit_facts(PeerObject *peer, struct message *m)
+void
+peer_ending(PeerObject *peer, enum ending_how how)
 {
-    struct process_exit e = process_exit_info(peer->process);
+    struct ending *e = &peer->ending;
     struct shared_page *page = process_shared(peer->process);
-    int signal = 0, code = 0;
-    unsigned long long address = 0;
-    unsigned announced = page == NULL ? 0 : atomic_load(&page->announced);
-    if (announced == ANNOUNCED_COMPLETE || announced == ANNOUNCED_TENTATIVE) {
-        signal = page->signal;
-        code = page->code;
-        address = page->address;
+    if (e->how != END_NONE) {
+        return;
     }
-    return Py_BuildValue("{sisOsisisIsisisKsssO}", "pid", (int)process_pid(peer->process), "known",
-                         e.known ? Py_True : Py_False, "exit_code", e.code, "exit_status", e.status,
-                         "announced", announced, "signal", signal, "si_code", code, "address", address,
-                         "operation", m == NULL ? "" : m->operation ? m->operation : op_name(m->op),
-                         "operand", m == NULL || m->operand == NULL ? Py_None : m->operand);
+    e->how = how;
+    e->pid = process_pid(peer->process);
+    e->exit = process_exit_info(peer->process);
+    if (page != NULL) {
+        e->announced = atomic_load(&page->announced);
+        e->signal = page->signal;
+        e->code = page->code;
+        e->address = page->address;
+        e->taken = atomic_load(&page->taken_request);
+    }
 }
 
-/* Raises ProcessTerminationError for the request m (or for none). */
+static PyObject *
+exit_facts(const struct ending *e, struct message *m)
+{
+    static const char *const ended[] = {"", "", "closed", "restarted"};
+    bool valid = e->announced == ANNOUNCED_COMPLETE || e->announced == ANNOUNCED_TENTATIVE;
+    /* Was it dead before it came to this request? Of the main thread that is known exactly. */
+    bool idle = e->idle || (m->strand->id == STRAND_MAIN && e->taken < m->request);
+    return Py_BuildValue("{sssisOsisisIsisisKsssO}", "ended", ended[e->how], "pid", (int)e->pid, "known",
+                         e->exit.known ? Py_True : Py_False, "exit_code", e->exit.code, "exit_status",
+                         e->exit.status, "announced", e->announced, "signal", valid ? e->signal : 0,
+                         "si_code", valid ? e->code : 0, "address",
+                         valid ? (unsigned long long)e->address : 0ull, "operation",
+                         idle           ? ""
+                         : m->operation ? m->operation
+                                        : op_name(m->op),
+                         "operand", m->operand == NULL ? Py_None : m->operand);
+}
+
+/* Raises what becomes of the request m when its life is over: ProcessTerminationError, or, where the
+ * life was ended by a wish of this side, ClientStateError. */
 static void
 raise_terminated(PeerObject *peer, struct message *m)
 {
-    bool first = peer->state == PEER_RUNNING;
-    if (first) {
-        process_kill(peer->process, 9); /* announced, or half dead: nothing of it may go on */
-        Py_BEGIN_ALLOW_THREADS
-        process_wait_exit(peer->process, EXIT_GRACE_MS);
-        Py_END_ALLOW_THREADS
-        peer->state = PEER_DEAD;
+    struct strand *s = m->strand;
+    bool first = false;
+    if (!peer->is_kernel || peer->state == PEER_FORKED) {
+        raise_error("ClientStateError", peer->is_kernel ? "this process is a fork of the session"
+                                                        : "the session has gone");
+        return;
     }
-    PyObject *facts = exit_facts(peer, m);
+    if (!s->closed && s->epoch == peer->epoch) {
+        PyObject *ignored = NULL;
+        first = peer->state == PEER_RUNNING;
+        if (first) {
+            peer->state = PEER_DEAD;
+            process_kill(peer->process, 9); /* announced, or half dead: nothing of it may go on */
+        }
+        if (peer->ending.how == END_NONE) {
+            peer->polling++;
+            Py_BEGIN_ALLOW_THREADS
+            process_wait_exit(peer->process, EXIT_GRACE_MS);
+            Py_END_ALLOW_THREADS
+            peer->polling--;
+            peer_ending(peer, END_DIED);
+        }
+        drain_output(peer, &ignored); /* what it printed between its last frame and its death */
+        Py_XDECREF(ignored);
+    }
+    struct ending ending = s->closed ? s->ending : peer->ending;
+    PyObject *facts = exit_facts(&ending, m);
     PyObject *exc = facts == NULL ? NULL
                                   : PyObject_CallMethod(peer->host, "terminated", "OO", facts,
                                                         first ? Py_True : Py_False);
@@ -285,7 +327,11 @@ serve(struct incoming *in)
     PyObject *result = NULL;
     struct message m;
     if (interruptible) {
+        atomic_store(&peer->page->taken_request, in->header.request);
         outer = atomic_exchange(&peer->page->executing_request, in->header.request);
+        if (atomic_load(&peer->page->interrupt_request) == in->header.request) {
+            PyErr_SetInterrupt(); /* the signal overtook the request, and was ignored */
+        }
     }
     s->serving++;
     if (frame_open(in) == 0) {
@@ -294,10 +340,16 @@ serve(struct incoming *in)
     incoming_free(in);
     if (interruptible) {
         atomic_store(&peer->page->executing_request, outer);
-        if (outer == 0 && result != NULL && PyErr_CheckSignals() < 0) {
-            /* An interrupt of this very request came too late to stop it: its result stands, and the
-             * kernel raises KeyboardInterrupt by itself. */
-            PyErr_Clear();
+        if (outer == 0) {
+            /* An interrupt of this very request may have come too late to stop it: its outcome
+             * stands, and the kernel raises KeyboardInterrupt by itself. */
+            PyObject *outcome = result == NULL ? compat_take_exception() : NULL;
+            if (PyErr_CheckSignals() < 0) {
+                PyErr_Clear();
+            }
+            if (outcome != NULL) {
+                compat_raise(outcome);
+            }
         }
     }
     message_init(&m, peer, s, true);
@@ -367,6 +419,17 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
     }
     peer_trace(peer, "<-", in->frame.data, in->frame.size);
     return 1;
+}
+
+/* An answer that nobody waits for: what it refers to is released, what it describes is kept. */
+static void
+discard(struct incoming *in)
+{
+    if (frame_open(in) == 0) {
+        Py_XDECREF(decode(in));
+    }
+    PyErr_Clear();
+    incoming_free(in);
 }
 
 /* ---- the wait ---------------------------------------------------------------------------- */
@@ -456,7 +519,7 @@ wait_reply(struct message *m)
     struct strand *s = m->strand;
     struct waiting w = {0};
     PyObject *result = NULL;
-    bool over = false;
+    bool over = false, last = false;
     for (;;) {
         struct incoming in;
         unsigned ready = 0;
@@ -472,15 +535,20 @@ wait_reply(struct message *m)
         }
         if (got == 0) {
             if (over) {
-                if (!s->closed && s->epoch == peer->epoch && peer->state == PEER_RUNNING) {
+                if (!last && !s->closed && s->epoch == peer->epoch) {
+                    /* A reply that was sent before the death is delivered. */
+                    last = true;
+                    peer->polling++;
+                    Py_BEGIN_ALLOW_THREADS
+                    channel_last(s->channel, LAST_FRAME_MS);
+                    Py_END_ALLOW_THREADS
+                    peer->polling--;
+                    continue;
+                }
+                if (!s->closed && s->epoch == peer->epoch) {
                     drain_output(peer, &w.parked);
                 }
-                if (w.killed || (w.parked != NULL && peer->is_kernel)) {
-                    raise_terminated(peer, m);
-                    PyErr_Clear();
-                } else {
-                    raise_terminated(peer, m);
-                }
+                raise_terminated(peer, m); /* what is parked is raised instead, below */
                 break;
             }
             if (wait_once(peer, s, SLICE_MS, &ready) < 0 && errno != EINTR) {
@@ -491,8 +559,7 @@ wait_reply(struct message *m)
                 if (ready & (8 | 16)) {
                     drain_output(peer, &w.parked);
                 }
-                /* Look once more for a reply that was sent before the death. */
-                over = peer->state != PEER_RUNNING || (ready & 7 && is_over(peer, ready));
+                over = over || peer->state != PEER_RUNNING || (ready & 7 && is_over(peer, ready));
                 check_signals(peer, m, &w);
             } else if (PyErr_CheckSignals() < 0) {
                 PyObject *exc = compat_take_exception();
@@ -520,7 +587,7 @@ wait_reply(struct message *m)
             continue;
         }
         if (in.header.request != m->request) {
-            frame_free(&in.frame); /* of a request that was given up */
+            discard(&in); /* of a request that was given up */
             continue;
         }
         if (peer->is_kernel) {
@@ -563,10 +630,28 @@ wait_reply(struct message *m)
 
 /* ---- requests ---------------------------------------------------------------------------- */
 
+/* While a life is being set up, only the thread that does it may use the child, and callbacks of what
+ * it runs there: everybody else waits, lest code runs in a child that has no jail yet. */
+static bool
+may_use_start(PeerObject *peer)
+{
+    unsigned long thread = PyThread_get_thread_ident();
+    if (peer->starter == thread) {
+        return true;
+    }
+    for (size_t i = 0; i < peer->nstrands; i++) {
+        struct strand *s = peer->strands[i];
+        if (s->thread == thread && !s->closed && s->serving > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int
 ensure_running(PeerObject *peer)
 {
-    if (peer->state == PEER_RUNNING) {
+    if (peer->state == PEER_RUNNING && (peer->starter == 0 || may_use_start(peer))) {
         return 0;
     }
     PyObject *none = PyObject_CallMethod(peer->host, "ensure_running", NULL);
@@ -603,7 +688,7 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
     if (ensure_running(peer) < 0) {
         return -1;
     }
-    if (peer->is_kernel && !peer->syncing && op != OP_HOST && (peer->sync || peer->state_seen != state_generation || path_changed(peer))) {
+    if (peer->is_kernel && !peer->syncing && (op != OP_HOST || peer->starter == 0) && (peer->sync || peer->state_seen != state_generation || path_changed(peer))) {
         PyObject *path = PySys_GetObject("path");
         Py_XSETREF(peer->path_seen, path == NULL ? NULL : PySequence_Tuple(path));
         peer->sync = false;
@@ -661,8 +746,9 @@ request_abandon(struct message *m)
             release_queue(m->peer, handle, read_u64(&r));
         }
     }
-    request_end(m->peer, m->strand);
-    message_free(m, true);
+    PeerObject *peer = m->peer;
+    message_free(m, true); /* uses the strand */
+    request_end(peer, m->strand);
 }
 
 PyObject *
@@ -689,8 +775,8 @@ request_finish(struct message *m)
 /* ---- loops ------------------------------------------------------------------------------- */
 
 /* Serves strand s until its other end closes it or the life is over. 0, or -1 with an exception. */
-int
-peer_serve(PeerObject *peer, struct strand *s)
+static int
+serve_loop(PeerObject *peer, struct strand *s)
 {
     for (;;) {
         struct incoming in;
@@ -744,13 +830,22 @@ peer_serve(PeerObject *peer, struct strand *s)
             continue;
         }
         if (in.header.flags & FRAME_REPLY) {
-            frame_free(&in.frame); /* of a request that was given up */
+            discard(&in); /* of a request that was given up */
             continue;
         }
         if (serve(&in) < 0) {
             return -1;
         }
     }
+}
+
+int
+peer_serve(PeerObject *peer, struct strand *s)
+{
+    s->pins++;
+    int rc = serve_loop(peer, s);
+    s->pins--;
+    return rc;
 }
 
 int
@@ -830,7 +925,12 @@ int
 peer_service(PeerObject *peer, uint32_t epoch)
 {
     struct strand *s = strand_by_id(peer, STRAND_SERVICE);
-    while (s != NULL && peer->state == PEER_RUNNING && peer->epoch == epoch) {
+    bool quiet = true; /* no releases for a while */
+    if (s == NULL) {
+        return 0;
+    }
+    s->pins++;
+    while (peer->state == PEER_RUNNING && peer->epoch == epoch) {
         struct incoming in;
         bool idle = peer->active == 0;
         int got = channel_recv(s->channel, &in.frame);
@@ -858,12 +958,14 @@ peer_service(PeerObject *peer, uint32_t epoch)
                      idle ? process_out(peer->process) : -1, idle ? process_err(peer->process) : -1};
         /* Output that comes during a call is the caller's to read; look again when it ends. */
         peer->late_output = !idle;
-        int timeout = peer->nreleases > 0 ? 100 : -1;
+        quiet = quiet && peer->nreleases == 0;
+        peer->drowsy = quiet;
         peer->polling++;
         Py_BEGIN_ALLOW_THREADS
-        channel_wait(s->channel, fds, 5, timeout, &ready);
+        channel_wait(s->channel, fds, 5, quiet ? -1 : IDLE_MS, &ready);
         Py_END_ALLOW_THREADS
         peer->polling--;
+        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0);
         if (peer->epoch != epoch || peer->state != PEER_RUNNING) {
             break;
         }
@@ -876,6 +978,9 @@ peer_service(PeerObject *peer, uint32_t epoch)
             PyObject *parked = NULL;
             drain_output(peer, &parked);
             Py_XDECREF(parked);
+            if (peer->epoch == epoch && peer->active == 0) {
+                peer->ending.idle = true;
+            }
             break; /* the next use says so */
         }
         if (peer->active == 0) {
@@ -892,6 +997,8 @@ peer_service(PeerObject *peer, uint32_t epoch)
             }
         }
     }
+    s->pins--;
+    strands_sweep(peer);
     return 0;
 }
 
@@ -901,6 +1008,7 @@ peer_child_service(PeerObject *peer)
 {
     struct strand *s = strand_by_id(peer, STRAND_SERVICE);
     int announced = 0; /* callback strands asked for so far */
+    bool quiet = true;
     while (s != NULL) {
         struct incoming in;
         int got = channel_recv(s->channel, &in.frame);
@@ -916,9 +1024,12 @@ peer_child_service(PeerObject *peer)
         }
         unsigned ready = 0;
         int fds[] = {peer->fdpass, peer->wake_fd};
+        quiet = quiet && peer->nreleases == 0;
+        peer->drowsy = quiet;
         Py_BEGIN_ALLOW_THREADS
-        channel_wait(s->channel, fds, 2, peer->nreleases > 0 ? 100 : -1, &ready);
+        channel_wait(s->channel, fds, 2, quiet ? -1 : IDLE_MS, &ready);
         Py_END_ALLOW_THREADS
+        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0);
         if (ready & 2) {
             uint64_t count;
             ssize_t ignored = read(peer->wake_fd, &count, sizeof count);

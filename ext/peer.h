@@ -28,6 +28,8 @@ int peer_child_service(PeerObject *peer);
 int peer_wait_hello(PeerObject *peer, struct strand *s);
 int peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size);
 
+/* Kernel: the life ends now, by a wish and not by itself: requests under way are told so. */
+void peer_ending(PeerObject *peer, enum ending_how how);
 /* Raises what the use of a lost target raises. */
 void peer_raise_stale(PeerObject *peer, PyObject *proxy);
 /* True when the target of p is certainly lost, so that only local answers are possible. */

@@ -108,14 +108,12 @@ peer_dealloc(PeerObject *self)
     PyObject_GC_UnTrack(self);
     exports_clear(self);
     strands_close_all(self);
-    if (self->state != PEER_FORKED) {
-        if (self->zmq != NULL) {
-            zmq_ctx_term(self->zmq);
-        }
-        process_close(self->process);
+    if (self->zmq != NULL && self->state != PEER_FORKED) {
+        zmq_ctx_term(self->zmq);
     }
     blobs_collect();
     proxies_forget(self);
+    process_close(self->process);
     peer_clear(self);
     Py_CLEAR(self->isolated);
     Py_CLEAR(self->path_seen);
@@ -179,6 +177,7 @@ end_life(PeerObject *self)
         usleep(1000); /* they look at the state at least every 50 ms */
         Py_END_ALLOW_THREADS
     }
+    peer_ending(self, END_DIED); /* unless it is known already how it ended */
     strands_close_all(self);
     process_end_life(self->process);
     exports_clear(self);
@@ -204,7 +203,13 @@ peer_start(PeerObject *self, PyObject *args)
         PyErr_SetString(PyExc_RuntimeError, "this context cannot be started");
         goto done;
     }
+    if (self->state == PEER_RUNNING) {
+        self->state = PEER_DEAD; /* nobody begins a request in it any more */
+        peer_ending(self, END_RESTARTED);
+    }
+    self->starter = PyThread_get_thread_ident();
     end_life(self);
+    self->ending = (struct ending){0};
     self->epoch++;
     self->sync = true;
     self->late_output = false;
@@ -238,6 +243,9 @@ done:
     if (rc < 0 && self->state == PEER_RUNNING) {
         self->state = PEER_DEAD;
     }
+    if (rc < 0) {
+        self->starter = 0;
+    }
     free_vector(argv);
     free_vector(env);
     Py_XDECREF(cwd);
@@ -260,20 +268,45 @@ peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
         process_wait_exit(self->process, 500);
         Py_END_ALLOW_THREADS
     }
+    if (self->state == PEER_RUNNING) {
+        peer_ending(self, END_CLOSED);
+    }
     self->state = PEER_CLOSED;
     end_life(self);
-    process *ended = self->process;
     void *zmq = self->zmq;
-    self->process = NULL;
+    int wake_fd = self->wake_fd;
     self->zmq = NULL;
-    Py_BEGIN_ALLOW_THREADS
-    process_close(ended);
-    zmq_ctx_term(zmq); /* no socket is open any more: returns at once */
-    close(self->wake_fd);
-    Py_END_ALLOW_THREADS
     self->wake_fd = -1;
+    Py_BEGIN_ALLOW_THREADS
+    process_stop(self->process); /* the record stays, for whoever still asks it something */
+    zmq_ctx_term(zmq);           /* no socket is open any more: returns at once */
+    close(wake_fd);
+    Py_END_ALLOW_THREADS
     blobs_collect();
     PyDict_Clear(self->modules);
+    Py_RETURN_NONE;
+}
+
+/* A start that failed after the child ran: it ends, and nobody uses it. */
+static PyObject *
+peer_give_up(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->state == PEER_RUNNING) {
+        self->state = PEER_DEAD;
+        peer_ending(self, END_RESTARTED);
+    }
+    if (self->state == PEER_DEAD) {
+        end_life(self);
+    }
+    self->starter = 0;
+    Py_RETURN_NONE;
+}
+
+/* The life is set up: all threads may use the child. */
+static PyObject *
+peer_started(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    self->starter = 0;
     Py_RETURN_NONE;
 }
 
@@ -283,9 +316,10 @@ peer_forget(PeerObject *self, PyObject *Py_UNUSED(ignored))
     /* In a fork of the kernel. libzmq's threads are not here: its objects are left alone. */
     if (self->state != PEER_CLOSED && self->state != PEER_FORKED) {
         self->state = PEER_FORKED;
+        strands_forget_all(self);
         process_forget(self->process);
-        self->process = NULL;
         self->nreleases = 0;
+        self->polling = 0; /* the other threads are not here */
     }
     Py_RETURN_NONE;
 }
@@ -364,11 +398,14 @@ peer_serve_strand(PeerObject *self, PyObject *number)
         announce_thread_stack();
     }
     s->thread = PyThread_get_thread_ident();
+    s->pins++;
     int rc = peer_serve(self, s);
+    s->pins--;
     s->thread = 0;
     if (id != STRAND_MAIN) {
         strand_close(s);
     }
+    strands_sweep(self);
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
@@ -434,7 +471,7 @@ peer_state_name(PeerObject *self, void *Py_UNUSED(closure))
 static PyObject *
 peer_pid(PeerObject *self, void *Py_UNUSED(closure))
 {
-    if (self->process == NULL || self->state != PEER_RUNNING) {
+    if (self->state != PEER_RUNNING) {
         Py_RETURN_NONE;
     }
     return PyLong_FromLong(process_pid(self->process));
@@ -443,8 +480,8 @@ peer_pid(PeerObject *self, void *Py_UNUSED(closure))
 static PyObject *
 peer_supervisor_pid(PeerObject *self, void *Py_UNUSED(closure))
 {
-    return self->process == NULL ? Py_NewRef(Py_None)
-                                 : PyLong_FromLong(process_supervisor_pid(self->process));
+    pid_t pid = self->process == NULL ? 0 : process_supervisor_pid(self->process);
+    return pid == 0 ? Py_NewRef(Py_None) : PyLong_FromLong(pid);
 }
 
 static PyObject *
@@ -484,6 +521,8 @@ peer_check_dead(PeerObject *self, PyObject *Py_UNUSED(ignored))
 static PyMethodDef peer_methods[] = {
     {"start", (PyCFunction)peer_start, METH_VARARGS, NULL},
     {"close", (PyCFunction)peer_close, METH_NOARGS, NULL},
+    {"started", (PyCFunction)peer_started, METH_NOARGS, NULL},
+    {"give_up", (PyCFunction)peer_give_up, METH_NOARGS, NULL},
     {"forget", (PyCFunction)peer_forget, METH_NOARGS, NULL},
     {"kill", (PyCFunction)peer_kill, METH_O, NULL},
     {"call", (PyCFunction)(void (*)(void))peer_call, METH_FASTCALL | METH_KEYWORDS, NULL},

@@ -620,32 +620,44 @@ error:
 }
 
 void
-process_close(process *self)
+process_stop(process *self)
 {
-    if (!self)
-        return;
     if (getpid() != self->owner) {
         process_forget(self);
         return;
     }
-    if (self->state == LIFE_RUNNING)
-        set_over(self);
+    process_end_life(self);
     stop_supervisor(self);
-    pthread_mutex_destroy(&self->lock);
-    process_forget(self);
+    pthread_mutex_lock(&self->lock);
+    self->lost = 1; /* nobody will report any more */
+    close_fd(&self->dead);
+    pthread_mutex_unlock(&self->lock);
 }
 
-/* Takes no lock: in a forked copy, a thread that does not exist there may have held it. */
 void
-process_forget(process *self)
+process_close(process *self)
 {
     if (!self)
         return;
+    process_stop(self);
+    if (getpid() == self->owner)
+        pthread_mutex_destroy(&self->lock);
+    free(self->supervisor_path);
+    free(self);
+}
+
+/* Another thread may have held the lock at the fork, and does not exist here: a new one. */
+void
+process_forget(process *self)
+{
+    pthread_mutex_init(&self->lock, NULL);
     close_life(self);
     close_fd(&self->dead);
     close_fd(&self->control);
-    free(self->supervisor_path);
-    free(self);
+    self->supervisor = 0;
+    self->lost = 1;
+    if (self->state != LIFE_NONE)
+        self->state = LIFE_OVER;
 }
 
 /* ---- accessors ----------------------------------------------------------------------------- */

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #define SHARED_MAGIC 0x49534f4cu
-#define SHARED_VERSION 1u
+#define SHARED_VERSION 2u
 
 /* The child's descriptors; 0 is /dev/null, 1 and 2 are pipes, there are no others. */
 enum child_fd {
@@ -43,6 +43,8 @@ struct shared_page {
     /* Written by the child: the innermost request that its main thread is executing for the
      * kernel, 0 for none. */
     _Atomic uint64_t executing_request;
+    /* Written by the child: the last request that its main thread began to execute. */
+    _Atomic uint64_t taken_request;
 };
 
 _Static_assert(sizeof(struct shared_page) <= 4096, "the shared page is one page");

@@ -20,7 +20,6 @@ struct export {
     PyObject *object; /* strong */
     uint64_t handle;
     uint64_t count; /* how often the handle was sent and not yet released */
-    bool described; /* a class whose description was sent in this epoch */
 };
 
 /* One proxy of this process, found by its address in core->proxies. The proxy's finaliser frees it. */
@@ -64,6 +63,19 @@ struct pair {
     unsigned char kind; /* PAIR_* */
 };
 
+/* How a life of the child ended, kept for the requests that were under way. */
+enum ending_how { END_NONE, END_DIED, END_CLOSED, END_RESTARTED };
+struct ending {
+    enum ending_how how;
+    bool idle; /* when no request was under way */
+    pid_t pid;
+    struct process_exit exit;
+    unsigned announced; /* enum announced; what follows is valid as said there */
+    int signal, code;
+    uint64_t address;
+    uint64_t taken; /* the last request that the child's main thread began */
+};
+
 /* One thread of this side and its connection to the paired thread. */
 struct strand {
     PeerObject *peer; /* borrowed */
@@ -72,6 +84,7 @@ struct strand {
     uint32_t epoch;
     unsigned depth;      /* requests of ours under way, nested */
     unsigned serving;    /* requests of the other side being executed, nested */
+    unsigned pins;       /* loops that hold on to the record */
     unsigned long thread;
     bool checked;   /* child: the kernel is at the other end */
     bool closed;    /* the connection is gone: another life, or the thread has ended */
@@ -83,6 +96,10 @@ struct strand {
     struct table pair_by_address; /* address -> index + 1 */
     struct table pair_by_id;
     bool cacheable;  /* the last reply said that its result may be cached */
+    /* Handles of the classes described in frames of this strand. Per strand, because frames of two
+     * strands may be read in another order than they were written. */
+    struct table described;
+    struct ending ending; /* kernel: of the strand's life, once the life is over */
 };
 
 enum peer_state { PEER_NEW, PEER_RUNNING, PEER_DEAD, PEER_CLOSED, PEER_FORKED };
@@ -131,6 +148,9 @@ struct PeerObject {
     bool sync;        /* kernel: host.sync() runs before the next request */
     PyObject *path_seen; /* kernel: strong or NULL: the items sys.path had at the last sync */
     unsigned char nonce[16];
+    struct ending ending;     /* kernel: of this life; END_NONE while it lasts */
+    unsigned long starter;    /* kernel: the thread that starts a life and sets it up, or 0 */
+    bool drowsy;              /* the service thread sleeps until it is woken: releases do that */
     unsigned long main_thread; /* kernel: the one that strand 1 belongs to */
     pid_t kernel_pid; /* child: who may connect */
     pthread_mutex_t lock; /* child: of `arrived` */

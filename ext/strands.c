@@ -52,23 +52,24 @@ void
 strand_close(struct strand *s)
 {
     if (!s->closed) {
+        channel *c = s->channel;
         s->closed = true;
-        channel_close(s->channel);
         s->channel = NULL;
+        channel_close(c);
         pairs_truncate(s, 0);
     }
 }
 
-/* Frees the records that nobody is inside of any more. */
-static void
-sweep(PeerObject *peer)
+void
+strands_sweep(PeerObject *peer)
 {
     size_t kept = 0;
     for (size_t i = 0; i < peer->nstrands; i++) {
         struct strand *s = peer->strands[i];
-        if (s->closed && s->depth == 0 && s->serving == 0 && !s->owned) {
+        if (s->closed && s->depth == 0 && s->serving == 0 && s->pins == 0 && !s->owned) {
             table_free(&s->pair_by_address);
             table_free(&s->pair_by_id);
+            table_free(&s->described);
             free(s->pairs);
             free(s);
         } else {
@@ -81,10 +82,25 @@ sweep(PeerObject *peer)
 void
 strands_close_all(PeerObject *peer)
 {
-    for (size_t i = 0; i < peer->nstrands; i++) {
-        strand_close(peer->strands[i]);
+    for (size_t i = 0; i < peer->nstrands;) {
+        struct strand *s = peer->strands[i++];
+        if (!s->closed) {
+            s->ending = peer->ending;
+            strand_close(s); /* may run arbitrary code, which may change the list */
+            i = 0;
+        }
     }
-    sweep(peer);
+    strands_sweep(peer);
+}
+
+void
+strands_forget_all(PeerObject *peer)
+{
+    for (size_t i = 0; i < peer->nstrands; i++) {
+        channel_forget(peer->strands[i]->channel);
+        peer->strands[i]->channel = NULL;
+        peer->strands[i]->closed = true;
+    }
 }
 
 struct strand *
@@ -197,11 +213,12 @@ thread_ended(PyObject *capsule)
         write_header(&w, &h);
         channel_send(s->channel, w.data, w.size);
         writer_free(&w);
-        /* The frame must get out: linger for this socket alone would need another option; libzmq
-         * sends what is queued on a connected ipc pipe before it closes when LINGER allows, so the
-         * strand is closed by the child's answer or at the end of this life. */
+        channel_finish(s->channel);
+        s->channel = NULL;
+        s->closed = true;
     }
     s->thread = 0;
+    strands_sweep(peer);
     Py_DECREF(peer);
 }
 

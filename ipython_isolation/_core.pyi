@@ -53,6 +53,12 @@ class Peer:
     def start(self, argv: list[str], environ: list[str], cwd: str, keep_core: bool = False, /) -> None:
         """Begins the next life and waits for its hand-shake."""
 
+    def started(self) -> None:
+        """The life is set up: threads other than the one that started it may use it."""
+
+    def give_up(self) -> None:
+        """Ends a life that could not be set up; nobody is told that it died."""
+
     def connect(self) -> None:
         """Child: takes the inherited descriptors and shakes hands."""
 

@@ -213,7 +213,10 @@ class _Logging:
         logging = sys.modules.get("logging")
         if logging is not None and hasattr(logging, "getLogger") and self.levels is not None:
             for name, level in self.levels:
-                logging.getLogger(name or None).setLevel(level)
+                if name is None:
+                    logging.disable(level)
+                else:
+                    logging.getLogger(name or None).setLevel(level)
 
 
 _logging = _Logging()
@@ -268,6 +271,9 @@ def main():
     child = Child()
     _logging.child = child
     sys.meta_path[:0] = [_PathFinder, _logging]
+    if "logging" in sys.modules:
+        sys.meta_path.remove(_logging)
+        _logging.install(sys.modules["logging"])
     register_default_values()
     child.peer.connect()
     threading.Thread(target=child.peer.run_service, name="isolation-service", daemon=True).start()

@@ -133,14 +133,16 @@ class IsolationContext:
 
     def ensure_started(self):
         """Starts the child if it does not run; also after a crash, when ``restart="auto"``."""
-        if self._peer.state != "running":
+        if self._peer.state != "running" or self._starting is not None:
             self.ensure_running()
 
     def restart(self):
         """Ends the child, if it runs, and starts another. Objects of the old one are lost; modules,
-        and functions and classes reached by name, go on working."""
+        and functions and classes reached by name, go on working. Calls of other threads that are
+        under way raise `ClientStateError`."""
         self._check_usable()
         with self._state_lock:
+            self._check_usable()
             self._begin_life()
 
     def close(self):
@@ -149,8 +151,13 @@ class IsolationContext:
             if _named.get(self.name) is self:
                 del _named[self.name]
         if self._peer.state not in ("closed", "forked"):
-            with self._state_lock:
+            if not self._state_lock.acquire(blocking=False):
+                self._peer.kill(9)  # a start in another thread, which ends so; or a close, which is as good
+                self._state_lock.acquire()
+            try:
                 self._peer.close()
+            finally:
+                self._state_lock.release()
 
     @property
     def remote_pid(self):
@@ -198,6 +205,7 @@ class IsolationContext:
         """What the core calls before a request when the child does not run."""
         self._check_usable()
         with self._state_lock:
+            self._check_usable()  # it may have been closed meanwhile
             state = self._peer.state
             if state == "running":
                 return
@@ -212,6 +220,7 @@ class IsolationContext:
             raise errors.ClientStateError(f"context {self.name!r} is being started")
         lost = self._lost
         self._starting = threading.get_ident()
+        _watch_log_levels()
         try:
             self._sent = dict.fromkeys(self._sent)
             self._output.reset()
@@ -230,18 +239,18 @@ class IsolationContext:
             thread.start()
             paths = tuple((name, tuple(path)) for name, (_, path) in self._loaded.items() if path)
             self._peer.host_call("setup", [str(a) for a in sys.argv], paths, *self._changes())
-            self._lost = False
             self._replaying = True
             for function, args, kwargs in self._setup:
-                self._call(function, args, kwargs)
+                self._call(function, *_copied((args, kwargs)))
             if self._init is not None:
                 self._init()
-        except errors.ProcessTerminationError:
-            raise
-        except BaseException:
+            self._lost = False
+            self._peer.started()
+        except BaseException as error:
             # A child that is not set up as asked for (a jail, limits) must not run anything.
-            if self._peer.state == "running":
-                self._peer.kill(9)
+            if not isinstance(error, errors.ProcessTerminationError):
+                self._last_death = f"it could not be set up: {type(error).__name__}: {error}"
+            self._peer.give_up()
             raise
         finally:
             self._starting = None
@@ -275,7 +284,8 @@ class IsolationContext:
         cwd = _cwd()
         changes.append(None if cwd == (sent["cwd"] or cwd) else cwd)
         levels = _log_levels()
-        changes.append(None if levels == sent["levels"] else levels)
+        gone = tuple((name, 0) for name, _ in (sent["levels"] or ()) if name not in dict(levels))
+        changes.append(None if levels == sent["levels"] else levels + gone)
         self._sent = {"path": path, "environ": environ, "cwd": cwd, "levels": levels}
         return changes
 
@@ -296,6 +306,10 @@ class IsolationContext:
         )
 
     def terminated(self, facts, first):
+        if facts["ended"]:
+            name = errors.describe_operation(facts["operation"], facts["operand"])
+            during = f" during the call of {name}" if name else ""
+            return errors.ClientStateError(f"context {self.name!r} was {facts['ended']}{during}")
         error = errors.terminated(facts, self.name)
         if first:
             self._crashes += 1
@@ -423,9 +437,11 @@ class IsolationContext:
             raise TypeError(f"{function!r} is not callable")
         setup = not self._loaded and not self._replaying
         self.ensure_started()
+        # As they are now: the call may change them, and leave objects of this life in them.
+        step = (function, *_copied((args, kwargs))) if setup else None
         result = self._call(function, args, kwargs)
         if setup:
-            self._setup.append((function, args, kwargs))
+            self._setup.append(step)
         return result
 
     def _call(self, function, args, kwargs):
@@ -443,6 +459,27 @@ def _service(peer, relay):
     peer.run_service()
 
 
+def _copied(o, seen=None):
+    """Built-in containers copied at all depths, everything else as it is."""
+    seen = {} if seen is None else seen
+    if id(o) in seen:
+        return seen[id(o)]
+    kind = type(o)
+    if kind is tuple:
+        return tuple(_copied(item, seen) for item in o)
+    if kind is list:
+        copy = seen[id(o)] = []
+        copy.extend(_copied(item, seen) for item in o)
+    elif kind is dict:
+        copy = seen[id(o)] = {}
+        copy.update((key, _copied(value, seen)) for key, value in o.items())
+    elif kind in (set, bytearray):
+        copy = seen[id(o)] = o.copy()
+    else:
+        return o
+    return copy
+
+
 def _cwd():
     try:
         return os.getcwd()
@@ -450,12 +487,28 @@ def _cwd():
         return "/"
 
 
+def _watch_log_levels():
+    """Has every context look at the levels again whenever one changes: loggers then clear this cache."""
+    import logging  # not above: the child imports this module
+
+    manager = logging.root.manager
+    if hasattr(manager, "_isolation_watches"):
+        return
+    clear, manager._isolation_watches = manager._clear_cache, True
+
+    def clear_cache():
+        clear()
+        for context in list(_all):
+            context._peer.sync = True
+
+    manager._clear_cache = clear_cache
+
+
 def _log_levels():
-    """The levels set in this process, for the child's loggers: tuple of (name, level)."""
-    logging = sys.modules.get("logging")
-    if logging is None:
-        return None
-    levels = [("", logging.root.level)]
+    """The levels set in this process, for the child's loggers: tuple of (name, level). None: for all."""
+    import logging
+
+    levels = [("", logging.root.level), (None, logging.root.manager.disable)]
     for name, logger in list(logging.root.manager.loggerDict.items()):
         level = getattr(logger, "level", 0)
         if level:
@@ -590,6 +643,8 @@ def _close_all():
 
 
 def _forget_all():
+    global _lock
+    _lock = threading.RLock()  # another thread may have held it, and is not here
     for context in list(_all):
         context._peer.forget()
     _named.clear()

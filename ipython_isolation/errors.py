@@ -77,6 +77,8 @@ def describe_operation(operation, operand):
     from ipython_isolation import _core
 
     try:
+        if operation == "load" and isinstance(operand, str):
+            return f"the import of {operand}"
         if _core.isproxy(operand) or isinstance(operand, type):
             name = _core.target_name(operand) or type(operand).__name__
         else:

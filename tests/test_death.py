@@ -1,0 +1,543 @@
+"""Every way of dying raises, promptly, exactly once, and says why; the session is unharmed."""
+
+import contextlib
+import copy
+import gc
+import hashlib
+import io
+import os
+import pickle
+import signal
+import sys
+import time
+
+import pytest
+from conftest import wait_until
+
+import ipython_isolation
+from ipython_isolation import (
+    ClientStateError,
+    IsolationContext,
+    ProcessTerminatedError,
+    ProcessTerminationError,
+    StaleProxyError,
+)
+
+VICTIMS = os.path.join(os.path.dirname(__file__), "victims")
+
+
+@pytest.fixture
+def deaths(context):
+    return context.load_module("_deaths")
+
+
+def die(call, *args):
+    """What `call` raises, and when this process knew it (time.monotonic())."""
+    with pytest.raises(ProcessTerminationError) as caught:
+        call(*args)
+    return caught.value, time.monotonic()
+
+
+def resident(pid):
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1])
+    except FileNotFoundError:
+        return None
+
+
+# --- each death -------------------------------------------------------------------------------------
+
+SIGNALS = [
+    ("segfault", (), "SIGSEGV"),
+    ("abort", (), "SIGABRT"),
+    ("fpe", (), "SIGFPE"),
+    ("bus", (), "SIGBUS"),
+    ("ill", (), "SIGILL"),
+    ("stack_overflow", (), "SIGSEGV"),
+    ("double_free", (), "SIGABRT"),
+    ("crash_in_thread", (), "SIGSEGV"),
+    ("printf_then_crash", ("",), "SIGSEGV"),
+    *(("kill_self", (getattr(signal, s),), s) for s in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGSYS", "SIGTRAP", "SIGQUIT")),
+]
+
+
+@pytest.mark.parametrize("name, args, signame", SIGNALS, ids=lambda x: str(x))
+def test_a_signal(context, deaths, name, args, signame):
+    pid = context.remote_pid
+    error, _ = die(getattr(deaths, name), *args)
+    assert error.signal is signal.Signals[signame]
+    assert error.exit_code is None
+    assert error.pid == pid
+    assert error.operation == f"_deaths.{name}"
+    assert error.context == "test"
+    for part in (signame, str(pid), f"_deaths.{name}"):
+        assert part in str(error)
+    assert context.info()["crashes"] == 1
+    assert context.info()["state"] == "dead"
+    assert context.remote_pid is None
+
+
+@pytest.mark.parametrize(
+    "module, name, code",
+    [("_deaths", "exit", 5), ("_deaths", "_exit", 6), ("deaths", "exit_by_os", 7), ("_deaths", "_exit", 0)],
+)
+def test_an_exit(context, module, name, code):
+    function = getattr(context.load_module(module), name)
+    pid = context.remote_pid
+    error, _ = die(function, code)
+    assert (error.signal, error.exit_code, error.pid) == (None, code, pid)
+    assert f"exit code {code}" in str(error)
+    assert f"{module}.{name}" in str(error)
+
+
+def test_sys_exit_is_an_exception_like_others(context):
+    deaths = context.load_module("deaths")
+    pid = context.remote_pid
+    with pytest.raises(SystemExit) as caught:
+        deaths.exit_by_sys(4)
+    assert caught.value.code == 4
+    assert deaths.recurse_to(3) == 3
+    assert context.remote_pid == pid
+
+
+def test_dragons(context):
+    error, _ = die(context.load_module("buggy").dragons_here)
+    assert error.signal is signal.SIGSEGV
+    assert "buggy.dragons_here" in str(error)
+
+
+def test_dies_at_import(context, capsys):
+    error, _ = die(context.load_module, "dies_at_import")
+    assert error.signal is signal.SIGSEGV
+    assert "dies_at_import" in str(error)
+    assert capsys.readouterr().out == "about to die\n"
+    # The next import works, and so does the same one: it dies again.
+    die(context.load_module, "dies_at_import")
+    assert context.load_module("deaths").recurse_to(2) == 2
+
+
+@pytest.mark.parametrize("name", ["DiesInDel", "DiesInRepr"])
+def test_death_in_a_special_method(context, name):
+    made = getattr(context.load_module("deaths"), name)(9)
+    if name == "DiesInRepr":
+        error, _ = die(repr, made)
+    else:
+        del made
+        gc.collect()
+        # The release travels by itself, and kills between calls.
+        wait_until(lambda: context.info()["state"] == "dead")
+        error, _ = die(lambda: context.load_module("deaths").recurse_to(1))
+        assert "between calls" in str(error)
+    assert error.exit_code == 9
+
+
+def test_the_address_of_a_fault(context, deaths):
+    error, _ = die(deaths.segfault, 0xDEAD0000)
+    assert error.address == 0xDEAD0000
+    assert "0xdead0000" in str(error)
+    error, _ = die(deaths.segfault)
+    assert error.address == 0
+    assert "NULL" in str(error)
+
+
+# --- promptness -------------------------------------------------------------------------------------
+
+PROMPT = """
+import os, time
+import _deaths
+def at(path, name, *args):
+    with open(path, "w") as file:
+        file.write(repr(time.monotonic()))
+    getattr(_deaths, name)(*args)
+"""
+
+
+@pytest.mark.parametrize("megabytes", [0, 2048])
+@pytest.mark.parametrize(
+    "name, args",
+    [("segfault", ()), ("abort", ()), ("_exit", (3,)), ("kill_self", (9,)), ("crash_in_thread", ())],
+    ids=lambda x: str(x),
+)
+def test_promptly(context, tmp_path, name, args, megabytes):
+    """From just before the fatal instruction, by the child's clock, until the exception is raised."""
+    (tmp_path / "prompt_victim.py").write_text(PROMPT)
+    if megabytes:
+        with open("/proc/meminfo") as file:
+            available = next(int(line.split()[1]) // 1024 for line in file if line.startswith("MemAvailable"))
+        assert available > megabytes + 512, "too little memory for this test"
+    took = []
+    for attempt in range(2):  # the machine may be busy with something else: once is enough
+        victim = context.load_module("prompt_victim", [str(tmp_path)])
+        if megabytes:
+            assert context.load_module("_deaths").allocate(megabytes) == megabytes
+            assert resident(context.remote_pid) * os.sysconf("SC_PAGE_SIZE") > megabytes << 20
+        _, known = die(victim.at, str(tmp_path / "time"), name, *args)
+        took.append(known - float((tmp_path / "time").read_text()))
+        if took[-1] < 0.1:
+            break
+    print(f"{took[-1] * 1000:.1f} ms")
+    limit = 0.1
+    if megabytes and name in ("_exit", "kill_self"):
+        # Nothing can announce these: the memory is taken down before anybody is told.
+        limit = 1.0
+    assert min(took) < limit, took
+
+
+# --- the exception ----------------------------------------------------------------------------------
+
+
+def test_fresh_each_time_and_picklable(context, deaths):
+    first, _ = die(deaths.segfault)
+    second, _ = die(deaths.segfault)
+    assert first is not second
+    assert first.pid != second.pid
+    assert ProcessTerminatedError is ProcessTerminationError
+    for error in (pickle.loads(pickle.dumps(first)), copy.copy(first), copy.deepcopy(first)):
+        assert type(error) is ProcessTerminationError
+        assert str(error) == str(first)
+        assert vars(error) == vars(first)
+        assert error.signal is signal.SIGSEGV
+
+
+def test_the_traceback_leads_to_the_call(context, deaths):
+    error, _ = die(deaths.segfault)
+    frames, traceback = [], error.__traceback__
+    while traceback is not None:
+        frames.append(traceback.tb_frame.f_code.co_name)
+        traceback = traceback.tb_next
+    assert "die" in frames
+    assert error.__cause__ is None
+    assert error.__context__ is None
+
+
+# --- between calls ----------------------------------------------------------------------------------
+
+
+def between_by_thread(context, deaths):
+    deaths.crash_in_thread(0.01)
+
+
+def between_by_kill(context, deaths):
+    os.kill(context.remote_pid, signal.SIGKILL)
+
+
+def between_by_exit(context, deaths):
+    context.call(exec, "import threading, os; threading.Timer(0.01, os._exit, [3]).start()", {})
+
+
+@pytest.mark.parametrize(
+    "how, reason",
+    [(between_by_thread, "SIGSEGV"), (between_by_kill, "SIGKILL"), (between_by_exit, "exit code 3")],
+)
+@pytest.mark.parametrize("noticed", [True, False])
+def test_between_calls_raises_once_at_the_next_use(context, deaths, how, reason, noticed):
+    pid = context.remote_pid
+    how(context, deaths)
+    if noticed:
+        assert wait_until(lambda: context.info()["state"] == "dead")
+    else:
+        assert wait_until(lambda: not os.path.exists(f"/proc/{pid}") or resident(pid) == 0)
+    error, _ = die(lambda: deaths.allocate(0))
+    assert reason in str(error)
+    assert "between calls" in str(error)
+    assert error.pid == pid
+    assert deaths.allocate(0) == 0  # exactly once
+    assert context.info()["crashes"] == 1
+
+
+# --- output -----------------------------------------------------------------------------------------
+
+
+def test_what_was_printed_before_is_not_lost(context, deaths, capfd):
+    for text in ("", "short", "ä" * 30_000 + "end"):
+        die(deaths.printf_then_crash, text)
+        assert capfd.readouterr().out == text
+
+
+@pytest.mark.parametrize("stream", ["out", "err"])
+def test_what_python_printed_before_is_not_lost(context, deaths, capsys, stream):
+    victim = context.load_module("deaths")
+    if stream == "out":
+        die(victim.print_then_exit_by_os, "last words")
+    else:
+        die(context.call, exec, "import sys, os; sys.stderr.write('last words\\n'); os._exit(1)", {})
+    captured = capsys.readouterr()
+    assert getattr(captured, stream) == "last words\n"
+
+
+# --- a context that does not restart by itself ------------------------------------------------------
+
+
+def test_bare_context(bare_context):
+    context = bare_context
+    zoo = context.load_module("zoo")
+    deaths = context.load_module("_deaths")
+    counter = zoo.Counter(1) if hasattr(zoo, "Counter") else context.load_module("collections").OrderedDict(a=1)
+    die(deaths.segfault)
+    for use in (
+        lambda: deaths.allocate(0),
+        lambda: zoo.__nothing__,
+        lambda: context.load_module("zoo"),
+        lambda: context.load_module("colorsys"),
+        lambda: context.call(os.getpid),
+        context.start,
+        context.ensure_started,
+    ):
+        with pytest.raises(ClientStateError, match="died.*restart"):
+            use()
+    with pytest.raises(ClientStateError):
+        len(counter)
+    assert "lost" in repr(counter) or "stale" in repr(counter).lower()
+    context.restart()
+    assert deaths.allocate(0) == 0
+    with pytest.raises(StaleProxyError):
+        len(counter)
+    assert "lost" in repr(counter) or "stale" in repr(counter).lower()
+    assert context.info()["epoch"] == 2
+
+
+SHAPES = """
+import _deaths
+class Error(Exception):
+    pass
+class Base:
+    def __init__(self, n=1):
+        self.n = n
+    def value(self):
+        return self.n * 10
+    def twice(self):
+        return 2 * self.value()
+def make(n):
+    return Base(n)
+def fail():
+    raise Error("on purpose")
+def crash():
+    _deaths.segfault()
+"""
+
+
+def test_names_bind_again(bare_context, tmp_path):
+    (tmp_path / "shapes_victim.py").write_text(SHAPES)
+    mod = bare_context.load_module("shapes_victim", [str(tmp_path)])
+    Error, Base, make, fail = mod.Error, mod.Base, mod.make, mod.fail
+
+    class Mine(Base):
+        def value(self):
+            return super().value() + 1
+
+    lost, mine = make(3), Mine(2)
+    method = lost.value
+    assert (lost.value(), mine.twice()) == (30, 42)
+    for life in (2, 3):
+        die(mod.crash)
+        bare_context.restart()
+        with pytest.raises(Error, match="on purpose"):
+            fail()
+        try:
+            mod.fail()
+        except mod.Error as error:
+            assert type(error) is Error
+        assert mod.Base is Base and mod.Error is Error
+        assert isinstance(make(1), Base) and type(make(1)) is Base
+        assert make(4).value() == 40
+        fresh = Mine(5)
+        assert (fresh.value(), fresh.twice()) == (51, 102)
+        assert isinstance(fresh, Base)
+        for use in (lost.value, lambda: lost.n, method, mine.twice, lambda: setattr(lost, "n", 1), lambda: mine.n):
+            with pytest.raises(StaleProxyError, match="lost"):
+                use()
+        assert isinstance(lost, Base) and isinstance(mine, Mine)
+        assert "Base" in repr(lost)
+        assert bare_context.info()["epoch"] == life
+
+
+# --- a context that restarts by itself --------------------------------------------------------------
+
+
+def test_auto_says_once_what_was_reset(context, deaths, capsys):
+    die(deaths.segfault)
+    assert capsys.readouterr().err == ""
+    assert deaths.allocate(0) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "'test' was restarted" in lines[0] and "lost" in lines[0]
+    assert deaths.allocate(0) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_set_up_is_replayed_in_order(context):
+    context.call(exec, "import builtins; builtins.steps = ['a']", {})
+    context.call(exec, "steps.append('b')", {})
+    context.call(exec, "steps.append('c')", {})
+    deaths = context.load_module("_deaths")
+    context.call(exec, "steps.append('after')", {})  # a module is loaded: no set-up any more
+    assert context.call(eval, "list(steps)") == ["a", "b", "c", "after"]
+    for _ in range(2):
+        die(deaths.segfault)
+        assert context.call(eval, "list(steps)") == ["a", "b", "c"]
+    context.restart()
+    assert context.call(eval, "list(steps)") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("restart", ["never", "auto"])
+def test_when_set_up_fails_nothing_runs(restart, tmp_path):
+    """The child that could not be jailed is gone before anything else runs in it."""
+    marker, log = tmp_path / "allowed", tmp_path / "log"
+    marker.touch()
+    with IsolationContext(restart=restart, name="jail") as context:
+        context.call(exec, f"open({str(marker)!r}).close()", {})
+        context.call(exec, f"open({str(log)!r}, 'a').write('second ')", {})
+        deaths = context.load_module("_deaths")
+        log.unlink()
+        marker.unlink()
+        die(deaths.segfault)
+        if restart == "never":
+            with pytest.raises(FileNotFoundError):
+                context.restart()
+        else:
+            with pytest.raises(FileNotFoundError):
+                deaths.allocate(0)
+        assert not log.exists()
+        assert context.remote_pid is None
+        assert context.info()["state"] == "dead"
+        # Not a death to be reported, and not to be used: the start fails until the set-up works.
+        for _ in range(2):
+            with pytest.raises(ClientStateError if restart == "never" else FileNotFoundError):
+                deaths.allocate(0)
+        assert not log.exists()
+        marker.touch()
+        if restart == "never":
+            context.restart()
+        assert deaths.allocate(0) == 0
+        assert log.read_text() == "second "
+
+
+def test_a_set_up_that_dies(tmp_path):
+    marker = tmp_path / "die"
+    with IsolationContext(restart="auto", name="jail") as context:
+        context.call(exec, f"import os; os.path.exists({str(marker)!r}) and os._exit(9)", {})
+        deaths = context.load_module("_deaths")
+        marker.touch()
+        die(deaths.segfault)
+        error, _ = die(lambda: deaths.allocate(0))
+        assert error.exit_code == 9
+        marker.unlink()
+        assert deaths.allocate(0) == 0
+
+
+def test_init_runs_after_each_start():
+    seen = []
+    context = IsolationContext(restart="auto", init=lambda: seen.append(context.call(os.getpid)))
+    with context:
+        deaths = context.load_module("_deaths")
+        assert seen == [context.remote_pid]
+        die(deaths.segfault)
+        assert deaths.allocate(0) == 0
+        assert len(seen) == 2 and seen[1] == context.remote_pid != seen[0]
+        context.restart()
+        assert len(seen) == 3
+
+
+def test_init_that_fails():
+    def init():
+        raise LookupError("not ready")
+
+    context = IsolationContext(restart="auto", init=init)
+    try:
+        for _ in range(2):
+            with pytest.raises(LookupError, match="not ready"):
+                context.load_module("colorsys")
+            assert context.remote_pid is None
+    finally:
+        context.close()
+
+
+def test_a_child_that_cannot_start(tmp_path):
+    for python in (tmp_path / "missing", "/bin/false", "/bin/true"):
+        context = IsolationContext(python=str(python))
+        try:
+            with pytest.raises((OSError, ProcessTerminationError)) as caught:
+                context.start()
+            if str(python) == "/bin/false":
+                assert caught.value.exit_code == 1 and "while it started" in str(caught.value)
+        finally:
+            context.close()
+
+
+# --- wild writes ------------------------------------------------------------------------------------
+
+
+def checksum(o):
+    if hasattr(o, "tobytes"):
+        return hashlib.sha256(o.tobytes()).hexdigest()
+    if isinstance(o, (bytearray, memoryview)):
+        return hashlib.sha256(bytes(o)).hexdigest()
+    return hashlib.sha256(repr(o).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("nbytes", [1, 8, 64, 4096, 65536, 1 << 20])
+@pytest.mark.parametrize("side", ["before", "behind"])
+@pytest.mark.parametrize("kind", ["bytearray", "ndarray"])
+def test_wild_writes_leave_the_session_alone(context, deaths, nbytes, side, kind):
+    numpy = pytest.importorskip("numpy")
+    rng = numpy.random.default_rng(5)
+    session = {
+        "small": rng.integers(0, 255, 100, dtype=numpy.uint8),
+        "image": rng.integers(0, 255, (200, 300, 3), dtype=numpy.uint8),
+        "floats": rng.normal(size=(300, 300)),
+        "table": {str(i): [i, i * 0.5, (i,)] for i in range(1000)},
+        "text": "x" * 10_000,
+        "raw": bytearray(rng.bytes(5000)),
+    }
+    argument = session["image"] if kind == "ndarray" else session["raw"]
+    size = argument.nbytes if kind == "ndarray" else len(argument)
+    before = {name: checksum(value) for name, value in session.items()}
+    offset = -nbytes if side == "before" else size
+    with pytest.raises(ProcessTerminationError) as caught:
+        deaths.wild_write(argument, offset, nbytes, crash=True)
+    assert caught.value.signal in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
+    assert {name: checksum(value) for name, value in session.items()} == before
+    # A call that dies changes nothing inside of its argument either.
+    with pytest.raises(ProcessTerminationError):
+        deaths.wild_write(argument, 0, min(size, nbytes), crash=True)
+    assert {name: checksum(value) for name, value in session.items()} == before
+    deaths.wild_write(argument, 0, 4)
+    assert bytes(memoryview(argument).cast("B")[:4]) == b"\xaa" * 4
+
+
+# --- a reply before the death -----------------------------------------------------------------------
+
+
+def test_an_answer_given_just_before_the_death_is_delivered(context, deaths):
+    """A thread of the child kills it as soon as the call's answer is on its way."""
+    outcomes = {"answer": 0, "death": 0}
+    for delay in (0.002, 0.004, 0.006, 0.008, 0.010) * 2:
+        deaths.allocate(0)
+        deaths.crash_in_thread(delay)
+        try:
+            while True:
+                assert deaths.allocate(0) == 0
+                outcomes["answer"] += 1
+        except ProcessTerminationError as error:
+            assert error.signal is signal.SIGSEGV
+            outcomes["death"] += 1
+        with contextlib.redirect_stderr(io.StringIO()):
+            assert deaths.allocate(0) == 0
+    assert outcomes["death"] == 10
+    assert context.info()["crashes"] == 10
+
+
+def test_closed_descriptors(context, deaths):
+    """Code that closes all descriptors cuts the connection: the call raises and does not hang."""
+    with pytest.raises(ProcessTerminationError):
+        deaths.close_all_fds(3)
+        deaths.allocate(0)
+    assert deaths.allocate(0) == 0
+
+
+def test_default_context_and_names():
+    mod = ipython_isolation.import_isolated("_deaths")
+    die(mod.segfault)
+    assert mod.allocate(0) == 0
+    assert sys.modules["_deaths"] is mod
