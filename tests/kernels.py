@@ -14,7 +14,7 @@ from jupyter_core.utils import ensure_event_loop
 
 from conftest import VICTIMS, children, wait_until
 
-SECONDS = 60
+SECONDS = 40  # less than a test may take, so that what is missing is said
 
 
 def session_environment(directory, **more):

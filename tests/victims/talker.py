@@ -74,6 +74,15 @@ def work(seconds, text="working"):
     return "done"
 
 
+def block():
+    """Says so, and waits in C, where no interrupt reaches Python."""
+    print("blocking")
+    mutex = ctypes.create_string_buffer(64)
+    keeps_the_gil = ctypes.PyDLL(None)  # as most extensions do
+    for _ in range(2):  # the second waits for the first, for ever, and signals do not end it
+        keeps_the_gil.pthread_mutex_lock(mutex)
+
+
 def check(n):
     """A result for most inputs, a segmentation fault for some."""
     if n % 125 == 3:
