@@ -1,7 +1,7 @@
 """Runs docs/demo.ipynb in a real kernel, checks what it must show, and saves it as build/demo.html.
 
 The exit code is 0 only if every crash cell raised ProcessTerminationError, no other cell failed, the kernel
-lived through all of it, and no crash changed a checksum.
+lived through all of it, no crash changed a checksum, and what the C code printed is in the cell that called it.
 """
 
 import json
@@ -25,6 +25,11 @@ HERE = Path(__file__).resolve().parent
 NOTEBOOK = HERE / "demo.ipynb"
 HTML = HERE.parent / "build" / "demo.html"
 EXPECTED_CRASHES = 3
+# What C code prints must reach the cell that made the call: by cell id, the stream and the text.
+EXPECTED_OUTPUT = {
+    "edges": ("stdout", "gaussian_blur: 600 rows, radius 5\ngaussian_blur: 512 columns, radius 5\n138 edges"),
+    "crash-3": ("stderr", "cv: assertion failed: threshold >= 0 && threshold <= 255 (cv_connected_components, line "),
+}
 
 
 class DemoFailed(Exception):
@@ -75,6 +80,16 @@ def error_of(cell):
     return next((output for output in cell.outputs if output.output_type == "error"), None)
 
 
+def check_output(cell):
+    """Checks that a cell shows what the isolated C code printed."""
+    if cell.id not in EXPECTED_OUTPUT:
+        return
+    stream, expected = EXPECTED_OUTPUT[cell.id]
+    shown = "".join(output.text for output in cell.outputs if output.get("name") == stream)
+    if expected not in shown:
+        raise DemoFailed(f"cell {cell.id} must show on {stream}:\n{expected}\nbut shows:\n{shown}")
+
+
 def run_crash_cell(client, cell, index):
     """Runs a cell that must crash its module and change nothing; returns the error's message."""
     before = ask(client, "checksums()")
@@ -106,6 +121,10 @@ def run(notebook, scratch):
                 messages.append(run_crash_cell(client, cell, index))
             else:
                 client.execute_cell(cell, index)
+            check_output(cell)
+        missing = EXPECTED_OUTPUT.keys() - {cell.id for cell in notebook.cells}
+        if missing:
+            raise DemoFailed(f"the notebook has no cell {', '.join(sorted(missing))}")
         if len(messages) != EXPECTED_CRASHES:
             raise DemoFailed(f"{len(messages)} crash cells ran, {EXPECTED_CRASHES} are expected")
         if ask(client, "__import__('os').getpid()") != pid:

@@ -216,5 +216,6 @@ module_proxy_init(core_state *core, PyObject *module)
     }
     core->module_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, bases);
     Py_DECREF(bases);
-    return core->module_type == NULL ? -1 : 0;
+    /* By its __qualname__: IPython's completer is told to trust it. */
+    return core->module_type == NULL ? -1 : PyModule_AddObjectRef(module, "module", (PyObject *)core->module_type);
 }

@@ -436,36 +436,62 @@ discard(struct incoming *in)
 
 struct waiting {
     PyObject *parked; /* strong: what Python raised inside the wait; raised when the request ends */
-    double since;
-    bool hinted, killed;
+    double since;     /* when it was interrupted */
+    bool interrupted, hinted, killed;
 };
 
-/* Lets Python see signals. The first that raises interrupts the child's request, the second kills. */
+/* Steals exc, which a signal handler raised: the first interrupts the child's request, the second
+ * kills. */
 static void
-check_signals(PeerObject *peer, struct message *m, struct waiting *w)
+interrupted_by(PeerObject *peer, struct message *m, struct waiting *w, PyObject *exc)
 {
-    if (PyErr_CheckSignals() == 0) {
-        if (w->parked != NULL && !w->hinted && !w->killed && now() - w->since > HINT_AFTER_S) {
-            w->hinted = true;
-            PyObject *none = PyObject_CallMethod(peer->host, "interrupt_hint", NULL);
-            Py_XDECREF(none);
-            PyErr_Clear();
-        }
-        return;
-    }
-    PyObject *exc = compat_take_exception();
-    if (w->parked == NULL) {
-        w->parked = exc;
-        w->since = now();
-        struct shared_page *page = process_shared(peer->process);
-        if (page != NULL) {
-            atomic_store(&page->interrupt_request, m->request);
-        }
-        process_kill(peer->process, 2);
-    } else {
+    if (w->interrupted) {
         Py_XDECREF(exc);
         w->killed = true;
         process_kill(peer->process, 9);
+        return;
+    }
+    Py_XSETREF(w->parked, exc);
+    w->interrupted = true;
+    w->since = now();
+    struct shared_page *page = process_shared(peer->process);
+    if (page != NULL) {
+        atomic_store(&page->interrupt_request, m->request);
+    }
+    process_kill(peer->process, 2);
+}
+
+/* Lets Python see signals. */
+static void
+check_signals(PeerObject *peer, struct message *m, struct waiting *w)
+{
+    if (PyErr_CheckSignals() < 0) {
+        interrupted_by(peer, m, w, compat_take_exception());
+    } else if (w->interrupted && !w->hinted && !w->killed && now() - w->since > HINT_AFTER_S) {
+        w->hinted = true;
+        PyObject *none = PyObject_CallMethod(peer->host, "interrupt_hint", NULL);
+        Py_XDECREF(none);
+        PyErr_Clear();
+    }
+}
+
+/* Passes on the child's output while m is under way. Writing it runs Python code, and a signal may
+ * well arrive just there: an interrupt must reach the child all the same. An error of the session's
+ * stream is raised when the request ends. */
+static void
+relay_output(PeerObject *peer, struct message *m, struct waiting *w)
+{
+    PyObject *exc = NULL;
+    drain_output(peer, &exc);
+    if (exc == NULL) {
+        return;
+    }
+    if (!PyErr_GivenExceptionMatches(exc, PyExc_Exception)) {
+        interrupted_by(peer, m, w, exc);
+    } else if (w->parked == NULL) {
+        w->parked = exc;
+    } else {
+        Py_DECREF(exc);
     }
 }
 
@@ -557,7 +583,7 @@ wait_reply(struct message *m)
             }
             if (peer->is_kernel) {
                 if (ready & (8 | 16)) {
-                    drain_output(peer, &w.parked);
+                    relay_output(peer, m, &w);
                 }
                 over = over || peer->state != PEER_RUNNING || (ready & 7 && is_over(peer, ready));
                 check_signals(peer, m, &w);
@@ -579,7 +605,7 @@ wait_reply(struct message *m)
         }
         if (!(in.header.flags & FRAME_REPLY)) {
             if (peer->is_kernel) {
-                drain_output(peer, &w.parked); /* before what the callback prints */
+                relay_output(peer, m, &w); /* before what the callback prints */
             }
             if (serve(&in) < 0) {
                 break;

@@ -95,6 +95,7 @@ class IsolationContext:
         self._lost = False
         self._crashes = 0
         self._last_death = None
+        self._said_in = None  # the cell in which a loss of state was said last
         self._pid_of_owner = os.getpid()
         self._starting = None
         self._sent = {"path": None, "environ": None, "cwd": None, "levels": None}
@@ -255,7 +256,10 @@ class IsolationContext:
         finally:
             self._starting = None
             self._replaying = False
-        if lost:
+        cell = _cell()
+        if lost and (cell is None or cell != self._said_in):
+            # A loop over inputs of which many crash says it once.
+            self._said_in = cell
             print(
                 f"ipython_isolation: context {self.name!r} was restarted; modules and functions work on,"
                 " objects made in it before are lost",
@@ -478,6 +482,12 @@ def _copied(o, seen=None):
     else:
         return o
     return copy
+
+
+def _cell():
+    """The number of the cell that runs: int, or None outside of IPython."""
+    shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
+    return shell.instance().execution_count if shell is not None and shell.initialized() else None
 
 
 def _cwd():

@@ -17,7 +17,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from traitlets import Bunch, Enum, List, Unicode
 
-from . import importer
+from . import _core, importer
 from .context import IsolationContext, contexts, named_context
 
 _COMMAND = "%isolate"
@@ -45,6 +45,7 @@ class Isolate(Magics):
         super().__init__(shell=shell, **kwargs)
         self._made: list[IsolationContext] = []  # contexts that exist because of us; closed by undo()
         self._names: set[str] = set()  # names that we isolated; released by undo()
+        self._skipped: set[str] = set()  # modules that %autoreload skips because of us
 
     @magic_arguments()
     @argument("modules", nargs="*", metavar="module", help="modules, as in `import`: cv2, scipy.linalg")
@@ -99,6 +100,27 @@ class Isolate(Magics):
             context.close()
         self._names.clear()
         self._made.clear()
+        self.mark_skipped()
+
+    def mark_skipped(self, *_: object) -> None:
+        """Keep %autoreload away from isolated modules: it would execute their changed source in this process.
+
+        It checks before each cell, so this runs after each. `importlib.reload` reloads a module
+        in the child.
+        """
+        reloader = self._autoreloader()
+        if reloader is None:
+            return
+        now = {name for name, module in list(sys.modules.items()) if _core.isproxy(module)}
+        for name in self._skipped - now:
+            reloader.skip_modules.pop(name, None)
+        for name in now:
+            reloader.mark_module_skipped(name)
+        self._skipped = now
+
+    def _autoreloader(self) -> object | None:
+        """Return what %autoreload keeps about modules, if that extension is loaded."""
+        return getattr(self.shell.magics_manager.registry.get("AutoreloadMagics"), "_reloader", None)
 
     def _follow_modules(self, change: Bunch) -> None:
         """Follow ``%config Isolate.modules = [...]``."""
@@ -200,6 +222,8 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     magics = Isolate(shell)
     shell.register_magics(magics)
     shell.set_hook("complete_command", _complete, str_key=_COMMAND)
+    shell.events.register("post_run_cell", magics.mark_skipped)
+    _completable_types().add(_core.module)
     magics.isolate_configured()
 
 
@@ -216,7 +240,22 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     shell.magics_manager.magics["line"].pop("isolate", None)
     shell.configurables[:] = [configurable for configurable in shell.configurables if configurable is not magics]
     shell.strdispatchers["complete_command"].strs.pop(_COMMAND, None)
+    shell.events.unregister("post_run_cell", magics.mark_skipped)
+    _completable_types().discard(_core.module)
     magics.undo()
+
+
+def _completable_types() -> set[type]:
+    """Return the types with attribute access of their own that IPython's completer trusts (8.8 and later).
+
+    Without ours, the Tab after ``module.Class.`` finds nothing when jedi is off, as it is in IPython 9.
+    """
+    try:
+        from IPython.core.guarded_eval import EVALUATION_POLICIES
+
+        return EVALUATION_POLICIES["limited"].allowed_getattr
+    except (ImportError, KeyError, AttributeError):
+        return set()
 
 
 def _row(name: str, context: IsolationContext) -> tuple[str, ...]:

@@ -7,12 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import KernelManager
+from kernels import event_loop_of_jupyter, start_kernel  # noqa: F401 (fixtures)
 
 from ipython_isolation.install import InstallError, install, uninstall
 
-VICTIMS = Path(__file__).parent / "victims"
 SOURCE = Path(__file__).parent.parent / "kernelspec"
 
 
@@ -28,38 +26,9 @@ def spec_in(directory):
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Start a kernel that is installed below tmp_path, by its name; return a function that runs a cell in it."""
-    managers = []
-
-    def start(name):
-        specs = KernelSpecManager(kernel_dirs=[str(tmp_path / "share" / "jupyter" / "kernels")])
-        manager = KernelManager(kernel_name=name, kernel_spec_manager=specs)
-        search = os.pathsep.join([str(VICTIMS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        manager.start_kernel(env={**os.environ, "PYTHONPATH": search, "IPYTHONDIR": str(tmp_path / "ipython")})
-        client = manager.client()
-        managers.append((manager, client))
-        client.start_channels()
-        client.wait_for_ready(timeout=60)
-
-        def run(code):
-            output = []
-
-            def collect(message):
-                content = message["content"]
-                output.append(content.get("text") or content.get("data", {}).get("text/plain") or "")
-
-            reply = client.execute_interactive(code, output_hook=collect, timeout=60)["content"]
-            assert reply["status"] == "ok", reply
-            return "".join(output)
-
-        return run
-
-    yield start
-    for manager, client in managers:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-        manager.cleanup_resources()
+def start(tmp_path, start_kernel):
+    """Start a kernel that is installed below tmp_path, by its name."""
+    return lambda name: start_kernel(name=name, specs=tmp_path / "share" / "jupyter" / "kernels")
 
 
 def test_the_shipped_kernelspec():
@@ -151,30 +120,33 @@ def test_errors_are_one_line(tmp_path, arguments, message):
 
 def test_a_kernel_started_by_the_spec(tmp_path, start):
     install(prefix=str(tmp_path), modules=["victim_pkg"])
-    run = start("python3-isolated")
-    here, there = run("import os, victim_pkg._core\nprint(os.getpid(), victim_pkg._core.pid())").split()
-    assert here != there
-    assert run("from ipython_isolation import default_context\nprint(default_context().remote_pid)") == there + "\n"
-    assert run("%config Isolate.modules") == "['victim_pkg']"
-    assert run("%isolate").split()[7:11] == ["victim_pkg", "default", there, "running"]
+    kernel = start("python3-isolated")
+    here, there = kernel.run("import os, victim_pkg._core\nprint(os.getpid(), victim_pkg._core.pid())").out.split()
+    assert int(here) == kernel.pid != int(there)
+    pid = kernel.run("from ipython_isolation import default_context\ndefault_context().remote_pid").value
+    assert pid == there
+    assert kernel.run("%config Isolate.modules").value == "['victim_pkg']"
+    assert kernel.run("%isolate").value.split()[7:11] == ["victim_pkg", "default", there, "running"]
 
 
 def test_a_crash_in_that_kernel(tmp_path, start):
     install(prefix=str(tmp_path), modules=["victim_pkg"])
-    run = start("python3-isolated")
-    run("import victim_pkg._core as core\nfrom ipython_isolation import ProcessTerminationError, import_isolated")
-    run("x = list(range(1000)); core.pid()")
-    assert run("try: import_isolated('os').abort()\nexcept ProcessTerminationError: print('died')").endswith("died\n")
-    assert run("print(sum(x), core.add(1, 2))").endswith("499500 3\n")
+    kernel = start("python3-isolated")
+    kernel.run("import victim_pkg._core as core\nfrom ipython_isolation import import_isolated")
+    kernel.run("x = list(range(1000)); core.pid()")
+    assert kernel.run_any("import_isolated('os').abort()").error["ename"] == "ProcessTerminationError"
+    cell = kernel.run("print(sum(x), core.add(1, 2))")
+    assert cell.out == "499500 3\n"
+    assert cell.err.startswith("ipython_isolation: context 'default' was restarted") and cell.err.count("\n") == 1
 
 
 def test_a_failing_load_is_loud(tmp_path):
     """The kernel says why and ends, instead of running without isolation unnoticed."""
     directory = install(prefix=str(tmp_path))
     argv = [argument.replace("{connection_file}", str(tmp_path / "c.json")) for argument in spec_in(directory)["argv"]]
-    (tmp_path / "ipython_isolation").mkdir()
-    (tmp_path / "ipython_isolation" / "__init__.py").write_text("raise ImportError('half installed')\n")
+    # Half installed. Not by a package of that name on PYTHONPATH: an editable install is found before it.
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ipython_isolation._core'] = None\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ipython")}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode != 0
-    assert "half installed" in done.stderr
+    assert "import of ipython_isolation._core halted" in done.stderr

@@ -1,14 +1,10 @@
 """The extension loaded from an IPython profile, in terminal IPython and in a kernel."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from jupyter_client.manager import KernelManager
-
-VICTIMS = Path(__file__).parent / "victims"
+from kernels import event_loop_of_jupyter, session_environment, start_kernel  # noqa: F401 (fixtures)
 
 PIDS = "import os, victim_pkg._core; print('pids', os.getpid(), victim_pkg._core.pid())"
 
@@ -16,15 +12,14 @@ PIDS = "import os, victim_pkg._core; print('pids', os.getpid(), victim_pkg._core
 @pytest.fixture
 def environment(tmp_path):
     """The environment of a session whose default profile is empty; write_profile() fills it."""
-    search = os.pathsep.join([str(VICTIMS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": search, "IPYTHONDIR": str(tmp_path)}
+    return session_environment(tmp_path)
 
 
 @pytest.fixture
 def write_profile(tmp_path):
     def write_profile(*lines):
-        profile = tmp_path / "profile_default"
-        profile.mkdir(exist_ok=True)
+        profile = tmp_path / "ipython" / "profile_default"
+        profile.mkdir(parents=True, exist_ok=True)
         lines = ["c = get_config()", "c.InteractiveShellApp.extensions = ['ipython_isolation']", *lines]
         (profile / "ipython_config.py").write_text("\n".join(lines) + "\n")
 
@@ -82,22 +77,7 @@ def test_the_command_line_names_modules_too(environment, write_profile):
     assert here != there
 
 
-def test_kernel(environment, write_profile):
+def test_kernel(tmp_path, write_profile, start_kernel):
     write_profile("c.Isolate.modules = ['victim_pkg', 'not_there']")
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env=environment, stderr=subprocess.DEVNULL)
-    client = manager.client()
-    try:
-        client.start_channels()
-        client.wait_for_ready(timeout=60)
-        output = []
-        reply = client.execute_interactive(
-            PIDS, output_hook=lambda message: output.append(message["content"].get("text", "")), timeout=60
-        )
-        assert reply["content"]["status"] == "ok"
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-        manager.cleanup_resources()
-    here, there = pids_in("".join(output))
+    here, there = pids_in(start_kernel().run(PIDS).out)
     assert here != there

@@ -1,0 +1,206 @@
+"""Real kernels for tests: started as Jupyter starts them, and what they say told apart by cell."""
+
+import asyncio
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
+from jupyter_core.utils import ensure_event_loop
+
+from conftest import VICTIMS, children, wait_until
+
+SECONDS = 40  # less than a test may take, so that what is missing is said
+
+
+def session_environment(directory, **more):
+    """The environment of a session that finds the victims and no configuration of the user's."""
+    search = os.pathsep.join([VICTIMS, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": search, "IPYTHONDIR": str(Path(directory) / "ipython"), **more}
+    environment.pop("PYTEST_CURRENT_TEST", None)  # under it, ipykernel captures nothing that C prints
+    return environment
+
+
+@dataclass
+class Cell:
+    """What one cell has brought so far.
+
+    Attributes
+    ----------
+    outputs : list of (str, object)
+        In order: ("stdout" or "stderr", text), ("data", MIME bundle) or ("error", message).
+    error : dict or None
+        The content of the error message.
+    """
+
+    outputs: list = field(default_factory=list)
+    error: dict = None
+    idle: bool = False
+
+    def text(self, *streams):
+        return "".join(text for kind, text in self.outputs if kind in (streams or ("stdout",)))
+
+    @property
+    def out(self):
+        return self.text("stdout")
+
+    @property
+    def err(self):
+        return self.text("stderr")
+
+    @property
+    def value(self):
+        """The repr of the cell's last expression."""
+        return next(data["text/plain"] for kind, data in self.outputs if kind == "data")
+
+
+class Kernel:
+    """A running kernel.
+
+    Parameters
+    ----------
+    directory : path
+        For its IPython profile.
+    specs : path or None
+        Where kernelspecs lie; without it, ipykernel of this interpreter runs, whatever is installed.
+    """
+
+    def __init__(self, directory, *, name="python3", specs=None):
+        found = KernelSpecManager(kernel_dirs=[] if specs is None else [str(specs)])
+        self.manager = KernelManager(kernel_name=name, kernel_spec_manager=found)
+        self.cells = {}
+        self.manager.start_kernel(
+            env=session_environment(directory), cwd=str(directory), extra_arguments=["--log-level=ERROR"]
+        )
+        self._connect()
+
+    def _connect(self):
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=SECONDS)
+
+    @property
+    def pid(self):
+        return self.manager.provisioner.pid
+
+    def children(self):
+        return children(self.pid)
+
+    def send(self, code):
+        """Queues a cell: its id."""
+        message = self.client.execute(code, allow_stdin=False)
+        self.cells[message] = Cell()
+        return message
+
+    def _receive(self):
+        message = self.client.get_iopub_msg(timeout=SECONDS)
+        cell = self.cells.get(message["parent_header"].get("msg_id"))
+        if cell is None:
+            return
+        kind, content = message["msg_type"], message["content"]
+        if kind == "stream":
+            cell.outputs.append((content["name"], content["text"]))
+        elif kind in ("execute_result", "display_data"):
+            cell.outputs.append(("data", content["data"]))
+        elif kind == "error":
+            cell.error = content
+            cell.outputs.append(("error", f"{content['ename']}: {content['evalue']}"))
+        elif kind == "status" and content["execution_state"] == "idle":
+            cell.idle = True
+
+    def wait(self, message, text=None):
+        """Waits until the cell is done or, given a text, until it has been printed: the cell."""
+        cell = self.cells[message]
+        while not (cell.idle if text is None else text in cell.text("stdout", "stderr")):
+            self._receive()
+        return cell
+
+    def run_any(self, code):
+        """Runs a cell that may raise."""
+        return self.wait(self.send(code))
+
+    def run(self, code):
+        """Runs a cell that must not raise."""
+        cell = self.run_any(code)
+        assert cell.error is None, "\n".join(cell.error["traceback"])
+        return cell
+
+    def restart(self):
+        self.client.stop_channels()
+        self.manager.restart_kernel(now=False)
+        self._connect()
+
+    def stop(self, now=True):
+        """Ends the kernel; nothing that it started may be left."""
+        pids = self.children()
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=now)
+        self.manager.cleanup_resources()
+        assert wait_until(lambda: not alive(pids)), f"left by the kernel: {alive(pids)}"
+
+
+def alive(pids):
+    """Those of the processes that run, zombies not counted."""
+    found = []
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state not in "ZX":
+            found.append(pid)
+    return found
+
+
+def without_colors(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@pytest.fixture(scope="session")
+def event_loop_of_jupyter():
+    """jupyter_client keeps one event loop for good: made before, and closed after, all leak checks."""
+    loop = ensure_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def start_kernel(tmp_path, event_loop_of_jupyter):
+    """A function that starts a `Kernel`."""
+    kernels = []
+
+    def start(**options):
+        kernels.append(Kernel(tmp_path, **options))
+        return kernels[-1]
+
+    yield start
+    for kernel in kernels:
+        if kernel.manager.has_kernel:
+            kernel.stop()
+
+
+@pytest.fixture
+def kernel(start_kernel):
+    """A kernel that has loaded the extension."""
+    kernel = start_kernel()
+    kernel.run("%load_ext ipython_isolation\nimport os, sys")
+    return kernel
+
+
+def run_python(directory, code, *, command=(sys.executable,), **options):
+    """Runs code in a process of its own, as `python -c` does: the completed process."""
+    import subprocess
+
+    return subprocess.run(
+        [*command, "-c", code],
+        env=session_environment(directory),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        **options,
+    )
