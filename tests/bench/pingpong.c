@@ -1,9 +1,8 @@
 /* The yardstick: libzmq and nothing else. Two processes, one PAIR socket each on an abstract ipc://
  * name, frames of 64 bytes, waits by zmq_poll; what ext/channel.c does without anything around it.
  *
- *   pingpong        reads a count n on stdin, does n round trips, writes n times u64 nanoseconds and
- *                   one u64 pid (of the process that answered the last one) to stdout; again until
- *                   end of file
+ *   pingpong        reads a count n on stdin, does n round trips, writes n times u64 nanoseconds
+ * and one u64 pid (of the process that answered the last one) to stdout; again until end of file
  */
 #include <errno.h>
 #include <stdint.h>
