@@ -5,7 +5,7 @@
 All contenders run in one go, in rounds (a few operations of each, in random order), so that noise hits all
 alike. Every row checks that the other process answered, and that as many requests were sent as operations were
 timed.
---docs writes the table to docs/benchmarks.md and a plot to docs/latency.png. The exit code is 1 when a check
+--docs writes the tables to docs/benchmarks.md and the README, and a plot to docs/latency.png. The exit code is 1 when a check
 fails; a missed target is said, but is no failure (a benchmark is no test).
 """
 
@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import contenders
+import readme_table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROWS = {"noop": "`noop()`", "getitem": "`od['abc']`", "setitem": "`od['abc'] = 1`", "method": "`obj.method()`"}
@@ -188,7 +189,7 @@ def main(arguments=None):
     parser.add_argument("--launches", type=int, default=10, help="how often everything is started")
     parser.add_argument("--rounds", type=int, default=4, help="per launch")
     parser.add_argument("--per-round", type=int, default=100, help="operations of each row and contender")
-    parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and docs/latency.png")
+    parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and docs/latency.png, and the README's table")
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(contenders.HERE))
     amount = options.launches, options.rounds, options.per_round
@@ -219,6 +220,7 @@ def main(arguments=None):
                 missed="".join(f"\nMissed: {line}.\n" for line in missed),
             )
         )
+        readme_table.update()
 
 
 DOCUMENT = """\
