@@ -141,3 +141,12 @@ def test_the_figures_are_those_of_the_benchmark():
     finally:
         sys.path.pop(0)
     assert readme_table.table() in README
+
+
+def test_the_protocol_document_lists_the_operations():
+    table = (ROOT / "ext" / "ops.def").read_text()
+    rows = re.findall(r'(?m)^(REQUEST|EVENT)\(\w+, "(\w+)".*?/\* (.*?) \*/', table)
+    assert len(rows) > 10
+    document = (ROOT / "docs" / "protocol.md").read_text()
+    for number, (kind, name, body) in enumerate(rows):
+        assert f"| {number} | `{name}` | {kind.lower()} | {body} |" in document
