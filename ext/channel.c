@@ -2,12 +2,16 @@
 #include "channel.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -18,7 +22,13 @@
 
 struct channel {
     void *socket;
-    int send_flags; /* the accepting end waits for the other to connect; the connecting never waits */
+    int send_flags; /* the accepting end waits for the other to connect; the connecting never waits
+                     */
+    int signal_fd;  /* libzmq's own: becomes readable when there is something new for this socket */
+    bool
+        drained; /* libzmq had nothing more when last asked, so signal_fd tells of the next frame */
+    int timer_fd;     /* -1 until the first wait with a time limit */
+    int64_t timer_at; /* ms: when timer_fd becomes readable; 0: not armed */
 };
 
 static void
@@ -71,6 +81,14 @@ channel_new(void *zmq)
         return NULL;
     }
     int zero = 0, never = -1;
+    size_t size = sizeof c->signal_fd;
+    c->timer_fd = -1;
+    if (zmq_getsockopt(c->socket, ZMQ_FD, &c->signal_fd, &size) < 0) {
+        int saved = errno;
+        channel_close(c);
+        errno = saved;
+        return NULL;
+    }
     /* No lingering (a dead child must not hold up close), no limit on queued frames (a request is
      * never dropped; strict nesting bounds them), no reconnecting (a new life is a new socket). */
     zmq_setsockopt(c->socket, ZMQ_LINGER, &zero, sizeof zero);
@@ -86,6 +104,9 @@ channel_close(channel *c)
 {
     if (c != NULL) {
         zmq_close(c->socket);
+        if (c->timer_fd >= 0) {
+            close(c->timer_fd);
+        }
         free(c);
     }
 }
@@ -145,6 +166,7 @@ int
 channel_send(channel *c, const void *data, size_t size)
 {
     int rc;
+    c->drained = false; /* sending may take in the news of a frame */
     do {
         rc = zmq_send(c->socket, data, size, c->send_flags);
     } while (rc < 0 && errno == EINTR);
@@ -160,6 +182,7 @@ channel_send_owned(channel *c, void *data, size_t size)
         return -1;
     }
     int rc;
+    c->drained = false;
     do {
         rc = zmq_msg_send(&msg, c->socket, c->send_flags);
     } while (rc < 0 && errno == EINTR);
@@ -253,8 +276,10 @@ recv_one(channel *c, struct frame *f, bool *more)
         zmq_msg_close(msg);
         free(msg);
         errno = saved;
+        c->drained = saved == EAGAIN;
         return saved == EAGAIN ? 0 : -1;
     }
+    c->drained = false;
     *f = (struct frame){.data = zmq_msg_data(msg), .size = zmq_msg_size(msg), .owner = msg};
     *more = zmq_msg_more(msg);
     return 1;
@@ -349,30 +374,81 @@ frame_peer(const struct frame *f, pid_t *pid, uid_t *uid)
     return 0;
 }
 
+/* Makes timer_fd readable in timeout_ms or earlier. Hardly any wait gets as far as its limit, and
+ * setting up a timer and taking it down again for each would cost more than the rest of the wait (a
+ * virtual machine leaves to its host for both). So one that an earlier wait has set up is kept. */
+static int
+arm_timer(channel *c, int timeout_ms)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    int64_t now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    if (c->timer_at > now && c->timer_at <= now + timeout_ms) {
+        return 0;
+    }
+    if (c->timer_fd < 0) {
+        c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+        if (c->timer_fd < 0) {
+            return -1;
+        }
+    }
+    /* The millisecond that `now` has begun counts in full: it fires at timer_at, not before. */
+    c->timer_at = now + timeout_ms;
+    struct itimerspec at = {
+        .it_value = {.tv_sec = c->timer_at / 1000, .tv_nsec = c->timer_at % 1000 * 1000000}};
+    return timerfd_settime(c->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
 int
 channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *ready)
 {
-    zmq_pollitem_t items[CHANNEL_MAX_FDS + 1];
-    int from[CHANNEL_MAX_FDS + 1], n = 0;
+    struct pollfd items[CHANNEL_MAX_FDS + 2];
+    int n = 0, timer = -1;
     *ready = 0;
-    if (c != NULL) {
-        items[n] = (zmq_pollitem_t){.socket = c->socket, .events = ZMQ_POLLIN};
-        from[n++] = -1;
+    if (nfds > CHANNEL_MAX_FDS) {
+        errno = EINVAL;
+        return -1;
     }
-    for (int i = 0; i < nfds && n <= CHANNEL_MAX_FDS; i++) {
-        if (fds[i] >= 0) {
-            items[n] = (zmq_pollitem_t){.fd = fds[i], .events = ZMQ_POLLIN};
-            from[n++] = i;
+    if (!c->drained) {
+        int events = 0;
+        size_t size = sizeof events;
+        if (zmq_getsockopt(c->socket, ZMQ_EVENTS, &events, &size) < 0) {
+            return -1;
+        }
+        if (events & ZMQ_POLLIN) {
+            timeout_ms = 0;
+            *ready = CHANNEL_FRAME;
+        }
+        else {
+            c->drained = true;
         }
     }
-    int rc = zmq_poll(items, n, timeout_ms);
+    for (; n < nfds; n++) {
+        items[n] = (struct pollfd){.fd = fds[n], .events = POLLIN};
+    }
+    items[n++] = (struct pollfd){.fd = c->signal_fd, .events = POLLIN};
+    if (timeout_ms > 0) {
+        if (arm_timer(c, timeout_ms) < 0) {
+            return -1;
+        }
+        timer = n;
+        items[n++] = (struct pollfd){.fd = c->timer_fd, .events = POLLIN};
+    }
+    /* One poll() over everything, where zmq_poll() would make two and ask libzmq around each. */
+    int rc = poll(items, (nfds_t)n, timeout_ms > 0 ? -1 : timeout_ms);
     if (rc < 0) {
         return -1;
     }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < nfds; i++) {
         if (items[i].revents != 0) {
-            *ready |= from[i] < 0 ? CHANNEL_FRAME : 1u << from[i];
+            *ready |= 1u << i;
         }
+    }
+    if (items[nfds].revents != 0) {
+        *ready |= CHANNEL_FRAME;
+    }
+    if (timer >= 0 && items[timer].revents != 0) {
+        c->timer_at = 0; /* arming it again makes it unreadable */
     }
     return rc;
 }

@@ -67,7 +67,9 @@ int frame_share(const struct frame *f, struct frame *out);
 int frame_peer(const struct frame *f, pid_t *pid, uid_t *uid);
 
 /* Waits until a frame is there or one of fds is readable (negative fds are skipped), at most
- * timeout_ms (-1: for ever). Returns a bit mask, 0 on time-out, or -1 with errno (EINTR: a signal). */
+ * timeout_ms (-1: for ever); it may give up earlier than that. Sets *ready to a bit mask, 0 on
+ * time-out; CHANNEL_FRAME means that channel_recv() is worth a try. -1 with errno (EINTR: a signal)
+ * on failure. Cheapest right after a channel_recv() that found none. */
 #define CHANNEL_FRAME (1u << 31)
 #define CHANNEL_MAX_FDS 8
 int channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *ready);
