@@ -53,13 +53,14 @@ def _ours(descriptors):
     return sum(1 for target in descriptors.values() if not target.startswith("/proc/"))
 
 
-def close_contexts():
+def close_contexts(but=()):
     """Ends all contexts and releases all isolated names."""
     names = list(ipython_isolation.isolated())
     if names:
         ipython_isolation.release(*names)
     for context in _context.contexts():
-        context.close()
+        if context not in but:
+            context.close()
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +74,16 @@ def shared_context():
 def nothing_is_left(request):
     """Every test closes, or leaves open to be closed here, its contexts; then all must be as before.
     A child that the tests of a file share lives on."""
-    shared = "shared_context" in request.fixturenames
-    if shared:
+    if "shared_context" in request.fixturenames:
         request.getfixturevalue("shared_context").ensure_started()
+    shared = [c for c in _context.contexts() if c.name == "shared"]
     gc.collect()
     before_processes, before_shm = set(children()), set(os.listdir("/dev/shm"))
     before_threads = {t for t in threading.enumerate() if t.name.startswith("isolation")}
     before = _descriptors()
     yield
-    if not shared:
-        close_contexts()
+    close_contexts(but=shared)
+    del shared
     gc.collect()
     left = wait_until(lambda: not (set(children()) - before_processes)) or set(children()) - before_processes
     assert left is True, f"processes left: {left}"

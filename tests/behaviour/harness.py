@@ -30,17 +30,18 @@ class World:
 
     def load(self, name):
         """The module, and it alone, is what `import name` finds during the case."""
-        module = self._modules.get(name)
+        module, before = self._modules.get(name), sys.modules.get(name)
         if module is None:
             if self.isolated:
                 module = self.context.load_module(name)
                 assert ipython_isolation.isproxy(module)
             else:
+                if name in ("zoo", "victim_pkg"):
+                    sys.modules.pop(name, None)  # as fresh as the child's
                 module = importlib.import_module(name)
                 assert not ipython_isolation.isproxy(module)
             self._modules[name] = module
-        if name not in self._before:
-            self._before[name] = sys.modules.get(name)
+        self._before.setdefault(name, before)
         sys.modules[name] = module
         return module
 
