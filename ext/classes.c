@@ -74,6 +74,12 @@ class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
     if (PyType_IsSubtype(cls, &PyType_Type)) {
         flags |= CLASS_METACLASS;
     }
+    if (cls->tp_flags & Py_TPFLAGS_SEQUENCE) {
+        flags |= CLASS_SEQUENCE;
+    }
+    if (cls->tp_flags & Py_TPFLAGS_MAPPING) {
+        flags |= CLASS_MAPPING;
+    }
     if (cls->tp_as_buffer != NULL && cls->tp_as_buffer->bf_getbuffer != NULL) {
         flags |= CLASS_BUFFER;
     }
@@ -113,15 +119,17 @@ stub_kind(PyObject *name, PyObject *value)
          PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_')) {
         return 'l'; /* a literal: `__hash__ = None` says that there is none */
     }
-    if (type == &PyStaticMethod_Type || type == &PyClassMethod_Type ||
-        type == &PyClassMethodDescr_Type) {
+    if (type == &PyStaticMethod_Type) {
+        return 's';
+    }
+    if (type == &PyClassMethod_Type || type == &PyClassMethodDescr_Type) {
         return 'c';
     }
     if (type->tp_descr_set != NULL) {
-        return 'd';
+        return type == &PyProperty_Type ? 'p' : 'd';
     }
     if (type->tp_descr_get != NULL && PyCallable_Check(value) && !PyType_Check(value)) {
-        return 'm';
+        return type == &PyFunction_Type ? 'f' : 'm';
     }
     return 'v';
 }
@@ -143,9 +151,8 @@ encode_names(struct message *m, PyTypeObject *cls)
             continue;
         }
         bool abstract = false;
-        if (kind == 'm' || kind == 'd' || kind == 'c') {
-            PyObject *flag = Py_TYPE(value) == &PyFunction_Type || Py_TYPE(value) == &PyProperty_Type ||
-                                     kind == 'c'
+        if (kind != 'l' && kind != 'v') {
+            PyObject *flag = kind == 'f' || kind == 'p' || kind == 'c' || kind == 's'
                                  ? PyObject_GetAttr(value, core_get()->str___isabstractmethod__)
                                  : NULL;
             abstract = flag == Py_True;
@@ -311,6 +318,7 @@ struct description {
     PyObject *bases;    /* strong: list */
     PyObject *inherited; /* strong: list of names lists of bases that are shared Python classes */
     PyObject *names;    /* strong: list of (name, kind, abstract, literal) */
+    bool home;          /* a base has its home here, or derives from one that has */
 };
 
 static void
@@ -435,6 +443,9 @@ add_stubs(PyTypeObject *mirror, PyTypeObject *cls, PyObject *names, PyObject *ex
                 }
                 continue;
             }
+            if (PyUnicode_Compare(name, core->str___subclasshook__) == 0) {
+                continue; /* the base's own answers here as well */
+            }
         }
         if (PyUnicode_Compare(name, core->str___abstractmethods__) == 0) {
             continue;
@@ -485,6 +496,22 @@ set_abstract(PyTypeObject *type, PyObject *names)
     return 0;
 }
 
+/* Mirrors share ABCMeta but not what was registered with the classes over there. */
+static int
+add_subclasshook(PyTypeObject *type)
+{
+    PyObject *dict = compat_type_dict(type), *name = core_get()->str___subclasshook__;
+    int there = dict == NULL ? -1 : PyDict_Contains(dict, name);
+    Py_XDECREF(dict);
+    if (there != 0) {
+        return there < 0 ? -1 : 0;
+    }
+    PyObject *stub = stub_new(type, name, 'a', false);
+    int rc = stub == NULL ? -1 : PyType_Type.tp_setattro((PyObject *)type, name, stub);
+    Py_XDECREF(stub);
+    return rc;
+}
+
 /* object's own methods that would answer for the proxy instead of its target. */
 static int
 add_object_stubs(PyTypeObject *type, uint32_t flags)
@@ -521,6 +548,7 @@ mirror_add(PeerObject *peer, PyTypeObject *type, uint32_t flags, bool proxies)
     mirror->peer = peer;
     mirror->flags = flags;
     mirror->proxies = proxies;
+    mirror->home = false;
     return mirror;
 }
 
@@ -559,6 +587,43 @@ facade_class(PeerObject *peer, PyTypeObject *type, struct description *d)
     return NULL;
 }
 
+static PyObject *
+silent_hook(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef silent_hook_def = {"__init_subclass__", (PyCFunction)(void (*)(void))silent_hook,
+                                      METH_VARARGS | METH_KEYWORDS, NULL};
+
+/* The bases with a class in front whose __init_subclass__ does nothing: the hooks of real bases have
+ * been called where the class was made. New reference. */
+static PyObject *
+silenced(PyObject *bases)
+{
+    /* Its instances must have the layout of theirs, or it could not be taken away again. */
+    PyTypeObject *like = &PyBaseObject_Type;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(bases, i);
+        like = base->tp_basicsize > like->tp_basicsize ? base : like;
+    }
+    while (like->tp_base != NULL && like->tp_basicsize == like->tp_base->tp_basicsize) {
+        like = like->tp_base;
+    }
+    like = like->tp_base == NULL ? like : like->tp_base;
+    PyObject *function = PyCFunction_New(&silent_hook_def, NULL);
+    PyObject *silencer = function == NULL ? NULL
+                                          : PyObject_CallFunction((PyObject *)Py_TYPE(like),
+                                                                  "s(O){sO}", "silencer", like,
+                                                                  "__init_subclass__", function);
+    PyObject *front = silencer == NULL ? NULL : PyTuple_Pack(1, silencer);
+    PyObject *all = front == NULL ? NULL : PySequence_Concat(front, bases);
+    Py_XDECREF(function);
+    Py_XDECREF(silencer);
+    Py_XDECREF(front);
+    return all;
+}
+
 static PyTypeObject *
 make_mirror(PeerObject *peer, struct description *d)
 {
@@ -571,18 +636,23 @@ make_mirror(PeerObject *peer, struct description *d)
     /* A metaclass with a mind of its own (Enum's) would take the stubs for something else. */
     bool plain = (PyTypeObject *)d->meta == &PyType_Type ||
                  strcmp(((PyTypeObject *)d->meta)->tp_name, "ABCMeta") == 0;
-    bool home = false; /* a base of this side: instances are real here */
+    bool home = d->home;
     core->building++;
     if (bases != NULL && namespace != NULL) {
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); i++) {
-            PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(bases, i);
-            struct mirror *m = mirror_of(base);
-            struct export *e = table_get(&peer->export_of, ADDRESS(base));
-            home = home || (e != NULL && m == NULL && !is_shared_base(base));
-        }
         PyObject *meta = plain ? d->meta : NULL;
         if (meta != NULL) {
-            type = (PyTypeObject *)PyObject_CallFunction(meta, "OOO", d->name, bases, namespace);
+            PyObject *all = home ? silenced(bases) : Py_NewRef(bases);
+            type = all == NULL ? NULL
+                               : (PyTypeObject *)PyObject_CallFunction(meta, "OOO", d->name, all,
+                                                                       namespace);
+            Py_XDECREF(all);
+            if (home && (type == NULL ||
+                         PyObject_SetAttr((PyObject *)type, core->str___bases__, bases) < 0)) {
+                /* An unusual layout: then the hooks are called once more. */
+                PyErr_Clear();
+                Py_XSETREF(type, (PyTypeObject *)PyObject_CallFunction(meta, "OOO", d->name, bases,
+                                                                       namespace));
+            }
         } else {
             PyObject *args = Py_BuildValue("(OOO)", d->name, bases, namespace);
             type = args == NULL ? NULL
@@ -599,6 +669,19 @@ make_mirror(PeerObject *peer, struct description *d)
     if (mirror == NULL || proxy_bind(peer, (PyObject *)type, d->handle) < 0 ||
         add_stubs(type, type, d->names, NULL) < 0) {
         goto error;
+    }
+    mirror->home = home;
+    type->tp_flags |= (d->flags & CLASS_SEQUENCE ? Py_TPFLAGS_SEQUENCE : 0) |
+                      (d->flags & CLASS_MAPPING ? Py_TPFLAGS_MAPPING : 0);
+    if (home) {
+        /* A mixin of the other side must not take over the making of what is real here. */
+        for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+            PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(type->tp_mro, i);
+            if (table_get(&core->mirrors, ADDRESS(base)) == NULL) {
+                type->tp_new = base->tp_new;
+                break;
+            }
+        }
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(d->inherited); i++) {
         PyObject *names = PyList_GET_ITEM(d->inherited, i);
@@ -621,6 +704,9 @@ make_mirror(PeerObject *peer, struct description *d)
             }
         }
         patch_slots(type, d->flags, proxies);
+    }
+    if (proxies && strcmp(Py_TYPE(type)->tp_name, "ABCMeta") == 0 && add_subclasshook(type) < 0) {
+        goto error;
     }
     if (set_abstract(type, d->names) < 0) {
         PyErr_Clear();
@@ -761,10 +847,13 @@ decode_defined(struct incoming *in, enum class_use use)
     }
     uint64_t nbases = read_count(&in->r, 2);
     for (uint64_t i = 0; i < nbases; i++) {
+        bool back = reader_left(&in->r) > 0 && *in->r.at == CLASS_BACK;
         PyObject *base = decode_class(in, CLASS_AS_BASE);
         if (base == NULL) {
             goto done;
         }
+        struct mirror *mirrored = table_get(&core_get()->mirrors, ADDRESS(base));
+        d.home = d.home || (back && mirrored == NULL) || (mirrored != NULL && mirrored->home);
         if (PyList_Check(base)) { /* a shared Python class: [class, its names and its bases' ...] */
             PyObject *cls = PyList_GET_ITEM(base, 0);
             int rc = PyList_Append(d.bases, cls);

@@ -247,7 +247,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
             PyObject_Vectorcall(descriptor, call.args, (size_t)call.nargs | offset, call.kwnames);
     } else {
         descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+        bool of_class = PyType_Check(self) && PyType_IsSubtype((PyTypeObject *)self, cls);
         PyObject *f = get == NULL ? Py_NewRef(descriptor)
+                      : of_class  ? get(descriptor, NULL, self)
                                   : get(descriptor, self, (PyObject *)Py_TYPE(self));
         if (f != NULL) {
             result = PyObject_Vectorcall(f, call.args + 1, (size_t)(call.nargs - 1), call.kwnames);
@@ -274,9 +276,10 @@ op_get(struct incoming *in, unsigned *Py_UNUSED(flags))
     PyObject *o = decode(in), *owner = o == NULL ? NULL : decode(in);
     if (owner != NULL) {
         descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+        /* A type cannot be looked into while an exception is set: first. */
+        PyObject *next = compat_type_lookup(Py_TYPE(o), core_get()->str___getattr__);
         result = get == NULL ? Py_NewRef(descriptor) : get(descriptor, o, owner);
-        if (result == NULL && PyErr_ExceptionMatches(PyExc_AttributeError) &&
-            compat_type_lookup(Py_TYPE(o), core_get()->str___getattr__) != NULL) {
+        if (result == NULL && next != NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
             /* What the look-up of the attribute would have done next. */
             PyErr_Clear();
             result = PyObject_GetAttr(o, name);

@@ -790,8 +790,14 @@ request_finish(struct message *m)
         result = wait_reply(&facts);
     }
     pairs_truncate(s, npairs);
-    if (s->npairs > 0 && !s->closed && result != NULL && pairs_snapshot(s, 0) < 0) {
-        Py_CLEAR(result);
+    if (s->npairs > 0 && !s->closed) {
+        PyObject *raised = result == NULL ? compat_take_exception() : NULL;
+        if (pairs_snapshot(s, 0) < 0) {
+            Py_CLEAR(result);
+            Py_CLEAR(raised);
+        } else if (raised != NULL) {
+            compat_raise(raised);
+        }
     }
     request_end(peer, s);
     Py_DECREF(peer);

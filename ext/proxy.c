@@ -69,12 +69,7 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     if (core->building > 0) {
         Py_RETURN_NONE; /* type.__new__ calls hooks of a class that was finished elsewhere */
     }
-    if (nargs == 0) {
-        PyErr_Format(PyExc_TypeError, "unbound method %s.%U() needs an argument",
-                     ((PyTypeObject *)stub->cls)->tp_name, stub->name);
-        return NULL;
-    }
-    struct proxy *p = proxy_find(args[0]);
+    struct proxy *p = nargs == 0 ? NULL : proxy_find(args[0]);
     if (p != NULL && (stub->name == core->str___repr__ || stub->name == core->str___str__)) {
         if (proxy_is_lost(p)) {
             if (PyExceptionInstance_Check(args[0])) {
@@ -85,26 +80,38 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     }
     struct message m;
     PeerObject *peer = peer_of_type((PyTypeObject *)stub->cls);
+    bool reduced = p != NULL && peer->is_kernel &&
+                   (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__);
+    if (reduced) {
+        PyObject *reported = mirror_of(Py_TYPE(args[0]))->reported;
+        if (reported == (PyObject *)&PyFunction_Type || reported == (PyObject *)&PyCFunction_Type) {
+            return PyObject_GetAttr(args[0], core->str___qualname__); /* found again by its name */
+        }
+    }
     if (request_begin(peer, &m, OP_METHOD) < 0) {
         return NULL;
     }
     m.operation = "method";
-    m.operand = stub->name == core->str___call__ ? args[0] : callable;
+    m.operand = stub->name == core->str___call__ && nargs > 0 ? args[0] : callable;
     if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
         encode_call(&m, args, nargs, kwnames) < 0) {
         request_abandon(&m);
         return NULL;
     }
-    return request_finish(&m);
+    PyObject *result = request_finish(&m);
+    if (result != NULL && reduced) {
+        Py_SETREF(result, PyObject_CallMethod(peer->host, "reduced", "(O)", result));
+    }
+    return result;
 }
 
 PyObject *
 stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
 {
     core_state *core = core_get();
-    PyTypeObject *type = kind == 'm'   ? core->method_type
-                         : kind == 'd' ? core->data_type
-                                       : core->value_type;
+    PyTypeObject *type = kind == 'm' || kind == 'f'   ? core->method_type
+                         : kind == 'd' || kind == 'p' ? core->data_type
+                                                      : core->value_type;
     StubObject *stub = PyObject_GC_New(StubObject, type);
     if (stub != NULL) {
         stub->vectorcall = stub_call;
@@ -153,7 +160,7 @@ stub_repr(StubObject *self)
     static const struct {
         char kind;
         const char *text;
-    } words[] = {{'m', "method"}, {'d', "attribute"}, {'v', "attribute"}, {'c', "method"}};
+    } words[] = {{'f', "method"}, {'m', "method"}, {'c', "method"}, {'s', "method"}};
     const char *word = "attribute";
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (words[i].kind == self->kind) {
@@ -208,7 +215,13 @@ data_set(PyObject *self, PyObject *o, PyObject *value)
     return none == NULL ? -1 : 0;
 }
 
-static PyObject *bound_new(PyObject *owner, PyObject *name);
+static PyObject *bound_new(PyObject *owner, StubObject *stub);
+
+static bool
+is_classmethod_kind(StubObject *stub)
+{
+    return stub->kind == 'c' || stub->kind == 's' || stub->kind == 'a';
+}
 
 static PyObject *
 value_get(PyObject *self, PyObject *o, PyObject *type)
@@ -221,10 +234,33 @@ value_get(PyObject *self, PyObject *o, PyObject *type)
     if (owner == NULL) {
         return Py_NewRef(self);
     }
-    if (stub->kind == 'c') {
-        return bound_new(owner, stub->name);
+    if (is_classmethod_kind(stub)) {
+        return bound_new(owner, stub);
+    }
+    if (owner == o) {
+        /* What this very class has: the look-up in the instance has been done, and super() wants no
+         * other class's. */
+        return data_get(self, o, type);
     }
     return remote_getattr(peer_of_type((PyTypeObject *)stub->cls), owner, stub->name);
+}
+
+/* What isinstance() sees: inspect and pydoc tell functions, properties and the rest apart by it. */
+static PyObject *
+stub_class(StubObject *self, void *Py_UNUSED(closure))
+{
+    switch (self->kind) {
+    case 'f':
+        return Py_NewRef(&PyFunction_Type);
+    case 'p':
+        return Py_NewRef(&PyProperty_Type);
+    case 'c':
+        return Py_NewRef(&PyClassMethod_Type);
+    case 's':
+        return Py_NewRef(&PyStaticMethod_Type);
+    default:
+        return Py_NewRef(Py_TYPE(self));
+    }
 }
 
 /* What the descriptor over there says of itself: __doc__, __signature__, fget ... */
@@ -244,7 +280,7 @@ stub_getattro(PyObject *self, PyObject *name)
         Py_ssize_t n;
         const char *text = PyUnicode_AsUTF8AndSize(name, &n);
         bool local = core->building > 0 || name == core->str___wrapped__ ||
-                     (text != NULL && (strcmp(text, "__code__") == 0 ||
+                     (text != NULL && ((stub->kind != 'f' && strcmp(text, "__code__") == 0) ||
                                        strcmp(text, "__set_name__") == 0 ||
                                        strcmp(text, "__func__") == 0));
         if (local || ((PyTypeObject *)stub->cls) == NULL) {
@@ -284,7 +320,25 @@ static PyMemberDef stub_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyObject *stub_getattro(PyObject *self, PyObject *name);
+static PyObject *bound_getattro(PyObject *self, PyObject *name);
+
+/* For object.__getattribute__, which pydoc uses. */
+static PyObject *
+stub_doc(PyObject *self, void *Py_UNUSED(closure))
+{
+    return stub_getattro(self, core_get()->str___doc__);
+}
+
+static PyObject *
+bound_doc(PyObject *self, void *Py_UNUSED(closure))
+{
+    return bound_getattro(self, core_get()->str___doc__);
+}
+
 static PyGetSetDef stub_getset[] = {
+    {"__doc__", (getter)stub_doc, NULL, NULL, NULL},
+    {"__class__", (getter)stub_class, NULL, NULL, NULL},
     {"__qualname__", (getter)stub_qualname, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -333,6 +387,30 @@ peer_of_owner(PyObject *owner)
     return peer_of_type(PyType_Check(owner) ? (PyTypeObject *)owner : Py_TYPE(owner));
 }
 
+/* Whether an abstract class over there knows `cls`, registered there, for a subclass: True, or
+ * NotImplemented, whereupon the classes of this side are asked. */
+static PyObject *
+remote_subclasscheck(PeerObject *peer, PyObject *abc, PyObject *cls)
+{
+    struct message m;
+    if (request_begin(peer, &m, OP_CALLATTR) < 0) {
+        return NULL;
+    }
+    PyObject *name = PyUnicode_FromString("__subclasscheck__");
+    if (name == NULL || encode(&m, abc, false) < 0 || encode_name(&m, name) < 0 ||
+        encode_call(&m, &cls, 1, NULL) < 0) {
+        Py_XDECREF(name);
+        request_abandon(&m);
+        return NULL;
+    }
+    Py_DECREF(name);
+    PyObject *known = request_finish(&m);
+    if (known != NULL && known != Py_True) {
+        Py_SETREF(known, Py_NewRef(Py_NotImplemented));
+    }
+    return known;
+}
+
 static PyObject *
 bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
@@ -341,27 +419,59 @@ bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
     if (core_get()->building > 0) {
         Py_RETURN_NONE;
     }
-    if (request_begin(peer_of_owner(bound->owner), &m, OP_CALLATTR) < 0) {
-        return NULL;
+    PeerObject *peer = peer_of_owner(bound->owner);
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf), n = nargs + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
+    if (bound->name == core_get()->str___subclasshook__) {
+        /* isinstance(x, SomeABC) asks all known subclasses: it must not start a child, nor fail. */
+        bool asked = n == 1 && PyType_Check(args[0]) && peer_of_type((PyTypeObject *)args[0]) == peer;
+        if (peer->state != PEER_RUNNING || (bound->kind == 'a' && !asked)) {
+            Py_RETURN_NOTIMPLEMENTED;
+        }
+        if (bound->kind == 'a') {
+            return remote_subclasscheck(peer, bound->cls, args[0]);
+        }
+    }
+    /* super().method(): the class says which one; a class's own is what the attribute gives. */
+    bool inherited = bound->kind == 'c' && PyType_Check(bound->owner) &&
+                     table_get(&core_get()->mirrors, ADDRESS(bound->owner)) == NULL;
+    PyObject *few[8], **shifted = n < 8 ? few : PyMem_New(PyObject *, n + 1);
+    if (shifted == NULL) {
+        return PyErr_NoMemory();
+    }
+    shifted[0] = bound->owner;
+    memcpy(shifted + 1, args, (size_t)n * sizeof *args);
+    int rc = request_begin(peer, &m, inherited ? OP_METHOD : OP_CALLATTR);
+    if (rc < 0) {
+        goto done;
     }
     m.operation = "callattr";
     m.operand = (PyObject *)callable;
-    if (encode(&m, bound->owner, false) < 0 || encode_name(&m, bound->name) < 0 ||
-        encode_call(&m, args, PyVectorcall_NARGS(nargsf), kwnames) < 0) {
+    rc = encode(&m, inherited ? bound->cls : bound->owner, false) < 0 ||
+                 encode_name(&m, bound->name) < 0 ||
+                 (inherited ? encode_call(&m, shifted, nargs + 1, kwnames)
+                            : encode_call(&m, args, nargs, kwnames)) < 0
+             ? -1
+             : 0;
+    if (rc < 0) {
         request_abandon(&m);
-        return NULL;
     }
-    return request_finish(&m);
+done:
+    if (shifted != few) {
+        PyMem_Free(shifted);
+    }
+    return rc < 0 ? NULL : request_finish(&m);
 }
 
 static PyObject *
-bound_new(PyObject *owner, PyObject *name)
+bound_new(PyObject *owner, StubObject *stub)
 {
     BoundObject *bound = PyObject_GC_New(BoundObject, core_get()->bound_type);
     if (bound != NULL) {
         bound->vectorcall = bound_call;
         bound->owner = Py_NewRef(owner);
-        bound->name = Py_NewRef(name);
+        bound->name = Py_NewRef(stub->name);
+        bound->cls = Py_NewRef(stub->cls);
+        bound->kind = stub->kind;
         PyObject_GC_Track(bound);
     }
     return (PyObject *)bound;
@@ -372,6 +482,7 @@ bound_traverse(BoundObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->owner);
+    Py_VISIT(self->cls);
     return 0;
 }
 
@@ -382,6 +493,7 @@ bound_dealloc(BoundObject *self)
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->owner);
     Py_CLEAR(self->name);
+    Py_CLEAR(self->cls);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -390,6 +502,13 @@ static PyObject *
 bound_getattro(PyObject *self, PyObject *name)
 {
     BoundObject *bound = (BoundObject *)self;
+    if (name == core_get()->str___module__) {
+        return PyObject_GetAttr(bound->cls, name);
+    }
+    if (name == core_get()->str___self__ && bound->kind == 'c') {
+        PyObject *owner = bound->owner;
+        return Py_NewRef(PyType_Check(owner) ? owner : (PyObject *)Py_TYPE(owner));
+    }
     PyObject *o = name == core_get()->str___doc__ ? NULL : PyObject_GenericGetAttr(self, name);
     if (o != NULL || (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_AttributeError))) {
         return o;
@@ -426,9 +545,20 @@ bound_hash(BoundObject *self)
     return hash == -1 ? -1 : hash ^ (Py_hash_t)((uintptr_t)self->owner >> 4);
 }
 
+static PyObject *
+bound_class(BoundObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->kind == 's' ? &PyFunction_Type : &PyMethod_Type);
+}
+
+static PyGetSetDef bound_getset[] = {
+    {"__doc__", (getter)bound_doc, NULL, NULL, NULL},
+    {"__class__", (getter)bound_class, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef bound_members[] = {
     {"__name__", T_OBJECT, offsetof(BoundObject, name), READONLY, NULL},
-    {"__self__", T_OBJECT, offsetof(BoundObject, owner), READONLY, NULL},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(BoundObject, vectorcall), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -442,6 +572,7 @@ static PyType_Slot bound_slots[] = {
     {Py_tp_richcompare, bound_compare},
     {Py_tp_hash, bound_hash},
     {Py_tp_members, bound_members},
+    {Py_tp_getset, bound_getset},
     {0, NULL},
 };
 static PyType_Spec bound_spec = {"ipython_isolation._core.Bound", sizeof(BoundObject), 0,
@@ -553,8 +684,8 @@ proxy_getattro(PyObject *self, PyObject *name)
             if (type == mirror->type) {
                 return Py_NewRef(descr); /* __doc__, __module__, None for an absent special method */
             }
-        } else if (descr != NULL && ((StubObject *)descr)->kind == 'c') {
-            return bound_new(self, name);
+        } else if (descr != NULL && is_classmethod_kind((StubObject *)descr)) {
+            return bound_new(self, (StubObject *)descr);
         }
     }
     return remote_getattr(p->peer, self, name);
@@ -581,7 +712,14 @@ proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
             }
         }
     }
-    return remote_setattr(p->peer, self, name, value);
+    if (remote_setattr(p->peer, self, name, value) < 0) {
+        return -1;
+    }
+    if (name == core->str___class__ && value != NULL && PyType_Check(value) &&
+        mirror_of((PyTypeObject *)value) != NULL) {
+        return PyObject_GenericSetAttr(self, name, value); /* what stands for it changes likewise */
+    }
+    return 0;
 }
 
 static int
@@ -658,7 +796,24 @@ new_method(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "__new__() needs a type as its first argument");
         return NULL;
     }
-    return construct((PyTypeObject *)PyTuple_GET_ITEM(args, 0), args, 1, kwargs);
+    PyTypeObject *type = (PyTypeObject *)PyTuple_GET_ITEM(args, 0);
+    PeerObject *peer = peer_of_type(type);
+    if (peer == NULL || table_get(&core_get()->mirrors, ADDRESS(type)) == NULL) {
+        return construct(type, args, 1, kwargs);
+    }
+    /* cls.__new__(cls) of an isolated class: without __init__, which calling the class includes. */
+    struct message m;
+    if (request_begin(peer, &m, OP_CALLATTR) < 0) {
+        return NULL;
+    }
+    m.operation = "call";
+    m.operand = (PyObject *)type;
+    if (encode(&m, (PyObject *)type, false) < 0 || encode_name(&m, core_get()->str___new__) < 0 ||
+        encode_args(&m, args, 0, kwargs) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    return request_finish(&m);
 }
 
 static PyMethodDef new_method_def = {"__new__", (PyCFunction)(void (*)(void))new_method,

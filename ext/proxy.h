@@ -13,7 +13,9 @@ typedef struct {
     PyObject *cls;  /* strong: the mirrored class */
     PyObject *peer; /* strong: see proxy_bind */
     PyObject *name; /* strong */
-    char kind;      /* 'm' method, 'd' data, 'v' value, 'c' class or static method */
+    char kind;      /* 'f' function, 'm' other method, 'p' property, 'd' other data, 'v' value,
+                     * 'c' class method, 's' static method, 'a' the __subclasshook__ of a mirrored
+                     * abstract class */
     bool abstract;
 } StubObject;
 
@@ -23,6 +25,8 @@ typedef struct {
     vectorcallfunc vectorcall;
     PyObject *owner; /* strong: a proxy or a mirrored class */
     PyObject *name;  /* strong */
+    PyObject *cls;   /* strong: the mirrored class whose method it is; super() may mean a base's */
+    char kind;       /* 'c' or 's' */
 } BoundObject;
 
 PyObject *stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract);

@@ -43,6 +43,8 @@ enum {
     CLASS_BUFFER = 32,           /* exports the buffer protocol */
     CLASS_METACLASS = 64,        /* derives from type */
     CLASS_REAL_LAYOUT = 128,     /* an immutable built-in among the bases: the value is copied */
+    CLASS_SEQUENCE = 256,        /* a `match` statement takes it for a sequence */
+    CLASS_MAPPING = 512,         /* ... for a mapping */
 };
 
 /* A mirrored class, found by the address of its type in core->mirrors. Never freed while the peer
@@ -53,6 +55,7 @@ struct mirror {
     PyObject *reported; /* strong or NULL: what instance.__class__ says instead of the type */
     uint32_t flags;     /* CLASS_* */
     bool proxies;       /* instances are proxies (false: exceptions, and classes with a home here) */
+    bool home;          /* derives from a class of this side: instances are real here */
 };
 
 /* A container (or buffer) that an argument was copied from or to; see pairs.c. */

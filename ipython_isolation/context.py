@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib.machinery
 import io
+import logging
 import os
 import pickle
 import subprocess
@@ -329,9 +330,22 @@ class IsolationContext:
         except (ValueError, TypeError) as error:
             raise AttributeError("__signature__") from error
 
-    def remote_log(self, fields):
-        import logging
+    def reduced(self, parts):
+        """What `__reduce_ex__` of a proxy's target said, for pickling here."""
+        if not isinstance(parts, tuple):
+            return parts
+        function = parts[0]
+        module, name = getattr(function, "__module__", None), getattr(function, "__name__", None)
+        if module == "copyreg" and name in _NEW:
+            return (_NEW[name], *parts[1:])
+        if _core.isproxy(function) and isinstance(module, str) and isinstance(name, str):
+            # A function that is here too: copyreg's, functools' ...
+            here = getattr(sys.modules.get(module), name, None)
+            if here is not None and not _core.isproxy(here):
+                return (here, *parts[1:])
+        return parts
 
+    def remote_log(self, fields):
         record = logging.makeLogRecord(dict(fields))
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
@@ -499,8 +513,6 @@ def _cwd():
 
 def _watch_log_levels():
     """Has every context look at the levels again whenever one changes: loggers then clear this cache."""
-    import logging  # not above: the child imports this module
-
     manager = logging.root.manager
     if hasattr(manager, "_isolation_watches"):
         return
@@ -516,8 +528,6 @@ def _watch_log_levels():
 
 def _log_levels():
     """The levels set in this process, for the child's loggers: tuple of (name, level). None: for all."""
-    import logging
-
     levels = [("", logging.root.level), (None, logging.root.manager.disable)]
     for name, logger in list(logging.root.manager.loggerDict.items()):
         level = getattr(logger, "level", 0)
@@ -582,6 +592,19 @@ def contexts():
     """The contexts of this process that are not closed: list of IsolationContext."""
     with _lock:
         return [c for c in _all if c._peer.state not in ("closed", "forked")]
+
+
+def _new_object(cls, *args):
+    return cls.__new__(cls, *args)
+
+
+def _new_object_ex(cls, args, kwargs):
+    return cls.__new__(cls, *args, **kwargs)
+
+
+# Under their own names pickle writes an opcode that calls tp_new, which for a mirrored class is the whole
+# construction.
+_NEW = {"__newobj__": _new_object, "__newobj_ex__": _new_object_ex}
 
 
 class _Unpickler(pickle.Unpickler):

@@ -63,16 +63,27 @@ def close_contexts(but=()):
             context.close()
 
 
+@pytest.fixture(scope="module")
+def shared_context():
+    """One context for all tests of a file that ask for it."""
+    with ipython_isolation.IsolationContext(restart="auto", name="shared") as made:
+        yield made
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left():
-    """Every test closes, or leaves open to be closed here, its contexts; then all must be as before."""
+def nothing_is_left(request):
+    """Every test closes, or leaves open to be closed here, its contexts; then all must be as before.
+    A child that the tests of a file share lives on."""
+    if "shared_context" in request.fixturenames:
+        request.getfixturevalue("shared_context").ensure_started()
     gc.collect()
     shared = _context.contexts()  # of fixtures that several tests share
     before_processes, before_shm = set(children()), set(os.listdir("/dev/shm"))
     before_threads = {t for t in threading.enumerate() if t.name.startswith("isolation")}
     before = _descriptors()
     yield
-    close_contexts(shared)
+    close_contexts(but=shared)
+    del shared
     gc.collect()
     left = wait_until(lambda: not (set(children()) - before_processes)) or set(children()) - before_processes
     assert left is True, f"processes left: {left}"
