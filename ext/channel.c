@@ -82,8 +82,8 @@ channel_new(void *zmq)
     }
     int zero = 0, never = -1;
     size_t size = sizeof c->signal_fd;
-    c->timer_fd = -1;
-    if (zmq_getsockopt(c->socket, ZMQ_FD, &c->signal_fd, &size) < 0) {
+    c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (c->timer_fd < 0 || zmq_getsockopt(c->socket, ZMQ_FD, &c->signal_fd, &size) < 0) {
         int saved = errno;
         channel_close(c);
         errno = saved;
@@ -385,12 +385,6 @@ arm_timer(channel *c, int timeout_ms)
     int64_t now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
     if (c->timer_at > now && c->timer_at <= now + timeout_ms) {
         return 0;
-    }
-    if (c->timer_fd < 0) {
-        c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-        if (c->timer_fd < 0) {
-            return -1;
-        }
     }
     /* The millisecond that `now` has begun counts in full: it fires at timer_at, not before. */
     c->timer_at = now + timeout_ms;

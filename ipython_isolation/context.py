@@ -407,6 +407,7 @@ class IsolationContext:
                 module.__path__ = list(search)
             if getattr(module, "__spec__", None) is None:
                 spec = importlib.machinery.ModuleSpec(name, None, origin=file, is_package=search is not None)
+                spec.has_location = file is not None
                 if search is not None:
                     spec.submodule_search_locations = list(search)
                 module.__spec__ = spec

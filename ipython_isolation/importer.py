@@ -102,6 +102,7 @@ class _IsolationLoader:
         """Load the module in the child, which also executes it there."""
         module = self._entry.load(spec.name)
         spec.origin = getattr(module, "__file__", None)
+        spec.has_location = spec.origin is not None
         path = getattr(module, "__path__", None)
         if path is not None:
             spec.submodule_search_locations = list(path)

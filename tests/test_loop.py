@@ -66,12 +66,13 @@ print('SUMMARY', json.dumps(shell.user_ns["summary"]))
 )
 
 
-@pytest.mark.parametrize("program", [SCRIPT, CELL], ids=["script", "cell"])
-def test_exactly_the_crashing_inputs_fail(program):
+# Two crashes without an object between them may share a line; a cell says it once.
+@pytest.mark.parametrize("program, said", [(SCRIPT, range(45, 51)), (CELL, range(1, 2))], ids=["script", "cell"])
+def test_exactly_the_crashing_inputs_fail(program, said):
     pytest.importorskip("numpy")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads(next(l for l in done.stdout.splitlines() if l.startswith("SUMMARY"))[8:])
     assert summary == {"failed": True, "results": 950, "right": 950}
     resets = [line for line in done.stderr.splitlines() if "was restarted" in line]
-    assert 45 <= len(resets) <= 50  # two crashes without an object between them may share a line
+    assert len(resets) in said
