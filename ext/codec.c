@@ -668,6 +668,14 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     struct proxy *p = proxy_find(o);
     if (p != NULL && p->peer == m->peer) {
+        if ((m->flags & FRAME_ERROR) && p->epoch == m->peer->epoch && PyExceptionInstance_Check(o)) {
+            PyObject *traceback = PyException_GetTraceback(o);
+            write_tag(m, TAG_EXCEPTION_BACK);
+            write_u64(&m->w, p->handle);
+            int rc = encode_traceback(m, traceback);
+            Py_XDECREF(traceback);
+            return rc;
+        }
         return encode_proxy(m, p);
     }
     if (encode_container(m, o, owned, &done) < 0 || done) {
@@ -692,6 +700,10 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     if (PyExceptionInstance_Check(o)) {
         return encode_exception(m, o);
+    }
+    if (PyTraceBack_Check(o)) {
+        write_tag(m, TAG_TRACEBACK);
+        return encode_traceback(m, o);
     }
     if (PyType_Check(o)) {
         write_tag(m, TAG_CLASS);
@@ -1249,6 +1261,10 @@ decode_compound(struct incoming *in, uint8_t tag)
         return decode_method(in);
     case TAG_REDUCE:
         return decode_reduced(in);
+    case TAG_TRACEBACK:
+        return decode_traceback(in);
+    case TAG_EXCEPTION_BACK:
+        return decode_exception_back(in);
     case TAG_EXCEPTION:
         return decode_exception(in);
     case TAG_EXCEPTION_SEEN: {

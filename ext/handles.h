@@ -23,6 +23,7 @@ void proxy_received(struct proxy *p);
 /* tp_finalize of proxy classes. Queues the release; never sends, never blocks. */
 void proxy_finalize(PyObject *o);
 void proxy_drop(struct proxy *p);
+void proxies_let_go(PeerObject *peer);
 void release_queue(PeerObject *peer, uint64_t handle, uint64_t count);
 
 #endif
