@@ -155,6 +155,9 @@ resolve_name(PyObject *module, PyObject *qualname, bool import)
     }
     if (o == NULL) {
         PyErr_Clear();
+        if (PyUnicode_CompareWithASCIIString(module, "builtins") == 0) {
+            o = builtins_class(qualname);
+        }
     }
     return o;
 }

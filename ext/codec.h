@@ -104,6 +104,7 @@ void call_free(struct call *call);
 int encode_export(struct message *m, PyObject *o, struct export **out);
 bool is_isolated_name(PeerObject *peer, PyObject *module);
 PyObject *resolve_name(PyObject *module, PyObject *qualname, bool import);
+PyObject *builtins_class(PyObject *qualname); /* classes.c */
 int is_value_type(PyTypeObject *type);
 int garbled(const char *what); /* sets the exception; always -1 */
 int message_check(struct message *m); /* MemoryError when the writer failed */

@@ -761,6 +761,14 @@ construct(PyTypeObject *type, PyObject *args, Py_ssize_t skip, PyObject *kwargs)
         PyErr_Format(PyExc_TypeError, "%s is not an isolated class", type->tp_name);
         return NULL;
     }
+    for (Py_ssize_t i = 0; exact == NULL && i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+        struct mirror *base =
+            table_get(&core_get()->mirrors, ADDRESS(PyTuple_GET_ITEM(type->tp_mro, i)));
+        if (base != NULL && base->peer != peer) {
+            PyErr_Format(PyExc_TypeError, "%s derives from classes of two contexts", type->tp_name);
+            return NULL;
+        }
+    }
     if (request_begin(peer, &m, exact != NULL ? OP_CALL : OP_NEW) < 0) {
         return NULL;
     }

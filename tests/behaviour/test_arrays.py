@@ -49,7 +49,7 @@ def test_read(zoo, name):
     kept = a.copy()
     seen = zoo.call(lambda x: (type(x) is np.ndarray, x.shape, str(x.dtype), x.tobytes() == kept.tobytes()), a)
     back = zoo.identity(a)
-    return seen, same(a, kept), back is a, same(back, kept)
+    return seen, same(a, kept), back is a or not a.flags.writeable, same(back, kept)
 
 
 @pytest.mark.parametrize("name", ["vector", "matrix", "fortran", "strided", "reversed", "column", "transposed", "large"])

@@ -67,7 +67,7 @@ def test_a_lost_object_as_argument(lost):
 def test_repr_and_type_of_lost_objects(lost):
     context, zoo, things = lost
     assert "lost" in repr(things["instance"]) and "Animal" in repr(things["instance"])
-    assert "lost" in str(things["bag"])
+    assert "Bag" in str(things["bag"]) and "lost" in repr(things["dict"])
     assert type(things["instance"]) is zoo.Animal and isinstance(things["instance"], zoo.Animal)
     assert things["instance"] is things["instance"] and {id(things["list"])}
 
