@@ -223,8 +223,8 @@ static PyObject *
 value_get(PyObject *self, PyObject *o, PyObject *type)
 {
     StubObject *stub = (StubObject *)self;
-    if (core_get()->building > 0) {
-        return Py_NewRef(self);
+    if (core_get()->building > 0 && !is_classmethod_kind(stub)) {
+        return Py_NewRef(self); /* else: an __init_subclass__ that is called, and does nothing */
     }
     PyObject *owner = o == NULL || o == Py_None ? type : o;
     if (owner == NULL) {
@@ -278,7 +278,7 @@ stub_getattro(PyObject *self, PyObject *name)
         bool local = core->building > 0 || name == core->str___wrapped__ ||
                      (text != NULL && ((stub->kind != 'f' && strcmp(text, "__code__") == 0) ||
                                        strcmp(text, "__set_name__") == 0 ||
-                                       strcmp(text, "__func__") == 0));
+                                       (!is_classmethod_kind(stub) && strcmp(text, "__func__") == 0)));
         if (local || ((PyTypeObject *)stub->cls) == NULL) {
             return NULL;
         }
