@@ -132,6 +132,17 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
         goto done;
     }
     bool writeable = (a->flags & WRITEABLE) != 0;
+    if (!writeable) {
+        /* The interface does not say it of every dtype (structured ones). */
+        PyObject *flags = PyObject_GetAttrString(o, "flags");
+        PyObject *flag = flags == NULL ? NULL : PyObject_GetAttrString(flags, "writeable");
+        writeable = flag == Py_True;
+        Py_XDECREF(flags);
+        Py_XDECREF(flag);
+        if (flag == NULL) {
+            goto done;
+        }
+    }
     if (!(a->flags & (C_CONTIGUOUS | F_CONTIGUOUS))) {
         PyObject *numpy = PyImport_ImportModule("numpy");
         contiguous = numpy ? PyObject_CallMethod(numpy, "ascontiguousarray", "O", o) : NULL;

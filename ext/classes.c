@@ -50,6 +50,28 @@ text_attribute(PyTypeObject *cls, PyObject *name)
     return text;
 }
 
+/* function, generator ...: in builtins by name only; `types` has those one can speak of. New reference,
+ * or NULL without an exception. */
+PyObject *
+builtins_class(PyObject *qualname)
+{
+    PyObject *types = PyImport_ImportModule("types"), *found = NULL;
+    PyObject *dict = types == NULL ? NULL : PyModule_GetDict(types), *key, *value;
+    Py_ssize_t i = 0;
+    while (dict != NULL && found == NULL && PyDict_Next(dict, &i, &key, &value)) {
+        if (PyType_Check(value)) {
+            PyObject *name = PyType_GetName((PyTypeObject *)value);
+            if (name != NULL && PyUnicode_Compare(name, qualname) == 0) {
+                found = Py_NewRef(value);
+            }
+            Py_XDECREF(name);
+        }
+    }
+    Py_XDECREF(types);
+    PyErr_Clear();
+    return found;
+}
+
 static uint32_t
 class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
 {
@@ -371,23 +393,6 @@ local_class(PeerObject *peer, PyObject *module, PyObject *qualname)
     PyErr_Clear();
     if (found != NULL && !PyType_Check(found)) {
         Py_CLEAR(found);
-    }
-    if (found == NULL && PyUnicode_CompareWithASCIIString(module, "builtins") == 0) {
-        /* function, generator ...: in builtins by name only; `types` has those one can speak of. */
-        PyObject *types = PyImport_ImportModule("types");
-        PyObject *dict = types == NULL ? NULL : PyModule_GetDict(types), *key, *value;
-        Py_ssize_t i = 0;
-        while (dict != NULL && found == NULL && PyDict_Next(dict, &i, &key, &value)) {
-            if (PyType_Check(value)) {
-                PyObject *name = PyType_GetName((PyTypeObject *)value);
-                if (name != NULL && PyUnicode_Compare(name, qualname) == 0) {
-                    found = Py_NewRef(value);
-                }
-                Py_XDECREF(name);
-            }
-        }
-        Py_XDECREF(types);
-        PyErr_Clear();
     }
     return (PyTypeObject *)found;
 }
@@ -887,7 +892,9 @@ decode_defined(struct incoming *in, enum class_use use)
         goto keep;
     }
     exception = (d.flags & CLASS_EXCEPTION) && local != NULL;
-    if (exception || (use == CLASS_AS_VALUE && local != NULL && may_be_local_value(in->peer, local))) {
+    if (exception || (use == CLASS_AS_VALUE && local != NULL &&
+                      (PyUnicode_CompareWithASCIIString(d.module, "builtins") == 0 ||
+                       may_be_local_value(in->peer, local)))) {
         type = (PyTypeObject *)Py_NewRef(local);
         goto keep;
     }

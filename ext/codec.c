@@ -197,25 +197,6 @@ is_isolated_name(PeerObject *peer, PyObject *module)
     return false;
 }
 
-/* function, method, generator ... say that they are in builtins, but their names are in types.
- * New reference, or NULL without an exception. */
-static PyObject *
-resolve_unnamed_builtin(PyObject *qualname)
-{
-    PyObject *types = PyImport_ImportModule("types"), *key, *value, *found = NULL;
-    PyObject *dict = types == NULL ? NULL : PyModule_GetDict(types);
-    Py_ssize_t i = 0;
-    while (dict != NULL && found == NULL && PyDict_Next(dict, &i, &key, &value)) {
-        if (PyType_Check(value) && !PyType_HasFeature((PyTypeObject *)value, Py_TPFLAGS_HEAPTYPE) &&
-            PyUnicode_CompareWithASCIIString(qualname, ((PyTypeObject *)value)->tp_name) == 0) {
-            found = Py_NewRef(value);
-        }
-    }
-    Py_XDECREF(types);
-    PyErr_Clear();
-    return found;
-}
-
 /* New reference to what module.qualname names. NULL without an exception when nothing does (or the
  * module is not loaded and `import` is false); with one when importing it failed. */
 PyObject *
@@ -256,7 +237,7 @@ resolve_name(PyObject *module, PyObject *qualname, bool import)
     if (o == NULL) {
         PyErr_Clear();
         if (PyUnicode_CompareWithASCIIString(module, "builtins") == 0) {
-            o = resolve_unnamed_builtin(qualname);
+            o = builtins_class(qualname);
         }
     }
     return o;
@@ -772,6 +753,14 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     struct proxy *p = proxy_find(o);
     if (p != NULL && p->peer == m->peer) {
+        if ((m->flags & FRAME_ERROR) && p->epoch == m->peer->epoch && PyExceptionInstance_Check(o)) {
+            PyObject *traceback = PyException_GetTraceback(o);
+            write_tag(m, TAG_EXCEPTION_BACK);
+            write_u64(&m->w, p->handle);
+            int rc = encode_traceback(m, traceback);
+            Py_XDECREF(traceback);
+            return rc;
+        }
         return encode_proxy(m, p);
     }
     if (encode_container(m, o, owned, &done) < 0 || done) {
@@ -796,6 +785,10 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     if (PyExceptionInstance_Check(o)) {
         return encode_exception(m, o);
+    }
+    if (PyTraceBack_Check(o)) {
+        write_tag(m, TAG_TRACEBACK);
+        return encode_traceback(m, o);
     }
     if (PyType_Check(o)) {
         write_tag(m, TAG_CLASS);
@@ -1352,6 +1345,10 @@ decode_compound(struct incoming *in, uint8_t tag)
         return decode_method(in);
     case TAG_REDUCE:
         return decode_reduced(in);
+    case TAG_TRACEBACK:
+        return decode_traceback(in);
+    case TAG_EXCEPTION_BACK:
+        return decode_exception_back(in);
     case TAG_EXCEPTION:
         return decode_exception(in);
     case TAG_EXCEPTION_SEEN: {

@@ -43,6 +43,8 @@ enum tag {
     TAG_ARRAY,
     TAG_MEMORYVIEW,
     TAG_PICKLE,   /* bytes and out-of-band buffers: registered library types */
+    TAG_TRACEBACK,      /* frames: file, function, line */
+    TAG_EXCEPTION_BACK, /* handle, frames: an exception of the receiver, raised through the sender */
 };
 
 /* A frame being built. */
@@ -113,6 +115,7 @@ void blobs_collect(void);
 int encode_export(struct message *m, PyObject *o, struct export **out);
 bool is_isolated_name(PeerObject *peer, PyObject *module);
 PyObject *resolve_name(PyObject *module, PyObject *qualname, bool import);
+PyObject *builtins_class(PyObject *qualname); /* classes.c */
 int is_value_type(PyTypeObject *type);
 int garbled(const char *what); /* sets the exception; always -1 */
 int message_check(struct message *m); /* MemoryError when the writer failed */
@@ -125,6 +128,11 @@ PyObject *decode_class(struct incoming *in, enum class_use use);
 /* errors.c */
 int encode_exception(struct message *m, PyObject *exc);
 PyObject *decode_exception(struct incoming *in);
+int encode_traceback(struct message *m, PyObject *traceback);
+PyObject *decode_traceback(struct incoming *in);
+PyObject *decode_exception_back(struct incoming *in);
+/* As `raise` does: what is being handled here is the context of what arrived. */
+void chain_context(PyObject *exc);
 
 /* arrays.c */
 bool is_ndarray(PeerObject *peer, PyObject *o);

@@ -66,12 +66,11 @@ encode_fields(struct message *m, PyObject *exc)
     return message_check(m);
 }
 
-static int
-encode_traceback(struct message *m, PyObject *exc)
+int
+encode_traceback(struct message *m, PyObject *traceback)
 {
-    PyObject *traceback = PyException_GetTraceback(exc);
     if (traceback != NULL && !PyTraceBack_Check(traceback)) {
-        Py_CLEAR(traceback); /* None, where somebody took it away */
+        traceback = NULL; /* None, where somebody took it away */
     }
     size_t count_at = m->w.size;
     uint64_t n = 0;
@@ -90,7 +89,6 @@ encode_traceback(struct message *m, PyObject *exc)
         n++;
         Py_DECREF(code);
     }
-    Py_XDECREF(traceback);
     if (rc == 0 && !m->w.failed) {
         memcpy(m->w.data + count_at, &n, sizeof n);
     }
@@ -138,7 +136,9 @@ encode_exception(struct message *m, PyObject *exc)
     }
     write_u8(&m->w, (uint8_t)((PyBaseExceptionObject *)exc)->suppress_context);
     if (rc == 0) {
-        rc = encode_traceback(m, exc);
+        PyObject *traceback = PyException_GetTraceback(exc);
+        rc = encode_traceback(m, traceback);
+        Py_XDECREF(traceback);
     }
     m->result = result;
     Py_XDECREF(args);
@@ -188,7 +188,7 @@ decode_fields(struct incoming *in, PyObject *exc)
     }
 }
 
-static PyObject *
+PyObject *
 decode_traceback(struct incoming *in)
 {
     uint64_t n = read_count(&in->r, 24);
@@ -275,4 +275,59 @@ done:
     Py_XDECREF(context);
     Py_XDECREF(traceback);
     return exc;
+}
+
+PyObject *
+decode_exception_back(struct incoming *in)
+{
+    PyObject *exc = export_find(in->peer, read_u64(&in->r));
+    PyObject *traceback = decode_traceback(in);
+    if (traceback == NULL) {
+        return NULL;
+    }
+    if (exc == NULL || !PyExceptionInstance_Check(exc)) {
+        garbled("exception");
+        exc = NULL;
+    } else if (traceback != Py_None && PyException_SetTraceback(exc, traceback) < 0) {
+        exc = NULL;
+    }
+    Py_DECREF(traceback);
+    return Py_XNewRef(exc);
+}
+
+void
+chain_context(PyObject *exc)
+{
+    PyObject *type, *handled, *traceback;
+    PyErr_GetExcInfo(&type, &handled, &traceback);
+    PyObject *last = Py_NewRef(exc);
+    bool known = handled == NULL || !PyExceptionInstance_Check(handled);
+    for (int i = 0; !known && i < 1000; i++) { /* a chain can be a cycle */
+        known = last == handled;
+        PyObject *next = known ? NULL : PyException_GetContext(last);
+        if (next == NULL) {
+            break;
+        }
+        Py_SETREF(last, next);
+    }
+    if (!known) {
+        /* Nor may what is handled lead back to this. */
+        PyObject *at = Py_NewRef(handled);
+        for (int i = 0; !known && at != NULL && i < 1000; i++) {
+            known = at == exc || at == last;
+            Py_SETREF(at, PyException_GetContext(at));
+        }
+        Py_XDECREF(at);
+    }
+    if (!known) {
+        PyObject *end = PyException_GetContext(last);
+        if (end == NULL) {
+            PyException_SetContext(last, Py_NewRef(handled));
+        }
+        Py_XDECREF(end);
+    }
+    Py_DECREF(last);
+    Py_XDECREF(type);
+    Py_XDECREF(handled);
+    Py_XDECREF(traceback);
 }

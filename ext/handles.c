@@ -178,6 +178,23 @@ proxy_finalize(PyObject *o)
     }
 }
 
+/* Ends what proxy_bind tied only for the requests under way. */
+void
+proxies_let_go(PeerObject *peer)
+{
+    PyObject *held = peer->held, *type, *value, *traceback;
+    if (held == NULL) {
+        return;
+    }
+    peer->held = NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(held); i++) {
+        proxy_finalize(PyList_GET_ITEM(held, i));
+    }
+    PyErr_Fetch(&type, &value, &traceback); /* finalisers of frames may run */
+    Py_DECREF(held);
+    PyErr_Restore(type, value, traceback);
+}
+
 /* A weak reference's callback stands in for tp_finalize where the class has a __del__ of its own. */
 static PyObject *
 watch_gone(PyObject *address, PyObject *Py_UNUSED(reference))
@@ -227,9 +244,13 @@ proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
         PyErr_SetString(PyExc_TypeError, "one object cannot be the proxy of two contexts");
         return -1;
     }
-    if (!is_tracked(o)) {
-        release_queue(peer, handle, 1); /* a copy that nothing ties to its original */
-        return 0;
+    bool tracked = is_tracked(o);
+    if (!tracked) {
+        /* A copy that nothing ties to its original: only for as long as the requests under way. */
+        if ((peer->held == NULL && (peer->held = PyList_New(0)) == NULL) ||
+            PyList_Append(peer->held, o) < 0) {
+            return -1;
+        }
     }
     p = calloc(1, sizeof *p);
     if (p == NULL) {
@@ -244,7 +265,7 @@ proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
     p->handle = handle;
     p->count = 1;
     p->epoch = peer->epoch;
-    if (!PyType_Check(o) && !PyModule_Check(o) && Py_TYPE(o)->tp_finalize != proxy_finalize) {
+    if (tracked && !PyType_Check(o) && !PyModule_Check(o) && Py_TYPE(o)->tp_finalize != proxy_finalize) {
         PyObject *address = PyLong_FromVoidPtr(o);
         PyObject *callback = address ? PyCFunction_New(&watch_gone_def, address) : NULL;
         p->watch = callback ? PyWeakref_NewRef(o, callback) : NULL;

@@ -25,6 +25,8 @@ void proxy_finalize(PyObject *o);
 void proxy_drop(struct proxy *p);
 /* Drops all records of a peer that is being freed. */
 void proxies_forget(PeerObject *peer);
+/* Ends what proxy_bind tied only for the requests under way. */
+void proxies_let_go(PeerObject *peer);
 void release_queue(PeerObject *peer, uint64_t handle, uint64_t count);
 
 #endif

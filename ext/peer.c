@@ -386,6 +386,9 @@ serve(struct incoming *in)
     int rc = frame_send(&m);
     pairs_truncate(s, npairs);
     s->serving--;
+    if (s->serving == 0 && s->depth == 0) {
+        proxies_let_go(peer);
+    }
     return rc;
 }
 
@@ -628,6 +631,7 @@ wait_reply(struct message *m)
             PyObject *exc = result;
             result = NULL;
             if (PyExceptionInstance_Check(exc)) {
+                chain_context(exc);
                 compat_raise(exc);
             } else {
                 Py_DECREF(exc);
@@ -750,6 +754,9 @@ request_end(PeerObject *peer, struct strand *s)
 {
     s->depth--;
     peer->active--;
+    if (s->serving == 0 && s->depth == 0) {
+        proxies_let_go(peer);
+    }
     strand_give_back(s);
     if (peer->late_output && peer->active == 0) {
         uint64_t one = 1;

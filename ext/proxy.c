@@ -227,8 +227,8 @@ static PyObject *
 value_get(PyObject *self, PyObject *o, PyObject *type)
 {
     StubObject *stub = (StubObject *)self;
-    if (core_get()->building > 0) {
-        return Py_NewRef(self);
+    if (core_get()->building > 0 && !is_classmethod_kind(stub)) {
+        return Py_NewRef(self); /* else: an __init_subclass__ that is called, and does nothing */
     }
     PyObject *owner = o == NULL || o == Py_None ? type : o;
     if (owner == NULL) {
@@ -282,7 +282,7 @@ stub_getattro(PyObject *self, PyObject *name)
         bool local = core->building > 0 || name == core->str___wrapped__ ||
                      (text != NULL && ((stub->kind != 'f' && strcmp(text, "__code__") == 0) ||
                                        strcmp(text, "__set_name__") == 0 ||
-                                       strcmp(text, "__func__") == 0));
+                                       (!is_classmethod_kind(stub) && strcmp(text, "__func__") == 0)));
         if (local || ((PyTypeObject *)stub->cls) == NULL) {
             return NULL;
         }
@@ -764,6 +764,14 @@ construct(PyTypeObject *type, PyObject *args, Py_ssize_t skip, PyObject *kwargs)
     if (peer == NULL) {
         PyErr_Format(PyExc_TypeError, "%s is not an isolated class", type->tp_name);
         return NULL;
+    }
+    for (Py_ssize_t i = 0; exact == NULL && i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+        struct mirror *base =
+            table_get(&core_get()->mirrors, ADDRESS(PyTuple_GET_ITEM(type->tp_mro, i)));
+        if (base != NULL && base->peer != peer) {
+            PyErr_Format(PyExc_TypeError, "%s derives from classes of two contexts", type->tp_name);
+            return NULL;
+        }
     }
     if (request_begin(peer, &m, exact != NULL ? OP_CALL : OP_NEW) < 0) {
         return NULL;

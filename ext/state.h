@@ -121,6 +121,7 @@ struct PeerObject {
     PyObject *modules;       /* dict: name -> module proxy */
     PyObject *isolated;      /* set of module names isolated here; their types are always mirrored */
     PyObject *names;         /* dict: interned attribute names */
+    PyObject *held;          /* list or NULL: proxies whose end nobody would tell, until the request ends */
     struct release {
         uint64_t handle, count;
     } *releases;

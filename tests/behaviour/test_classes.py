@@ -317,3 +317,18 @@ def test_exactly_the_special_methods_of_the_target(zoo):
     specials = ["__len__", "__iter__", "__call__", "__getitem__", "__add__", "__int__", "__enter__", "__next__",
                 "__contains__", "__bool__", "__hash__", "__index__", "__await__"]  # fmt: skip
     return [[hasattr(x, name) for name in specials] for x in (a, bag, number, zoo.count_up(1), zoo.Callable(1))]
+
+
+@both
+def test_functions_inside_class_and_static_methods(zoo):
+    parts = vars(zoo.Animal)
+    return (
+        isinstance(parts["add"], staticmethod), isinstance(parts["named"], classmethod), parts["add"].__func__(1, 2),
+        parts["named"].__func__(zoo.Dog, "x").name,
+    )  # fmt: skip
+
+
+@both
+def test_an_own_init_subclass_in_the_hierarchy(load):
+    random = load("random")
+    return isinstance(random.SystemRandom(), random.Random), random.SystemRandom.__mro__[1] is random.Random
