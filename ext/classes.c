@@ -816,6 +816,9 @@ keep:
         Py_XDECREF(late);
     }
 done:
+    if (type == NULL && !PyErr_Occurred()) {
+        garbled("class");
+    }
     Py_XDECREF(local);
     description_free(&d);
     return (PyObject *)type;
