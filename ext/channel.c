@@ -345,6 +345,19 @@ frame_free(struct frame *f)
 }
 
 int
+frame_copy(const void *data, size_t size, struct frame *out)
+{
+    zmq_msg_t *msg = malloc(sizeof *msg);
+    if (msg == NULL || zmq_msg_init_size(msg, size) < 0) {
+        free(msg);
+        return -1;
+    }
+    memcpy(zmq_msg_data(msg), data, size);
+    *out = (struct frame){zmq_msg_data(msg), size, msg};
+    return 0;
+}
+
+int
 frame_share(const struct frame *f, struct frame *out)
 {
     zmq_msg_t *msg = malloc(sizeof *msg);

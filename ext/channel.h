@@ -59,6 +59,8 @@ void frame_free(struct frame *f);
 /* For when the process at the other end has died: waits, timeout_ms at most, until what it had sent
  * has arrived. True when there is a frame. */
 bool channel_last(channel *c, int timeout_ms);
+/* A frame with a copy of these bytes, as if received. 0, or -1 with errno. */
+int frame_copy(const void *data, size_t size, struct frame *out);
 /* A second owner of the same bytes, without copying big ones. 0, or -1 with errno. */
 int frame_share(const struct frame *f, struct frame *out);
 

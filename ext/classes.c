@@ -935,6 +935,9 @@ keep:
         }
     }
 done:
+    if (type == NULL && !PyErr_Occurred()) {
+        garbled("class");
+    }
     Py_XDECREF(local);
     description_free(&d);
     return (PyObject *)type;
@@ -1011,4 +1014,19 @@ decode_class(struct incoming *in, enum class_use use)
         garbled("class");
     }
     return o;
+}
+
+int
+mirrors_forget_handles(PeerObject *peer)
+{
+    PyObject *keys = PyDict_Keys(peer->mirrors);
+    int rc = keys == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(keys); i++) {
+        PyObject *key = PyList_GET_ITEM(keys, i);
+        if (PyTuple_Check(key) && PyLong_Check(PyTuple_GET_ITEM(key, 0))) {
+            rc = PyDict_DelItem(peer->mirrors, key);
+        }
+    }
+    Py_XDECREF(keys);
+    return rc;
 }

@@ -124,6 +124,8 @@ int message_check(struct message *m); /* MemoryError when the writer failed */
 enum class_use { CLASS_AS_VALUE, CLASS_OF_INSTANCE, CLASS_AS_BASE, CLASS_AS_META };
 int encode_class(struct message *m, PyTypeObject *cls, enum class_use use);
 PyObject *decode_class(struct incoming *in, enum class_use use);
+/* Forgets what the handles of a life that is over stood for; mirrored classes stay. 0, or -1. */
+int mirrors_forget_handles(PeerObject *peer);
 
 /* errors.c */
 int encode_exception(struct message *m, PyObject *exc);

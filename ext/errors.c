@@ -232,6 +232,11 @@ decode_exception(struct incoming *in)
         goto done;
     }
     exc = proxy_of_handle(in->peer, handle);
+    if (exc != NULL && !PyExceptionInstance_Check(exc)) {
+        exc = NULL; /* borrowed */
+        garbled("exception");
+        goto done;
+    }
     if (exc != NULL) {
         proxy_received(proxy_find(Py_NewRef(exc)));
     } else {

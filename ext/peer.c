@@ -421,6 +421,12 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
         s->checked = true;
     }
     peer_trace(peer, "<-", in->frame.data, in->frame.size);
+    if (peer->tap != NULL) {
+        PyObject *none = PyObject_CallFunction(peer->tap, "y#", (const char *)in->frame.data,
+                                               (Py_ssize_t)in->frame.size);
+        Py_XDECREF(none);
+        PyErr_Clear();
+    }
     return 1;
 }
 
@@ -433,6 +439,36 @@ discard(struct incoming *in)
     }
     PyErr_Clear();
     incoming_free(in);
+}
+
+PyObject *
+peer_feed(PeerObject *peer, const void *data, size_t size)
+{
+    struct incoming in;
+    unsigned flags = 0;
+    PyObject *result = NULL;
+    struct strand *s = strand_current(peer);
+    if (s == NULL) {
+        return NULL;
+    }
+    if (frame_copy(data, size, &in.frame) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    size_t npairs = s->npairs;
+    int got = accept_frame(peer, s, &in);
+    if (got <= 0) {
+        return got < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    s->serving++;
+    if (frame_open(&in) == 0) {
+        result = in.header.flags & FRAME_EVENT   ? Py_NewRef(Py_None)
+                 : in.header.flags & FRAME_REPLY ? decode(&in)
+                                                 : op_execute(&in, &flags);
+    }
+    incoming_free(&in);
+    pairs_truncate(s, npairs);
+    s->serving--;
+    return result;
 }
 
 /* ---- the wait ---------------------------------------------------------------------------- */

@@ -88,6 +88,7 @@ peer_traverse(PeerObject *self, visitproc visit, void *arg)
     for (size_t i = 0; table_next(&self->exports, &i, &key, &value);) {
         Py_VISIT(((struct export *)value)->object);
     }
+    Py_VISIT(self->tap);
     return 0;
 }
 
@@ -98,6 +99,7 @@ peer_clear(PeerObject *self)
     Py_CLEAR(self->mirrors);
     Py_CLEAR(self->modules);
     Py_CLEAR(self->call_context);
+    Py_CLEAR(self->tap);
     return 0;
 }
 
@@ -209,6 +211,9 @@ peer_start(PeerObject *self, PyObject *args)
     }
     self->starter = PyThread_get_thread_ident();
     end_life(self);
+    if (mirrors_forget_handles(self) < 0) {
+        goto done;
+    }
     self->ending = (struct ending){0};
     self->epoch++;
     self->sync = true;
@@ -380,6 +385,17 @@ peer_call(PeerObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 }
 
 static PyObject *
+peer_feed_bytes(PeerObject *self, PyObject *data)
+{
+    char *bytes;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(data, &bytes, &size) < 0) {
+        return NULL;
+    }
+    return peer_feed(self, bytes, (size_t)size);
+}
+
+static PyObject *
 peer_run_service(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {
     int rc = self->is_kernel ? peer_service(self, self->epoch) : peer_child_service(self);
@@ -521,6 +537,7 @@ peer_check_dead(PeerObject *self, PyObject *Py_UNUSED(ignored))
 static PyMethodDef peer_methods[] = {
     {"start", (PyCFunction)peer_start, METH_VARARGS, NULL},
     {"close", (PyCFunction)peer_close, METH_NOARGS, NULL},
+    {"_feed", (PyCFunction)peer_feed_bytes, METH_O, NULL},
     {"started", (PyCFunction)peer_started, METH_NOARGS, NULL},
     {"give_up", (PyCFunction)peer_give_up, METH_NOARGS, NULL},
     {"forget", (PyCFunction)peer_forget, METH_NOARGS, NULL},
@@ -539,6 +556,7 @@ static PyMemberDef peer_members[] = {
     {"requests", T_ULONGLONG, offsetof(PeerObject, requests_sent), READONLY, NULL},
     {"isolated", T_OBJECT, offsetof(PeerObject, isolated), READONLY, NULL},
     {"modules", T_OBJECT, offsetof(PeerObject, modules), READONLY, NULL},
+    {"_tap", T_OBJECT, offsetof(PeerObject, tap), 0, NULL},
     {"call_context", T_OBJECT, offsetof(PeerObject, call_context), READONLY, NULL},
     {"main_thread", T_ULONG, offsetof(PeerObject, main_thread), 0, NULL},
     {"active", T_INT, offsetof(PeerObject, active), READONLY, NULL},

@@ -152,6 +152,7 @@ struct PeerObject {
     bool sync;        /* kernel: host.sync() runs before the next request */
     PyObject *path_seen; /* kernel: strong or NULL: the items sys.path had at the last sync */
     unsigned char nonce[16];
+    PyObject *tap; /* strong or NULL: for tests, is called with each frame that is received */
     struct ending ending;     /* kernel: of this life; END_NONE while it lasts */
     unsigned long starter;    /* kernel: the thread that starts a life and sets it up, or 0 */
     bool drowsy;              /* the service thread sleeps until it is woken: releases do that */
