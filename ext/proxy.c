@@ -894,6 +894,10 @@ proxy_getbuffer(PyObject *self, Py_buffer *view, int flags)
     PyObject *parts = NULL;
     BufferObject *buffer = NULL;
     int rc = -1;
+    if (view == NULL) {
+        PyErr_SetString(PyExc_BufferError, "a buffer without a view is asked for");
+        return -1;
+    }
     view->obj = NULL;
     struct message m;
     if (p == NULL) {
