@@ -5,6 +5,7 @@
 #include "strands.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -243,12 +244,15 @@ static PyObject *
 exit_facts(const struct ending *e, struct message *m)
 {
     static const char *const ended[] = {"", "", "closed", "restarted"};
-    bool valid = e->announced == ANNOUNCED_COMPLETE || e->announced == ANNOUNCED_TENTATIVE;
+    /* One that an earlier handler may have dealt with counts only if the exit does not say otherwise. */
+    bool valid = e->announced == ANNOUNCED_COMPLETE ||
+                 (e->announced == ANNOUNCED_TENTATIVE &&
+                  (!e->exit.known || (e->exit.code != CLD_EXITED && e->exit.status == e->signal)));
     /* Was it dead before it came to this request? Of the main thread that is known exactly. */
     bool idle = e->idle || (m->strand->id == STRAND_MAIN && e->taken < m->request);
     return Py_BuildValue("{sssisOsisisIsisisKsssO}", "ended", ended[e->how], "pid", (int)e->pid, "known",
                          e->exit.known ? Py_True : Py_False, "exit_code", e->exit.code, "exit_status",
-                         e->exit.status, "announced", e->announced, "signal", valid ? e->signal : 0,
+                         e->exit.status, "announced", valid ? e->announced : ANNOUNCED_NONE, "signal", valid ? e->signal : 0,
                          "si_code", valid ? e->code : 0, "address",
                          valid ? (unsigned long long)e->address : 0ull, "operation",
                          idle           ? ""
@@ -573,7 +577,11 @@ is_over(PeerObject *peer, unsigned ready)
             return true;
         }
     }
-    return (ready & 4) && page != NULL && atomic_load(&page->announced) == ANNOUNCED_COMPLETE;
+    unsigned announced = page == NULL ? ANNOUNCED_NONE : atomic_load(&page->announced);
+    if ((ready & 4) && announced == ANNOUNCED_NONE) {
+        process_alarm_clear(peer->process); /* the child took it back */
+    }
+    return (ready & 4) && announced == ANNOUNCED_COMPLETE;
 }
 
 /* Waits for the reply to m and decodes it. */
@@ -656,6 +664,10 @@ wait_reply(struct message *m)
             continue;
         }
         if (peer->is_kernel) {
+            struct shared_page *page = process_shared(peer->process);
+            if (page != NULL && atomic_load(&page->announced) == ANNOUNCED_TENTATIVE) {
+                process_alarm_clear(peer->process); /* it goes on: the signal was dealt with */
+            }
             drain_output(peer, &w.parked);
         }
         s->cacheable = (in.header.flags & FRAME_CACHEABLE) != 0;

@@ -536,6 +536,44 @@ def test_closed_descriptors(context, deaths):
     assert deaths.allocate(0) == 0
 
 
+HANDLES = """
+import signal
+hits = []
+signal.signal(signal.SIGFPE, lambda *_: hits.append(1))
+"""
+
+
+def test_a_signal_that_the_child_handles(tmp_path, monkeypatch):
+    """Announced, since nobody can know; taken back, since it went on. The session does not spin meanwhile."""
+    (tmp_path / "sitecustomize.py").write_text(HANDLES)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with IsolationContext(restart="auto") as context:
+        clock, deaths = context.load_module("time"), context.load_module("_deaths")
+        pid = context.remote_pid
+        for n in range(1, 4):
+            deaths.kill_self(signal.SIGFPE)
+            clock.sleep(0)
+            assert context.call(eval, "len(__import__('sitecustomize').hits)") == n
+            start = time.thread_time()
+            clock.sleep(0.5)
+            assert time.thread_time() - start < 0.2
+        assert context.remote_pid == pid
+        error, _ = die(deaths._exit, 7)
+        assert error.exit_code == 7 and error.signal is None
+        error, _ = die(deaths.segfault)
+        assert error.signal is signal.SIGSEGV
+
+
+def test_faulthandler_of_the_child(monkeypatch, capfd):
+    """It is heard before the child dies, and hides nothing."""
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+    with IsolationContext(restart="auto") as context:
+        deaths = context.load_module("_deaths")
+        error, _ = die(deaths.segfault, 0x1234)
+        assert error.signal is signal.SIGSEGV and error.address == 0x1234
+    assert "Segmentation fault" in capfd.readouterr().err
+
+
 def test_default_context_and_names():
     mod = ipython_isolation.import_isolated("_deaths")
     die(mod.segfault)
