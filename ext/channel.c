@@ -353,7 +353,7 @@ frame_copy(const void *data, size_t size, struct frame *out)
         return -1;
     }
     memcpy(zmq_msg_data(msg), data, size);
-    *out = (struct frame){zmq_msg_data(msg), size, msg};
+    *out = (struct frame){.data = zmq_msg_data(msg), .size = size, .owner = msg};
     return 0;
 }
 
@@ -457,5 +457,5 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
     if (timer >= 0 && items[timer].revents != 0) {
         c->timer_at = 0; /* arming it again makes it unreadable */
     }
-    return rc;
+    return __builtin_popcount(*ready);
 }

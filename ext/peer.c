@@ -415,12 +415,11 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
     if (!peer->is_kernel && !s->checked) {
         pid_t pid;
         uid_t uid;
-        if (frame_peer(&in->frame, &pid, &uid) < 0 || pid != peer->kernel_pid || uid != geteuid()) {
+        if (frame_peer(&in->frame, &pid, &uid) < 0 || pid != peer->kernel_pid ||
+            uid != peer->kernel_uid) {
             /* Somebody else connected to our name. There is no kernel to talk to on this strand. */
-            if (frame_peer(&in->frame, &pid, &uid) == 0 && pid != peer->kernel_pid) {
-                frame_free(&in->frame);
-                return garbled("not the kernel");
-            }
+            frame_free(&in->frame);
+            return garbled("not the kernel");
         }
         s->checked = true;
     }

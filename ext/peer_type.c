@@ -461,6 +461,7 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     self->kernel_pid = kernel.pid;
+    self->kernel_uid = kernel.uid;
     struct strand *service = strand_take(self, true, &gone);
     struct strand *main = service == NULL ? NULL : strand_take(self, true, &gone);
     if (main == NULL) {

@@ -158,6 +158,7 @@ struct PeerObject {
     bool drowsy;              /* the service thread sleeps until it is woken: releases do that */
     unsigned long main_thread; /* kernel: the one that strand 1 belongs to */
     pid_t kernel_pid; /* child: who may connect */
+    uid_t kernel_uid;
     pthread_mutex_t lock; /* child: of `arrived` */
     pthread_cond_t arrived; /* child: a callback strand came */
 };
