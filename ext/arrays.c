@@ -45,8 +45,7 @@ is_ndarray(PeerObject *peer, PyObject *o)
 {
     const char *name = Py_TYPE(o)->tp_name;
     return name[0] == 'n' && strcmp(name, "numpy.ndarray") == 0 &&
-           (PyObject *)Py_TYPE(o) ==
-               loaded_type(&core_get()->ndarray_type, "numpy", "ndarray") &&
+           (PyObject *)Py_TYPE(o) == loaded_type(&core_get()->ndarray_type, "numpy", "ndarray") &&
            !module_isolated(peer, "numpy");
 }
 
@@ -167,7 +166,8 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     PyErr_Clear();
     if (builtin == 1) {
         text = PyObject_GetAttr(dtype, core_get()->str_str);
-    } else {
+    }
+    else {
         PyObject *pickle = PyImport_ImportModule("pickle");
         text = pickle ? PyObject_CallMethod(pickle, "dumps", "O", dtype) : NULL;
         Py_XDECREF(pickle);
@@ -197,7 +197,8 @@ done:
     return rc;
 }
 
-/* ---- a share of the frame as a snapshot: what came is what to compare with, without a copy ---- */
+/* ---- a share of the frame as a snapshot: what came is what to compare with, without a copy ----
+ */
 
 struct share {
     struct frame frame;
@@ -270,7 +271,8 @@ decode_ndarray(struct incoming *in)
         PyObject *pickle = PyImport_ImportModule("pickle");
         dtype = pickle ? PyObject_CallMethod(pickle, "loads", "O", text) : NULL;
         Py_XDECREF(pickle);
-    } else {
+    }
+    else {
         dtype = Py_NewRef(text);
     }
     if (dtype == NULL) {
@@ -373,10 +375,9 @@ decode_array(struct incoming *in)
         return NULL;
     }
     PyObject *module = PyImport_ImportModule("array");
-    PyObject *array =
-        module == NULL
-            ? NULL
-            : PyObject_CallMethod(module, "array", "Oy#", typecode, (const char *)data, (Py_ssize_t)size);
+    PyObject *array = module == NULL ? NULL
+                                     : PyObject_CallMethod(module, "array", "Oy#", typecode,
+                                                           (const char *)data, (Py_ssize_t)size);
     Py_XDECREF(module);
     Py_DECREF(typecode);
     if (array != NULL && id != 0 &&

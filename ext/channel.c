@@ -230,10 +230,12 @@ channel_send_blobs(channel *c, void *data, size_t size, bool owned, const struct
                    size_t nblobs, void (*done)(void *owner))
 {
     zmq_msg_t msg;
-    int rc = owned ? zmq_msg_init_data(&msg, data, size, free_owned, NULL) : zmq_msg_init_size(&msg, size);
+    int rc = owned ? zmq_msg_init_data(&msg, data, size, free_owned, NULL)
+                   : zmq_msg_init_size(&msg, size);
     if (rc < 0) {
         free(owned ? data : NULL);
-    } else if (!owned) {
+    }
+    else if (!owned) {
         memcpy(zmq_msg_data(&msg), data, size);
     }
     if (rc == 0) {
@@ -309,8 +311,8 @@ channel_recv(channel *c, struct frame *f)
 bool
 channel_last(channel *c, int timeout_ms)
 {
-    /* A PAIR socket can no longer send once it has seen that the other end hung up, and it sees that
-     * after all that came before. There is no event for it to wait for. */
+    /* A PAIR socket can no longer send once it has seen that the other end hung up, and it sees
+     * that after all that came before. There is no event for it to wait for. */
     for (int waited = 0;; waited++) {
         int events = 0;
         size_t size = sizeof events;

@@ -42,7 +42,8 @@ channel *channel_accept(void *zmq, const char *endpoint, int listen_fd);
 void channel_close(channel *c);
 /* The same, but what is queued is still sent, in the background. */
 void channel_finish(channel *c);
-/* For a fork of the process that made it, where libzmq's threads are not: frees the record alone. */
+/* For a fork of the process that made it, where libzmq's threads are not: frees the record alone.
+ */
 void channel_forget(channel *c);
 
 /* Queues a copy of the frame. Waits only where the other end has not connected yet. 0, or -1 with

@@ -1,5 +1,6 @@
-/* classes.c: a class of one side, described once to the other, where a real class stands for it: same
- * name, module, documentation, bases in order, and a stub for each name in its own __dict__. */
+/* classes.c: a class of one side, described once to the other, where a real class stands for it:
+ * same name, module, documentation, bases in order, and a stub for each name in its own __dict__.
+ */
 #include "codec.h"
 #include "handles.h"
 #include "peer.h"
@@ -23,12 +24,13 @@ is_builtins_type(PyTypeObject *cls)
 }
 
 /* Classes that both sides have and that a mirrored class may really derive from: their instances'
- * layout is copied (immutable values, exceptions) or empty (object), or they make classes (type). */
+ * layout is copied (immutable values, exceptions) or empty (object), or they make classes (type).
+ */
 static bool
 is_shared_base(PyTypeObject *cls)
 {
-    PyTypeObject *bases[] = {&PyBaseObject_Type, &PyType_Type,    &PyLong_Type,      &PyFloat_Type,
-                             &PyUnicode_Type,    &PyTuple_Type,   &PyBytes_Type,     &PyComplex_Type,
+    PyTypeObject *bases[] = {&PyBaseObject_Type, &PyType_Type,  &PyLong_Type,  &PyFloat_Type,
+                             &PyUnicode_Type,    &PyTuple_Type, &PyBytes_Type, &PyComplex_Type,
                              &PyFrozenSet_Type,  &PyModule_Type};
     for (size_t i = 0; i < sizeof bases / sizeof *bases; i++) {
         if (cls == bases[i]) {
@@ -45,13 +47,13 @@ text_attribute(PyTypeObject *cls, PyObject *name)
     if (text == NULL || !PyUnicode_Check(text)) {
         PyErr_Clear();
         Py_XSETREF(text, PyUnicode_FromString(name == core_get()->str___module__ ? "builtins"
-                                                                                  : cls->tp_name));
+                                                                                 : cls->tp_name));
     }
     return text;
 }
 
-/* function, generator ...: in builtins by name only; `types` has those one can speak of. New reference,
- * or NULL without an exception. */
+/* function, generator ...: in builtins by name only; `types` has those one can speak of. New
+ * reference, or NULL without an exception. */
 PyObject *
 builtins_class(PyObject *qualname)
 {
@@ -118,7 +120,7 @@ static char
 stub_kind(PyObject *name, PyObject *value)
 {
     core_state *core = core_get();
-    PyObject *skipped[] = {core->str___new__,         core->str___dict__,  core->str___weakref__,
+    PyObject *skipped[] = {core->str___new__,          core->str___dict__, core->str___weakref__,
                            core->str___getattribute__, core->str___del__,  core->str___slots__,
                            core->str__abc_impl};
     for (size_t i = 0; i < sizeof skipped / sizeof *skipped; i++) {
@@ -272,7 +274,8 @@ is_importable_there(struct message *m, PyTypeObject *cls)
         PyUnicode_Compare(module, core->str___main__) != 0) {
         PyObject *loaded = PyImport_GetModule(module);
         PyObject *spec = loaded == NULL ? NULL : PyObject_GetAttr(loaded, core->str___spec__);
-        PyObject *found = spec != NULL && spec != Py_None ? resolve_name(module, qualname, false) : NULL;
+        PyObject *found =
+            spec != NULL && spec != Py_None ? resolve_name(module, qualname, false) : NULL;
         importable = found == (PyObject *)cls;
         Py_XDECREF(found);
         Py_XDECREF(spec);
@@ -337,10 +340,10 @@ struct description {
     uint64_t handle;
     uint32_t flags;
     PyObject *module, *qualname, *name, *doc, *meta; /* strong */
-    PyObject *bases;    /* strong: list */
+    PyObject *bases;                                 /* strong: list */
     PyObject *inherited; /* strong: list of names lists of bases that are shared Python classes */
-    PyObject *names;    /* strong: list of (name, kind, abstract, literal) */
-    bool home;          /* a base has its home here, or derives from one that has */
+    PyObject *names;     /* strong: list of (name, kind, abstract, literal) */
+    bool home;           /* a base has its home here, or derives from one that has */
 };
 
 static void
@@ -365,9 +368,7 @@ read_names(struct incoming *in)
         PyObject *name = decode_name(in);
         char kind = (char)read_u8(&in->r);
         bool abstract = read_u8(&in->r);
-        PyObject *literal = name == NULL  ? NULL
-                            : kind == 'l' ? decode(in)
-                                          : Py_NewRef(Py_None);
+        PyObject *literal = name == NULL ? NULL : kind == 'l' ? decode(in) : Py_NewRef(Py_None);
         PyObject *row = literal == NULL ? NULL
                                         : Py_BuildValue("(OCiO)", name, (int)(unsigned char)kind,
                                                         (int)abstract, literal);
@@ -397,8 +398,8 @@ local_class(PeerObject *peer, PyObject *module, PyObject *qualname)
     return (PyTypeObject *)found;
 }
 
-/* May a mirrored class have `cls` itself as a base? Yes when its instances have no C layout of their
- * own: then isinstance() sees it, and the stubs hide its methods. */
+/* May a mirrored class have `cls` itself as a base? Yes when its instances have no C layout of
+ * their own: then isinstance() sees it, and the stubs hide its methods. */
 static bool
 has_no_layout(PyTypeObject *cls)
 {
@@ -416,8 +417,8 @@ has_no_layout(PyTypeObject *cls)
                 PyBaseObject_Type.tp_basicsize);
 }
 
-/* type.__setattr__ keeps the slots in step with the special methods; but what the metaclass has a data
- * descriptor for (__name__, __doc__ ...: attributes of functions, say) must go around that. */
+/* type.__setattr__ keeps the slots in step with the special methods; but what the metaclass has a
+ * data descriptor for (__name__, __doc__ ...: attributes of functions, say) must go around that. */
 static int
 set_class_attribute(PyTypeObject *type, PyObject *name, PyObject *value)
 {
@@ -439,7 +440,8 @@ add_stubs(PyTypeObject *mirror, PyTypeObject *cls, PyObject *names, PyObject *ex
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(names); i++) {
         PyObject *row = PyList_GET_ITEM(names, i), *name = PyTuple_GET_ITEM(row, 0);
         Py_UCS4 kind = PyUnicode_READ_CHAR(PyTuple_GET_ITEM(row, 1), 0);
-        bool abstract = PyTuple_GET_ITEM(row, 2) != Py_False && PyLong_AsLong(PyTuple_GET_ITEM(row, 2));
+        bool abstract =
+            PyTuple_GET_ITEM(row, 2) != Py_False && PyLong_AsLong(PyTuple_GET_ITEM(row, 2));
         if (existing != NULL) {
             int there = PyDict_Contains(existing, name);
             if (there != 0) {
@@ -564,8 +566,8 @@ reported_class(PeerObject *peer, struct description *d)
     return (PyObject *)local_class(peer, d->module, d->qualname);
 }
 
-/* For a class that derives from list, dict, set, bytearray or deque: a class that isinstance() finds
- * to be both. It has no instances; calling it makes an instance of the mirrored class. */
+/* For a class that derives from list, dict, set, bytearray or deque: a class that isinstance()
+ * finds to be both. It has no instances; calling it makes an instance of the mirrored class. */
 static PyObject *
 facade_class(PeerObject *peer, PyTypeObject *type, struct description *d)
 {
@@ -601,8 +603,8 @@ silent_hook(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args), PyObject *Py_U
 static PyMethodDef silent_hook_def = {"__init_subclass__", (PyCFunction)(void (*)(void))silent_hook,
                                       METH_VARARGS | METH_KEYWORDS, NULL};
 
-/* The bases with a class in front whose __init_subclass__ does nothing: the hooks of real bases have
- * been called where the class was made. New reference. */
+/* The bases with a class in front whose __init_subclass__ does nothing: the hooks of real bases
+ * have been called where the class was made. New reference. */
 static PyObject *
 silenced(PyObject *bases)
 {
@@ -617,10 +619,10 @@ silenced(PyObject *bases)
     }
     like = like->tp_base == NULL ? like : like->tp_base;
     PyObject *function = PyCFunction_New(&silent_hook_def, NULL);
-    PyObject *silencer = function == NULL ? NULL
-                                          : PyObject_CallFunction((PyObject *)Py_TYPE(like),
-                                                                  "s(O){sO}", "silencer", like,
-                                                                  "__init_subclass__", function);
+    PyObject *silencer =
+        function == NULL ? NULL
+                         : PyObject_CallFunction((PyObject *)Py_TYPE(like), "s(O){sO}", "silencer",
+                                                 like, "__init_subclass__", function);
     PyObject *front = silencer == NULL ? NULL : PyTuple_Pack(1, silencer);
     PyObject *all = front == NULL ? NULL : PySequence_Concat(front, bases);
     Py_XDECREF(function);
@@ -635,9 +637,9 @@ make_mirror(PeerObject *peer, struct description *d)
     core_state *core = core_get();
     PyTypeObject *type = NULL;
     PyObject *bases = PyList_AsTuple(d->bases);
-    PyObject *namespace = Py_BuildValue("{OOOOOO}", core->str___module__, d->module,
-                                        core->str___qualname__, d->qualname, core->str___doc__,
-                                        d->doc);
+    PyObject *namespace =
+        Py_BuildValue("{OOOOOO}", core->str___module__, d->module, core->str___qualname__,
+                      d->qualname, core->str___doc__, d->doc);
     /* A metaclass with a mind of its own (Enum's) would take the stubs for something else. */
     bool plain = (PyTypeObject *)d->meta == &PyType_Type ||
                  strcmp(((PyTypeObject *)d->meta)->tp_name, "ABCMeta") == 0;
@@ -658,11 +660,12 @@ make_mirror(PeerObject *peer, struct description *d)
                 Py_XSETREF(type, (PyTypeObject *)PyObject_CallFunction(meta, "OOO", d->name, bases,
                                                                        namespace));
             }
-        } else {
+        }
+        else {
             PyObject *args = Py_BuildValue("(OOO)", d->name, bases, namespace);
-            type = args == NULL ? NULL
-                                : (PyTypeObject *)PyType_Type.tp_new((PyTypeObject *)d->meta, args,
-                                                                     NULL);
+            type = args == NULL
+                       ? NULL
+                       : (PyTypeObject *)PyType_Type.tp_new((PyTypeObject *)d->meta, args, NULL);
             Py_XDECREF(args);
         }
     }
@@ -747,7 +750,8 @@ error:
 static PyTypeObject *
 find_or_make_mirror(PeerObject *peer, struct description *d)
 {
-    /* A class that can be found by name is the same class in the next life; any other is this one. */
+    /* A class that can be found by name is the same class in the next life; any other is this one.
+     */
     PyObject *key = d->flags & CLASS_IMPORTABLE ? PyTuple_Pack(2, d->module, d->qualname)
                                                 : PyLong_FromUnsignedLongLong(d->handle);
     PyObject *known = key == NULL ? NULL : PyDict_GetItemWithError(peer->mirrors, key);
@@ -765,9 +769,9 @@ find_or_make_mirror(PeerObject *peer, struct description *d)
             int rc = proxy_bind(peer, known, d->handle);
             if (rc == 0) {
                 PyObject *dict = compat_type_dict((PyTypeObject *)known);
-                rc = dict == NULL ? -1
-                                  : add_stubs((PyTypeObject *)known, (PyTypeObject *)known, d->names,
-                                              dict);
+                rc = dict == NULL
+                         ? -1
+                         : add_stubs((PyTypeObject *)known, (PyTypeObject *)known, d->names, dict);
                 Py_XDECREF(dict);
             }
             core_get()->building--;
@@ -802,9 +806,9 @@ find_or_make_mirror(PeerObject *peer, struct description *d)
     return type;
 }
 
-/* Which un-isolated classes of the child may be represented by the kernel's own when they are passed
- * as values. Only those whose instances cross by value or that have no native code: anything else
- * called through an isolated module must run in the child. */
+/* Which un-isolated classes of the child may be represented by the kernel's own when they are
+ * passed as values. Only those whose instances cross by value or that have no native code: anything
+ * else called through an isolated module must run in the child. */
 static bool
 may_be_local_value(PeerObject *peer, PyTypeObject *cls)
 {
@@ -823,10 +827,11 @@ static int
 remember(PeerObject *peer, struct description *d)
 {
     PyObject *description =
-        Py_BuildValue("(kOOOOOOOO)", (unsigned long)d->flags, d->module, d->qualname, d->name, d->doc,
-                      d->meta, d->bases, d->inherited, d->names);
+        Py_BuildValue("(kOOOOOOOO)", (unsigned long)d->flags, d->module, d->qualname, d->name,
+                      d->doc, d->meta, d->bases, d->inherited, d->names);
     PyObject *key = Py_BuildValue("(Ks)", (unsigned long long)d->handle, "late");
-    int rc = description == NULL || key == NULL ? -1 : PyDict_SetItem(peer->mirrors, key, description);
+    int rc =
+        description == NULL || key == NULL ? -1 : PyDict_SetItem(peer->mirrors, key, description);
     Py_XDECREF(description);
     Py_XDECREF(key);
     return rc;

@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOB_SIZE 65536 /* bytes; below this a copy into the frame is cheaper than a part of its own */
+#define BLOB_SIZE                                                                                  \
+    65536 /* bytes; below this a copy into the frame is cheaper than a part of its own */
 
 int
 garbled(const char *what)
@@ -379,13 +380,15 @@ encode_sequence(struct message *m, PyObject *o, bool owned)
                 return -1;
             }
         }
-    } else if (PyTuple_Check(o)) {
+    }
+    else if (PyTuple_Check(o)) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(o); i++, n++) {
             if (encode(m, PyTuple_GET_ITEM(o, i), owned) < 0) {
                 return -1;
             }
         }
-    } else {
+    }
+    else {
         PyObject *iterator = PyObject_GetIter(o), *item;
         if (iterator == NULL) {
             return -1;
@@ -422,7 +425,8 @@ encode_dict(struct message *m, PyObject *o, bool owned)
         int rc;
         if (owned) {
             rc = encode(m, key, true) < 0 || encode(m, value, true) < 0 ? -1 : 0;
-        } else {
+        }
+        else {
             Py_INCREF(key);
             Py_INCREF(value);
             rc = encode(m, key, false) < 0 || encode(m, value, false) < 0 ? -1 : 0;
@@ -496,15 +500,20 @@ encode_container(struct message *m, PyObject *o, bool owned, bool *done)
     enum pair_kind kind;
     if (PyList_CheckExact(o)) {
         kind = PAIR_LIST;
-    } else if (PyDict_CheckExact(o)) {
+    }
+    else if (PyDict_CheckExact(o)) {
         kind = PAIR_DICT;
-    } else if (PySet_CheckExact(o)) {
+    }
+    else if (PySet_CheckExact(o)) {
         kind = PAIR_SET;
-    } else if (PyByteArray_CheckExact(o)) {
+    }
+    else if (PyByteArray_CheckExact(o)) {
         kind = PAIR_BYTEARRAY;
-    } else if (is_deque(m->peer, o)) {
+    }
+    else if (is_deque(m->peer, o)) {
         kind = PAIR_DEQUE;
-    } else {
+    }
+    else {
         return 0;
     }
     struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
@@ -544,7 +553,7 @@ encode_proxy(struct message *m, struct proxy *p)
     if (p->module != NULL) {
         write_tag(m, TAG_NAMED);
         return encode_name(m, p->module) < 0 || encode_name(m, p->qualname) < 0 ? -1
-                                                                               : message_check(m);
+                                                                                : message_check(m);
     }
     peer_raise_stale(m->peer, p->object);
     return -1;
@@ -570,16 +579,19 @@ encode_reduced(struct message *m, PyObject *o, bool *done)
             write_tag(m, TAG_REDUCE);
             m->result = true; /* the parts are ours alone: no copy-restore */
             rc = encode_name(m, module) < 0 || encode_name(m, qualname) < 0 ||
-                         encode(m, PyTuple_GET_ITEM(parts, 1), true) < 0 || encode(m, state, true) < 0
+                         encode(m, PyTuple_GET_ITEM(parts, 1), true) < 0 ||
+                         encode(m, state, true) < 0
                      ? -1
                      : 0;
             m->result = result;
             Py_DECREF(module);
             Py_DECREF(qualname);
-        } else {
+        }
+        else {
             rc = 0;
         }
-    } else {
+    }
+    else {
         rc = 0;
     }
     Py_DECREF(parts);
@@ -674,7 +686,8 @@ encode_reference(struct message *m, PyObject *o)
         }
     }
     write_u8(&m->w, module != NULL);
-    int rc = module == NULL || (encode_name(m, module) == 0 && encode_name(m, qualname) == 0) ? 0 : -1;
+    int rc =
+        module == NULL || (encode_name(m, module) == 0 && encode_name(m, qualname) == 0) ? 0 : -1;
     Py_XDECREF(module);
     Py_XDECREF(qualname);
     return rc < 0 ? -1 : message_check(m);
@@ -699,10 +712,12 @@ encode_module(struct message *m, PyObject *o)
             write_tag(m, TAG_NAMED);
             rc = none == NULL || encode_name(m, name) < 0 || encode_name(m, none) < 0 ? -1 : 0;
             Py_XDECREF(none);
-        } else {
+        }
+        else {
             rc = encode_reference(m, o);
         }
-    } else {
+    }
+    else {
         struct export *e;
         if (encode_export(m, o, &e) == 0) {
             write_tag(m, TAG_MODULE);
@@ -753,7 +768,8 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     struct proxy *p = proxy_find(o);
     if (p != NULL && p->peer == m->peer) {
-        if ((m->flags & FRAME_ERROR) && p->epoch == m->peer->epoch && PyExceptionInstance_Check(o)) {
+        if ((m->flags & FRAME_ERROR) && p->epoch == m->peer->epoch &&
+            PyExceptionInstance_Check(o)) {
             PyObject *traceback = PyException_GetTraceback(o);
             write_tag(m, TAG_EXCEPTION_BACK);
             write_u64(&m->w, p->handle);
@@ -819,15 +835,18 @@ encode_compound(struct message *m, PyObject *o, bool owned)
         if (encode_ndarray(m, o, owned, &done) < 0 || done) {
             return PyErr_Occurred() ? -1 : 0;
         }
-    } else if (is_array(m->peer, o)) {
+    }
+    else if (is_array(m->peer, o)) {
         if (encode_array(m, o, owned, &done) < 0 || done) {
             return PyErr_Occurred() ? -1 : 0;
         }
-    } else if (PyMemoryView_Check(o)) {
+    }
+    else if (PyMemoryView_Check(o)) {
         if (encode_memoryview(m, o, &done) < 0 || done) {
             return PyErr_Occurred() ? -1 : 0;
         }
-    } else {
+    }
+    else {
         int by_value = is_value_type(Py_TYPE(o));
         if (by_value < 0) {
             return -1;
@@ -1080,8 +1099,7 @@ new_deque(struct incoming *in)
 {
     PyObject *maxlen = decode(in);
     PyObject *module = maxlen == NULL ? NULL : PyImport_ImportModule("_collections");
-    PyObject *deque =
-        module == NULL ? NULL : PyObject_CallMethod(module, "deque", "()O", maxlen);
+    PyObject *deque = module == NULL ? NULL : PyObject_CallMethod(module, "deque", "()O", maxlen);
     Py_XDECREF(maxlen);
     Py_XDECREF(module);
     return deque;
@@ -1114,7 +1132,8 @@ decode_pair(struct incoming *in)
     case PAIR_BYTEARRAY: {
         size_t size;
         const unsigned char *data = read_bytes(&in->r, &size);
-        o = in->r.failed ? NULL : PyByteArray_FromStringAndSize((const char *)data, (Py_ssize_t)size);
+        o = in->r.failed ? NULL
+                         : PyByteArray_FromStringAndSize((const char *)data, (Py_ssize_t)size);
         break;
     }
     default:
@@ -1183,7 +1202,8 @@ decode_reference(struct incoming *in, bool with_value)
         if (value == NULL) {
             goto done;
         }
-    } else if (read_u8(&in->r)) {
+    }
+    else if (read_u8(&in->r)) {
         module = decode_name(in);
         qualname = module == NULL ? NULL : decode_name(in);
         if (qualname == NULL) {
@@ -1282,8 +1302,9 @@ decode_slice_or_range(struct incoming *in, bool slice)
     PyObject *step = stop == NULL ? NULL : decode(in);
     PyObject *o = NULL;
     if (step != NULL) {
-        o = slice ? PySlice_New(start, stop, step)
-                  : PyObject_CallFunctionObjArgs((PyObject *)&PyRange_Type, start, stop, step, NULL);
+        o = slice
+                ? PySlice_New(start, stop, step)
+                : PyObject_CallFunctionObjArgs((PyObject *)&PyRange_Type, start, stop, step, NULL);
     }
     Py_XDECREF(start);
     Py_XDECREF(stop);
@@ -1353,7 +1374,8 @@ decode_compound(struct incoming *in, uint8_t tag)
         return decode_exception(in);
     case TAG_EXCEPTION_SEEN: {
         PyObject *key = PyLong_FromUnsignedLongLong(read_u64(r));
-        PyObject *o = key == NULL || in->seen == NULL ? NULL : PyDict_GetItemWithError(in->seen, key);
+        PyObject *o =
+            key == NULL || in->seen == NULL ? NULL : PyDict_GetItemWithError(in->seen, key);
         Py_XDECREF(key);
         if (o == NULL && !PyErr_Occurred()) {
             garbled("exception");
@@ -1413,7 +1435,8 @@ decode(struct incoming *in)
     case TAG_ASCII:
         data = read_bytes(r, &size);
         /* Not trusted to be ASCII: a child may send anything. */
-        o = r->failed ? NULL : PyUnicode_DecodeASCII((const char *)data, (Py_ssize_t)size, "replace");
+        o = r->failed ? NULL
+                      : PyUnicode_DecodeASCII((const char *)data, (Py_ssize_t)size, "replace");
         break;
     case TAG_STR:
         data = read_bytes(r, &size);

@@ -1,5 +1,5 @@
-/* codec.h: objects to bytes and back. What crosses how is in DESIGN.md's "What crosses"; the order of
- * the rules is the order of the code in encode(). */
+/* codec.h: objects to bytes and back. What crosses how is in DESIGN.md's "What crosses"; the order
+ * of the rules is the order of the code in encode(). */
 #ifndef ISOLATION_CODEC_H
 #define ISOLATION_CODEC_H
 
@@ -11,18 +11,18 @@ enum tag {
     TAG_TRUE,
     TAG_ELLIPSIS,
     TAG_NOTIMPLEMENTED,
-    TAG_INT,      /* i64 */
-    TAG_BIGINT,   /* bytes, little-endian two's complement */
+    TAG_INT,    /* i64 */
+    TAG_BIGINT, /* bytes, little-endian two's complement */
     TAG_FLOAT,
     TAG_COMPLEX,
-    TAG_ASCII,    /* bytes */
-    TAG_STR,      /* bytes, utf-8 with surrogates passed */
+    TAG_ASCII, /* bytes */
+    TAG_STR,   /* bytes, utf-8 with surrogates passed */
     TAG_BYTES,
-    TAG_RANGE,    /* start, stop, step */
-    TAG_SLICE,    /* start, stop, step */
-    TAG_TUPLE,    /* count, items */
+    TAG_RANGE, /* start, stop, step */
+    TAG_SLICE, /* start, stop, step */
+    TAG_TUPLE, /* count, items */
     TAG_FROZENSET,
-    TAG_LIST,     /* a container that moves: count, items */
+    TAG_LIST, /* a container that moves: count, items */
     TAG_DICT,
     TAG_SET,
     TAG_BYTEARRAY,
@@ -42,9 +42,10 @@ enum tag {
     TAG_NDARRAY,
     TAG_ARRAY,
     TAG_MEMORYVIEW,
-    TAG_PICKLE,   /* bytes and out-of-band buffers: registered library types */
+    TAG_PICKLE,         /* bytes and out-of-band buffers: registered library types */
     TAG_TRACEBACK,      /* frames: file, function, line */
-    TAG_EXCEPTION_BACK, /* handle, frames: an exception of the receiver, raised through the sender */
+    TAG_EXCEPTION_BACK, /* handle, frames: an exception of the receiver, raised through the sender
+                         */
 };
 
 /* A frame being built. */
@@ -56,14 +57,14 @@ struct message {
     unsigned char op;
     unsigned flags;
     uint64_t request;
-    bool released;           /* queued releases went into this frame, right after the header */
-    size_t npairs;           /* of the strand, before this message */
+    bool released; /* queued releases went into this frame, right after the header */
+    size_t npairs; /* of the strand, before this message */
     struct sent {
         uint64_t handle;
         bool described; /* its description went into this frame */
-    } *sent; /* to take back when the frame is abandoned */
+    } * sent;           /* to take back when the frame is abandoned */
     size_t nsent, capsent;
-    PyObject *seen; /* strong or NULL: exceptions already in this frame, by handle */
+    PyObject *seen;     /* strong or NULL: exceptions already in this frame, by handle */
     struct blob *blobs; /* sent along without a copy; each owns a reference to its object */
     size_t nblobs;
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
@@ -117,7 +118,7 @@ bool is_isolated_name(PeerObject *peer, PyObject *module);
 PyObject *resolve_name(PyObject *module, PyObject *qualname, bool import);
 PyObject *builtins_class(PyObject *qualname); /* classes.c */
 int is_value_type(PyTypeObject *type);
-int garbled(const char *what); /* sets the exception; always -1 */
+int garbled(const char *what);        /* sets the exception; always -1 */
 int message_check(struct message *m); /* MemoryError when the writer failed */
 
 /* classes.c */

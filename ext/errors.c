@@ -1,5 +1,5 @@
-/* errors.c: exceptions cross by copy: class, arguments, the C fields of their built-in base, __dict__,
- * cause, context and the frames of the traceback; a handle keeps their identity. */
+/* errors.c: exceptions cross by copy: class, arguments, the C fields of their built-in base,
+ * __dict__, cause, context and the frames of the traceback; a handle keeps their identity. */
 #include "codec.h"
 #include "handles.h"
 #include "peer.h"
@@ -27,7 +27,8 @@ encode_fields(struct message *m, PyObject *exc)
         if (type == (PyTypeObject *)PyExc_BaseException) {
             break;
         }
-        for (PyMemberDef *member = type->tp_members; member != NULL && member->name != NULL; member++) {
+        for (PyMemberDef *member = type->tp_members; member != NULL && member->name != NULL;
+             member++) {
             /* AttributeError.obj would drag the object along with each failed hasattr(). */
             if (strcmp(member->name, "obj") == 0) {
                 continue;
@@ -76,7 +77,8 @@ encode_traceback(struct message *m, PyObject *traceback)
     uint64_t n = 0;
     int rc = 0;
     write_u64(&m->w, 0);
-    for (PyTracebackObject *tb = (PyTracebackObject *)traceback; rc == 0 && tb != NULL; tb = tb->tb_next) {
+    for (PyTracebackObject *tb = (PyTracebackObject *)traceback; rc == 0 && tb != NULL;
+         tb = tb->tb_next) {
         PyCodeObject *code = PyFrame_GetCode(tb->tb_frame);
         PyObject *number = PyObject_GetAttrString((PyObject *)tb, "tb_lineno");
         long line = number == NULL || number == Py_None ? 0 : PyLong_AsLong(number);
@@ -110,7 +112,8 @@ encode_exception(struct message *m, PyObject *exc)
     int seen = PySet_Contains(m->seen, key);
     if (seen == 0) {
         seen = PySet_Add(m->seen, key);
-    } else if (seen > 0) {
+    }
+    else if (seen > 0) {
         Py_DECREF(key);
         e->count--; /* the receiver counts one receipt */
         m->nsent--;
@@ -199,10 +202,9 @@ decode_traceback(struct incoming *in)
     for (uint64_t i = 0; frames != NULL && i < n; i++) {
         PyObject *file = decode_name(in), *function = file == NULL ? NULL : decode_name(in);
         uint64_t line = read_u64(&in->r);
-        PyObject *row =
-            function == NULL
-                ? NULL
-                : Py_BuildValue("(OOK)", file, function, (unsigned long long)line);
+        PyObject *row = function == NULL
+                            ? NULL
+                            : Py_BuildValue("(OOK)", file, function, (unsigned long long)line);
         if (row == NULL || PyList_Append(frames, row) < 0) {
             Py_CLEAR(frames);
         }
@@ -239,7 +241,8 @@ decode_exception(struct incoming *in)
     }
     if (exc != NULL) {
         proxy_received(proxy_find(Py_NewRef(exc)));
-    } else {
+    }
+    else {
         exc = new_exception((PyTypeObject *)cls, args);
         if (exc == NULL || proxy_bind(in->peer, exc, handle) < 0) {
             goto error;
@@ -251,7 +254,8 @@ decode_exception(struct incoming *in)
     PyObject *key = in->seen == NULL ? NULL : PyLong_FromUnsignedLongLong(handle);
     int rc = key == NULL ? -1 : PyDict_SetItem(in->seen, key, exc);
     Py_XDECREF(key);
-    if (rc < 0 || decode_fields(in, exc) < 0 || (cause = decode(in)) == NULL || (context = decode(in)) == NULL) {
+    if (rc < 0 || decode_fields(in, exc) < 0 || (cause = decode(in)) == NULL ||
+        (context = decode(in)) == NULL) {
         goto error;
     }
     bool suppress = read_u8(&in->r);
@@ -293,7 +297,8 @@ decode_exception_back(struct incoming *in)
     if (exc == NULL || !PyExceptionInstance_Check(exc)) {
         garbled("exception");
         exc = NULL;
-    } else if (traceback != Py_None && PyException_SetTraceback(exc, traceback) < 0) {
+    }
+    else if (traceback != Py_None && PyException_SetTraceback(exc, traceback) < 0) {
         exc = NULL;
     }
     Py_DECREF(traceback);

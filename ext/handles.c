@@ -195,7 +195,8 @@ proxies_let_go(PeerObject *peer)
     PyErr_Restore(type, value, traceback);
 }
 
-/* A weak reference's callback stands in for tp_finalize where the class has a __del__ of its own. */
+/* A weak reference's callback stands in for tp_finalize where the class has a __del__ of its own.
+ */
 static PyObject *
 watch_gone(PyObject *address, PyObject *Py_UNUSED(reference))
 {
@@ -209,8 +210,9 @@ watch_gone(PyObject *address, PyObject *Py_UNUSED(reference))
 
 static PyMethodDef watch_gone_def = {"_proxy_gone", watch_gone, METH_O, NULL};
 
-/* Is the end of o seen by us? An entry that outlived its object would make a proxy of whatever comes
- * to that address. Instances of built-in exceptions have neither finaliser nor weak references. */
+/* Is the end of o seen by us? An entry that outlived its object would make a proxy of whatever
+ * comes to that address. Instances of built-in exceptions have neither finaliser nor weak
+ * references. */
 static bool
 is_tracked(PyObject *o)
 {
@@ -258,14 +260,15 @@ proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
         return -1;
     }
     p->object = o;
-    /* Instances and modules keep their peer (and so the context) alive; classes do so by their stubs,
-     * where the garbage collector can see it: peer and classes refer to each other. */
+    /* Instances and modules keep their peer (and so the context) alive; classes do so by their
+     * stubs, where the garbage collector can see it: peer and classes refer to each other. */
     p->is_class = PyType_Check(o);
     p->peer = p->is_class ? peer : (PeerObject *)Py_NewRef(peer);
     p->handle = handle;
     p->count = 1;
     p->epoch = peer->epoch;
-    if (tracked && !PyType_Check(o) && !PyModule_Check(o) && Py_TYPE(o)->tp_finalize != proxy_finalize) {
+    if (tracked && !PyType_Check(o) && !PyModule_Check(o) &&
+        Py_TYPE(o)->tp_finalize != proxy_finalize) {
         PyObject *address = PyLong_FromVoidPtr(o);
         PyObject *callback = address ? PyCFunction_New(&watch_gone_def, address) : NULL;
         p->watch = callback ? PyWeakref_NewRef(o, callback) : NULL;

@@ -82,7 +82,8 @@ core_zmq_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef methods[] = {
     {"isproxy", core_isproxy, METH_O,
-     "isproxy(o) -> bool\n\nWhether o stands for an object of another process. Local and safe for any object."},
+     "isproxy(o) -> bool\n\nWhether o stands for an object of another process. Local and safe for "
+     "any object."},
     {"proxy_info", core_proxy_info, METH_O, NULL},
     {"target_name", core_target_name, METH_O, NULL},
     {"zmq_version", core_zmq_version, METH_NOARGS, NULL},
@@ -93,7 +94,8 @@ static int
 module_exec(PyObject *module)
 {
     if (the_core != NULL) {
-        PyErr_SetString(PyExc_ImportError, "ipython_isolation._core works in the main interpreter only");
+        PyErr_SetString(PyExc_ImportError,
+                        "ipython_isolation._core works in the main interpreter only");
         return -1;
     }
     core_state *core = PyModule_GetState(module);
@@ -102,7 +104,7 @@ module_exec(PyObject *module)
         return -1;                                                                                 \
     }
 #define DUNDER(n)                                                                                  \
-    if ((core->str___##n##__ = PyUnicode_InternFromString("__" #n "__")) == NULL) {               \
+    if ((core->str___##n##__ = PyUnicode_InternFromString("__" #n "__")) == NULL) {                \
         return -1;                                                                                 \
     }
 #include "names.def"

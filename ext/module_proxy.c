@@ -1,6 +1,6 @@
-/* module_proxy.c: isolated modules. What importlib, debuggers and autoreload set or scan stays local;
- * everything else is the target's. Functions, classes and submodules are cached until the child says
- * that some module attribute has changed, so that `mod.f(x)` is one request. */
+/* module_proxy.c: isolated modules. What importlib, debuggers and autoreload set or scan stays
+ * local; everything else is the target's. Functions, classes and submodules are cached until the
+ * child says that some module attribute has changed, so that `mod.f(x)` is one request. */
 #include "codec.h"
 #include "handles.h"
 #include "peer.h"
@@ -45,7 +45,8 @@ module_getattro(PyObject *self, PyObject *name)
         if (name == core->str___spec__ || name == core->str___loader__) {
             Py_RETURN_NONE;
         }
-    } else if (name != core->str___dict__ && name != core->str___doc__) {
+    }
+    else if (name != core->str___dict__ && name != core->str___doc__) {
         PyObject *descr = compat_type_lookup(Py_TYPE(self), name);
         if (descr != NULL) {
             return PyObject_GenericGetAttr(self, name);
@@ -59,7 +60,8 @@ module_getattro(PyObject *self, PyObject *name)
             if (o != NULL || PyErr_Occurred()) {
                 return Py_XNewRef(o);
             }
-        } else {
+        }
+        else {
             Py_CLEAR(extra->cache);
         }
     }
@@ -168,9 +170,12 @@ static PyMethodDef module_methods[] = {
 };
 
 static PyType_Slot module_slots[] = {
-    {Py_tp_getattro, module_getattro}, {Py_tp_setattro, module_setattro},
-    {Py_tp_traverse, module_traverse}, {Py_tp_clear, module_clear},
-    {Py_tp_dealloc, module_dealloc},   {Py_tp_methods, module_methods},
+    {Py_tp_getattro, module_getattro},
+    {Py_tp_setattro, module_setattro},
+    {Py_tp_traverse, module_traverse},
+    {Py_tp_clear, module_clear},
+    {Py_tp_dealloc, module_dealloc},
+    {Py_tp_methods, module_methods},
     {0, NULL},
 };
 
@@ -181,7 +186,8 @@ module_proxy(PeerObject *peer, PyObject *name, uint64_t handle, bool registered)
     PyObject *self = key == NULL ? NULL : PyDict_GetItemWithError(peer->modules, key);
     if (self != NULL) {
         Py_INCREF(self);
-    } else if (key != NULL && !PyErr_Occurred()) {
+    }
+    else if (key != NULL && !PyErr_Occurred()) {
         self = PyObject_CallFunctionObjArgs((PyObject *)core_get()->module_type, name, NULL);
         if (self != NULL && PyDict_SetItem(peer->modules, key, self) < 0) {
             Py_CLEAR(self);
@@ -217,5 +223,7 @@ module_proxy_init(core_state *core, PyObject *module)
     core->module_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, bases);
     Py_DECREF(bases);
     /* By its __qualname__: IPython's completer is told to trust it. */
-    return core->module_type == NULL ? -1 : PyModule_AddObjectRef(module, "module", (PyObject *)core->module_type);
+    return core->module_type == NULL
+               ? -1
+               : PyModule_AddObjectRef(module, "module", (PyObject *)core->module_type);
 }

@@ -26,8 +26,8 @@ op_host(struct incoming *in, unsigned *Py_UNUSED(flags))
     PyObject *result = NULL;
     struct call call = {0};
     if (method != NULL && decode_call(in, &call, NULL) == 0) {
-        result = PyObject_Vectorcall(method, call.args,
-                                     (size_t)call.nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, call.kwnames);
+        result = PyObject_Vectorcall(
+            method, call.args, (size_t)call.nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, call.kwnames);
         call_free(&call);
     }
     Py_XDECREF(name);
@@ -36,8 +36,8 @@ op_host(struct incoming *in, unsigned *Py_UNUSED(flags))
     return result;
 }
 
-/* Attributes that are found by name for as long as the module's dict keeps them: the asking side may
- * cache these, and is told when one changes. */
+/* Attributes that are found by name for as long as the module's dict keeps them: the asking side
+ * may cache these, and is told when one changes. */
 static int
 watch(PeerObject *peer, PyObject *module, PyObject *name, PyObject *value)
 {
@@ -62,8 +62,8 @@ watch(PeerObject *peer, PyObject *module, PyObject *name, PyObject *value)
         peer->watched = more;
         peer->capwatched = capacity;
     }
-    peer->watched[peer->nwatched++] = (struct watched){
-        Py_NewRef(dict), Py_NewRef(name), Py_NewRef(value), compat_dict_version(dict)};
+    peer->watched[peer->nwatched++] = (struct watched){Py_NewRef(dict), Py_NewRef(name),
+                                                       Py_NewRef(value), compat_dict_version(dict)};
     return 1;
 }
 
@@ -146,8 +146,8 @@ call_with_rest(struct incoming *in, PyObject *f)
     PyObject *result = NULL;
     struct call call;
     if (f != NULL && decode_call(in, &call, NULL) == 0) {
-        result = PyObject_Vectorcall(f, call.args, (size_t)call.nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                     call.kwnames);
+        result = PyObject_Vectorcall(
+            f, call.args, (size_t)call.nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, call.kwnames);
         call_free(&call);
     }
     Py_XDECREF(f);
@@ -240,12 +240,15 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
     if (shadow != NULL) {
         result = PyObject_Vectorcall(shadow, call.args + 1, (size_t)(call.nargs - 1), call.kwnames);
         Py_DECREF(shadow);
-    } else if (PyErr_Occurred()) {
+    }
+    else if (PyErr_Occurred()) {
         result = NULL;
-    } else if (self == NULL || (Py_TYPE(descriptor)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR)) {
+    }
+    else if (self == NULL || (Py_TYPE(descriptor)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR)) {
         result =
             PyObject_Vectorcall(descriptor, call.args, (size_t)call.nargs | offset, call.kwnames);
-    } else {
+    }
+    else {
         descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
         bool of_class = PyType_Check(self) && PyType_IsSubtype((PyTypeObject *)self, cls);
         PyObject *f = get == NULL ? Py_NewRef(descriptor)
@@ -307,10 +310,12 @@ write_descriptor(struct incoming *in, bool delete)
         descrsetfunc set = Py_TYPE(descriptor)->tp_descr_set;
         if (pairs_snapshot(in->strand, 0) < 0) {
             result = NULL;
-        } else if (set == NULL) {
-            PyErr_Format(PyExc_AttributeError, "attribute '%U' of '%s' objects is not writable", name,
-                         cls->tp_name);
-        } else {
+        }
+        else if (set == NULL) {
+            PyErr_Format(PyExc_AttributeError, "attribute '%U' of '%s' objects is not writable",
+                         name, cls->tp_name);
+        }
+        else {
             result = none_if(set(descriptor, o, value));
         }
     }
@@ -391,7 +396,8 @@ op_new(struct incoming *in, unsigned *Py_UNUSED(flags))
     if (call.kwnames != NULL) {
         kwargs = PyDict_New();
         for (Py_ssize_t i = 0; kwargs != NULL && i < PyTuple_GET_SIZE(call.kwnames); i++) {
-            if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(call.kwnames, i), call.args[call.nargs + i]) < 0) {
+            if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(call.kwnames, i),
+                               call.args[call.nargs + i]) < 0) {
                 Py_CLEAR(kwargs);
             }
         }
@@ -416,9 +422,10 @@ op_buffer(struct incoming *in, unsigned *Py_UNUSED(flags))
     if (bytes != NULL) {
         Py_buffer *buffer = PyMemoryView_GET_BUFFER(view);
         PyObject *shape = PyObject_GetAttrString(view, "shape");
-        result = shape == NULL ? NULL
-                               : Py_BuildValue("(OynO)", bytes, buffer->format ? buffer->format : "B",
-                                               buffer->itemsize, shape);
+        result = shape == NULL
+                     ? NULL
+                     : Py_BuildValue("(OynO)", bytes, buffer->format ? buffer->format : "B",
+                                     buffer->itemsize, shape);
         Py_XDECREF(shape);
     }
     Py_XDECREF(bytes);

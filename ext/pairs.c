@@ -1,6 +1,7 @@
 /* pairs.c: copy-restore. A mutable container in an argument is a real copy on the other side; the
- * two form a pair while the request lasts. Whoever loses control (sends a request, callback or reply)
- * first sends what it changed; whoever gains control remembers the content to compare with. */
+ * two form a pair while the request lasts. Whoever loses control (sends a request, callback or
+ * reply) first sends what it changed; whoever gains control remembers the content to compare with.
+ */
 #include "codec.h"
 
 #include <stdlib.h>
@@ -287,7 +288,8 @@ encode_byte_changes(struct message *m, const char *now, size_t size, const char 
             write_u64(&m->w, start);
             write_bytes(&m->w, now + start, i - start);
             n++;
-        } else {
+        }
+        else {
             i += size - i < BLOCK ? size - i : BLOCK;
         }
     }
@@ -310,10 +312,9 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
     case PAIR_SET:
         return encode_set_changes(m, pair->object, pair->snapshot, changed);
     case PAIR_BYTEARRAY:
-        return encode_byte_changes(m, PyByteArray_AS_STRING(pair->object),
-                                   (size_t)PyByteArray_GET_SIZE(pair->object),
-                                   PyBytes_AS_STRING(pair->snapshot),
-                                   (size_t)PyBytes_GET_SIZE(pair->snapshot), changed);
+        return encode_byte_changes(
+            m, PyByteArray_AS_STRING(pair->object), (size_t)PyByteArray_GET_SIZE(pair->object),
+            PyBytes_AS_STRING(pair->snapshot), (size_t)PyBytes_GET_SIZE(pair->snapshot), changed);
     default: {
         struct flat flat;
         size_t old;
@@ -355,7 +356,8 @@ pairs_encode_changes(struct message *m, bool *any)
         rc = encode_changes(m, &s->pairs[i], &changed);
         if (rc == 0 && !changed) {
             m->w.size = at;
-        } else {
+        }
+        else {
             n++;
         }
     }
@@ -407,7 +409,8 @@ apply_middle(struct incoming *in, PyObject *target)
     int rc = -1;
     if (PyList_CheckExact(target)) {
         rc = PyList_SetSlice(target, (Py_ssize_t)start, (Py_ssize_t)stop, items);
-    } else { /* a deque has no slices */
+    }
+    else { /* a deque has no slices */
         PyObject *whole = PySequence_List(target), *done = NULL;
         if (whole != NULL &&
             PyList_SetSlice(whole, (Py_ssize_t)start, (Py_ssize_t)stop, items) == 0) {
@@ -429,7 +432,8 @@ apply_dict(struct incoming *in, PyObject *target)
 {
     if (read_u8(&in->r)) {
         PyDict_Clear(target);
-    } else {
+    }
+    else {
         for (uint64_t n = read_count(&in->r, 1); n > 0; n--) {
             PyObject *key = decode(in);
             if (key == NULL) {
@@ -460,7 +464,9 @@ apply_set(struct incoming *in, PyObject *target)
     for (int half = 0; half < 2; half++) {
         for (uint64_t n = read_count(&in->r, 1); n > 0; n--) {
             PyObject *item = decode(in);
-            int rc = item == NULL ? -1 : half ? PySet_Add(target, item) : PySet_Discard(target, item);
+            int rc = item == NULL ? -1
+                     : half       ? PySet_Add(target, item)
+                                  : PySet_Discard(target, item);
             Py_XDECREF(item);
             if (rc < 0) {
                 return -1;
@@ -510,9 +516,9 @@ apply_bytes(struct incoming *in, struct pair *pair)
         }
         PyObject *empty = PySlice_New(NULL, NULL, NULL);
         int rc = empty == NULL ? -1 : PyObject_DelItem(pair->object, empty);
-        PyObject *none = rc < 0 ? NULL
-                                : PyObject_CallMethod(pair->object, "frombytes", "y#", bytes,
-                                                      (Py_ssize_t)size);
+        PyObject *none =
+            rc < 0 ? NULL
+                   : PyObject_CallMethod(pair->object, "frombytes", "y#", bytes, (Py_ssize_t)size);
         Py_XDECREF(empty);
         Py_XDECREF(none);
         return none == NULL ? -1 : 0;

@@ -11,12 +11,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SLICE_MS 50       /* a wait lets Python see signals at least this often */
-#define HINT_AFTER_S 1.0  /* an interrupt that was not answered: say what a second one does */
-#define IDLE_MS 100       /* releases that no frame took along for so long are sent by themselves */
-#define EXIT_GRACE_MS 40  /* how long a death is held back for the exit report to complete it */
-#define LAST_FRAME_MS 20  /* how long what a dead child had sent may take to arrive */
-#define BIG_FRAME 4096    /* bytes from which a frame's memory is handed over instead of copied */
+#define SLICE_MS 50      /* a wait lets Python see signals at least this often */
+#define HINT_AFTER_S 1.0 /* an interrupt that was not answered: say what a second one does */
+#define IDLE_MS 100      /* releases that no frame took along for so long are sent by themselves */
+#define EXIT_GRACE_MS 40 /* how long a death is held back for the exit report to complete it */
+#define LAST_FRAME_MS 20 /* how long what a dead child had sent may take to arrive */
+#define BIG_FRAME 4096   /* bytes from which a frame's memory is handed over instead of copied */
 
 /* ---- small things ------------------------------------------------------------------------ */
 
@@ -52,8 +52,8 @@ peer_raise_stale(PeerObject *peer, PyObject *proxy)
 PyObject *
 peer_resolve(PeerObject *peer, PyObject *module, PyObject *qualname)
 {
-    /* In the kernel only what is loaded, or what a value type needs, is looked up; the child imports
-     * as its own code would. */
+    /* In the kernel only what is loaded, or what a value type needs, is looked up; the child
+     * imports as its own code would. */
     PyObject *o = resolve_name(module, qualname, true);
     if (o == NULL && !PyErr_Occurred()) {
         PyErr_Format(PyExc_AttributeError, "module %R has no attribute %R%s", module, qualname,
@@ -85,10 +85,8 @@ frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
 {
     PeerObject *peer = m->peer;
     bool changes = false;
-    struct frame_header h = {.op = (uint8_t)op,
-                             .epoch = peer->epoch,
-                             .strand = m->strand->id,
-                             .request = request};
+    struct frame_header h = {
+        .op = (uint8_t)op, .epoch = peer->epoch, .strand = m->strand->id, .request = request};
     m->op = (unsigned char)op;
     m->request = request;
     blobs_collect();
@@ -124,18 +122,21 @@ frame_send(struct message *m)
     int rc;
     if (m->strand->closed) {
         rc = 0; /* the wait will find the death */
-    } else if (m->nblobs > 0) {
+    }
+    else if (m->nblobs > 0) {
         bool owned = m->w.data != m->w.small;
-        rc = channel_send_blobs(m->strand->channel, m->w.data, m->w.size, owned, m->blobs, m->nblobs,
-                                blob_done);
+        rc = channel_send_blobs(m->strand->channel, m->w.data, m->w.size, owned, m->blobs,
+                                m->nblobs, blob_done);
         m->nblobs = 0;
         if (owned) {
             writer_init(&m->w);
         }
-    } else if (m->w.data != m->w.small && m->w.size > BIG_FRAME) {
+    }
+    else if (m->w.data != m->w.small && m->w.size > BIG_FRAME) {
         rc = channel_send_owned(m->strand->channel, m->w.data, m->w.size);
         writer_init(&m->w);
-    } else {
+    }
+    else {
         rc = channel_send(m->strand->channel, m->w.data, m->w.size);
     }
     if (rc < 0 && errno == EAGAIN && m->peer->is_kernel) {
@@ -209,7 +210,8 @@ drain_output(PeerObject *peer, PyObject **parked)
                 PyObject *exc = compat_take_exception();
                 if (*parked == NULL) {
                     *parked = exc;
-                } else {
+                }
+                else {
                     Py_XDECREF(exc);
                 }
             }
@@ -244,15 +246,17 @@ static PyObject *
 exit_facts(const struct ending *e, struct message *m)
 {
     static const char *const ended[] = {"", "", "closed", "restarted"};
-    /* One that an earlier handler may have dealt with counts only if the exit does not say otherwise. */
+    /* One that an earlier handler may have dealt with counts only if the exit does not say
+     * otherwise. */
     bool valid = e->announced == ANNOUNCED_COMPLETE ||
                  (e->announced == ANNOUNCED_TENTATIVE &&
                   (!e->exit.known || (e->exit.code != CLD_EXITED && e->exit.status == e->signal)));
     /* Was it dead before it came to this request? Of the main thread that is known exactly. */
     bool idle = e->idle || (m->strand->id == STRAND_MAIN && e->taken < m->request);
-    return Py_BuildValue("{sssisOsisisIsisisKsssO}", "ended", ended[e->how], "pid", (int)e->pid, "known",
-                         e->exit.known ? Py_True : Py_False, "exit_code", e->exit.code, "exit_status",
-                         e->exit.status, "announced", valid ? e->announced : ANNOUNCED_NONE, "signal", valid ? e->signal : 0,
+    return Py_BuildValue("{sssisOsisisIsisisKsssO}", "ended", ended[e->how], "pid", (int)e->pid,
+                         "known", e->exit.known ? Py_True : Py_False, "exit_code", e->exit.code,
+                         "exit_status", e->exit.status, "announced",
+                         valid ? e->announced : ANNOUNCED_NONE, "signal", valid ? e->signal : 0,
                          "si_code", valid ? e->code : 0, "address",
                          valid ? (unsigned long long)e->address : 0ull, "operation",
                          idle           ? ""
@@ -261,8 +265,8 @@ exit_facts(const struct ending *e, struct message *m)
                          "operand", m->operand == NULL ? Py_None : m->operand);
 }
 
-/* Raises what becomes of the request m when its life is over: ProcessTerminationError, or, where the
- * life was ended by a wish of this side, ClientStateError. */
+/* Raises what becomes of the request m when its life is over: ProcessTerminationError, or, where
+ * the life was ended by a wish of this side, ClientStateError. */
 static void
 raise_terminated(PeerObject *peer, struct message *m)
 {
@@ -368,7 +372,8 @@ serve(struct incoming *in)
             encode(&m, exc, true) < 0) {
             /* The exception itself cannot be passed: say so instead. */
             PyObject *second = compat_take_exception();
-            PyObject *plain = PyObject_CallMethod(core_get()->errors, "unpassable", "OO", exc, second);
+            PyObject *plain =
+                PyObject_CallMethod(core_get()->errors, "unpassable", "OO", exc, second);
             message_free(&m, true);
             message_init(&m, peer, s, true);
             if (plain == NULL ||
@@ -396,7 +401,8 @@ serve(struct incoming *in)
     return rc;
 }
 
-/* Reads the header of a received frame. 1: it is for us; 0: dropped (of another life); -1: garbled. */
+/* Reads the header of a received frame. 1: it is for us; 0: dropped (of another life); -1: garbled.
+ */
 static int
 accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
 {
@@ -509,7 +515,8 @@ check_signals(PeerObject *peer, struct message *m, struct waiting *w)
 {
     if (PyErr_CheckSignals() < 0) {
         interrupted_by(peer, m, w, compat_take_exception());
-    } else if (w->interrupted && !w->hinted && !w->killed && now() - w->since > HINT_AFTER_S) {
+    }
+    else if (w->interrupted && !w->hinted && !w->killed && now() - w->since > HINT_AFTER_S) {
         w->hinted = true;
         PyObject *none = PyObject_CallMethod(peer->host, "interrupt_hint", NULL);
         Py_XDECREF(none);
@@ -530,9 +537,11 @@ relay_output(PeerObject *peer, struct message *m, struct waiting *w)
     }
     if (!PyErr_GivenExceptionMatches(exc, PyExc_Exception)) {
         interrupted_by(peer, m, w, exc);
-    } else if (w->parked == NULL) {
+    }
+    else if (w->parked == NULL) {
         w->parked = exc;
-    } else {
+    }
+    else {
         Py_DECREF(exc);
     }
 }
@@ -598,7 +607,8 @@ wait_reply(struct message *m)
         int got = 0;
         if (!s->closed && s->epoch == peer->epoch) {
             got = channel_recv(s->channel, &in.frame);
-        } else {
+        }
+        else {
             over = true;
         }
         if (got < 0) {
@@ -633,7 +643,8 @@ wait_reply(struct message *m)
                 }
                 over = over || peer->state != PEER_RUNNING || (ready & 7 && is_over(peer, ready));
                 check_signals(peer, m, &w);
-            } else if (PyErr_CheckSignals() < 0) {
+            }
+            else if (PyErr_CheckSignals() < 0) {
                 PyObject *exc = compat_take_exception();
                 Py_XSETREF(w.parked, exc);
             }
@@ -680,7 +691,8 @@ wait_reply(struct message *m)
             if (PyExceptionInstance_Check(exc)) {
                 chain_context(exc);
                 compat_raise(exc);
-            } else {
+            }
+            else {
                 Py_DECREF(exc);
                 garbled("error");
             }
@@ -688,7 +700,8 @@ wait_reply(struct message *m)
         break;
     }
     if (w.parked != NULL) {
-        if (peer->is_kernel && peer->state == PEER_RUNNING && process_shared(peer->process) != NULL) {
+        if (peer->is_kernel && peer->state == PEER_RUNNING &&
+            process_shared(peer->process) != NULL) {
             atomic_store(&process_shared(peer->process)->interrupt_request, 0);
         }
         /* The child's own KeyboardInterrupt shows where it was; else what was parked is raised. */
@@ -696,7 +709,8 @@ wait_reply(struct message *m)
                     PyErr_GivenExceptionMatches(PyErr_Occurred(), (PyObject *)Py_TYPE(w.parked));
         if (same) {
             Py_DECREF(w.parked);
-        } else {
+        }
+        else {
             PyErr_Clear();
             Py_CLEAR(result);
             compat_raise(w.parked);
@@ -707,8 +721,8 @@ wait_reply(struct message *m)
 
 /* ---- requests ---------------------------------------------------------------------------- */
 
-/* While a life is being set up, only the thread that does it may use the child, and callbacks of what
- * it runs there: everybody else waits, lest code runs in a child that has no jail yet. */
+/* While a life is being set up, only the thread that does it may use the child, and callbacks of
+ * what it runs there: everybody else waits, lest code runs in a child that has no jail yet. */
 static bool
 may_use_start(PeerObject *peer)
 {
@@ -736,7 +750,9 @@ ensure_running(PeerObject *peer)
         return -1;
     }
     Py_DECREF(none);
-    return peer->state == PEER_RUNNING ? 0 : raise_error("ClientStateError", "the context did not start");
+    return peer->state == PEER_RUNNING
+               ? 0
+               : raise_error("ClientStateError", "the context did not start");
 }
 
 /* sys.path is the one part of the state to follow that no audit event tells of. */
@@ -765,7 +781,8 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
     if (ensure_running(peer) < 0) {
         return -1;
     }
-    if (peer->is_kernel && !peer->syncing && (op != OP_HOST || peer->starter == 0) && (peer->sync || peer->state_seen != state_generation || path_changed(peer))) {
+    if (peer->is_kernel && !peer->syncing && (op != OP_HOST || peer->starter == 0) &&
+        (peer->sync || peer->state_seen != state_generation || path_changed(peer))) {
         PyObject *path = PySys_GetObject("path");
         Py_XSETREF(peer->path_seen, path == NULL ? NULL : PySequence_Tuple(path));
         peer->sync = false;
@@ -849,7 +866,8 @@ request_finish(struct message *m)
         if (pairs_snapshot(s, 0) < 0) {
             Py_CLEAR(result);
             Py_CLEAR(raised);
-        } else if (raised != NULL) {
+        }
+        else if (raised != NULL) {
             compat_raise(raised);
         }
     }
@@ -1029,8 +1047,9 @@ peer_service(PeerObject *peer, uint32_t epoch)
                 frame_free(&in.frame);
                 if (op == OP_NEED_STRAND) {
                     struct strand *lent = strand_open(peer, peer->next_strand++, true);
-                    PyObject *none =
-                        lent == NULL ? NULL : PyObject_CallMethod(peer->host, "spawn", "I", lent->id);
+                    PyObject *none = lent == NULL
+                                         ? NULL
+                                         : PyObject_CallMethod(peer->host, "spawn", "I", lent->id);
                     Py_XDECREF(none);
                 }
             }
@@ -1041,7 +1060,8 @@ peer_service(PeerObject *peer, uint32_t epoch)
         }
         unsigned ready = 0;
         int fds[] = {process_control(peer->process), process_dead_fd(peer->process), peer->wake_fd,
-                     idle ? process_out(peer->process) : -1, idle ? process_err(peer->process) : -1};
+                     idle ? process_out(peer->process) : -1,
+                     idle ? process_err(peer->process) : -1};
         /* Output that comes during a call is the caller's to read; look again when it ends. */
         peer->late_output = !idle;
         quiet = quiet && peer->nreleases == 0;
@@ -1078,7 +1098,8 @@ peer_service(PeerObject *peer, uint32_t epoch)
                     PyErr_WriteUnraisable((PyObject *)peer);
                 }
             }
-            if (peer->nreleases > 0 && ready == 0 && peer_send_event(peer, s, OP_RELEASE, NULL, 0) < 0) {
+            if (peer->nreleases > 0 && ready == 0 &&
+                peer_send_event(peer, s, OP_RELEASE, NULL, 0) < 0) {
                 PyErr_Clear();
             }
         }
@@ -1088,7 +1109,8 @@ peer_service(PeerObject *peer, uint32_t epoch)
     return 0;
 }
 
-/* Child: the service thread. New strands, idle releases both ways. Returns when the kernel is gone. */
+/* Child: the service thread. New strands, idle releases both ways. Returns when the kernel is gone.
+ */
 int
 peer_child_service(PeerObject *peer)
 {
@@ -1137,7 +1159,8 @@ peer_child_service(PeerObject *peer)
                 pthread_mutex_lock(&peer->lock);
                 pthread_cond_broadcast(&peer->arrived);
                 pthread_mutex_unlock(&peer->lock);
-            } else if (fresh != NULL) {
+            }
+            else if (fresh != NULL) {
                 PyObject *none = PyObject_CallMethod(peer->host, "spawn", "I", fresh->id);
                 Py_XDECREF(none);
             }
@@ -1145,7 +1168,8 @@ peer_child_service(PeerObject *peer)
                 PyErr_WriteUnraisable((PyObject *)peer);
             }
         }
-        if (ready == 0 && peer->nreleases > 0 && peer_send_event(peer, s, OP_RELEASE, NULL, 0) < 0) {
+        if (ready == 0 && peer->nreleases > 0 &&
+            peer_send_event(peer, s, OP_RELEASE, NULL, 0) < 0) {
             PyErr_Clear();
         }
     }

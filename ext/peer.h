@@ -15,8 +15,8 @@ enum op {
     OP_COUNT
 };
 
-/* A request: begin, encode what it needs, then finish, or abandon. Begin makes sure that the context
- * runs, or raises. Both ends free the message. */
+/* A request: begin, encode what it needs, then finish, or abandon. Begin makes sure that the
+ * context runs, or raises. Both ends free the message. */
 int request_begin(PeerObject *peer, struct message *m, enum op op);
 PyObject *request_finish(struct message *m);
 void request_abandon(struct message *m);
@@ -25,8 +25,8 @@ void request_abandon(struct message *m);
 int peer_serve(PeerObject *peer, struct strand *s);
 int peer_service(PeerObject *peer, uint32_t epoch);
 int peer_child_service(PeerObject *peer);
-/* For tests: takes these bytes as a frame that came on the calling thread's strand. New reference to
- * the result in a reply, to None for anything else; NULL with an exception. */
+/* For tests: takes these bytes as a frame that came on the calling thread's strand. New reference
+ * to the result in a reply, to None for anything else; NULL with an exception. */
 PyObject *peer_feed(PeerObject *peer, const void *data, size_t size);
 int peer_wait_hello(PeerObject *peer, struct strand *s);
 int peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size);
@@ -47,7 +47,8 @@ void peer_trace(PeerObject *peer, const char *direction, const void *data, size_
 PyObject *op_execute(struct incoming *in, unsigned *flags);
 const char *op_name(unsigned op);
 
-/* Child: checks whether module attributes that the other side may have cached are still the same. */
+/* Child: checks whether module attributes that the other side may have cached are still the same.
+ */
 bool watched_changed(PeerObject *peer);
 
 int peer_init(core_state *core, PyObject *module);

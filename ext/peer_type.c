@@ -465,8 +465,7 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
     struct strand *service = strand_take(self, true, &gone);
     struct strand *main = service == NULL ? NULL : strand_take(self, true, &gone);
     if (main == NULL) {
-        return PyErr_Occurred() ? NULL
-                                : PyErr_Format(PyExc_ConnectionError, "the kernel has gone");
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ConnectionError, "the kernel has gone");
     }
     main->thread = PyThread_get_thread_ident();
     self->state = PEER_RUNNING;
@@ -508,10 +507,10 @@ peer_counts(PeerObject *self, void *Py_UNUSED(closure))
     for (size_t i = 0; i < self->nstrands; i++) {
         open += !self->strands[i]->closed;
     }
-    return Py_BuildValue("{sKsnsnsnsnsK}", "requests", (unsigned long long)self->requests_sent, "exports",
-                         (Py_ssize_t)self->exports.used, "imports", (Py_ssize_t)self->imports.used,
-                         "strands", (Py_ssize_t)open, "releases", (Py_ssize_t)self->nreleases, "epoch",
-                         (unsigned long long)self->epoch);
+    return Py_BuildValue("{sKsnsnsnsnsK}", "requests", (unsigned long long)self->requests_sent,
+                         "exports", (Py_ssize_t)self->exports.used, "imports",
+                         (Py_ssize_t)self->imports.used, "strands", (Py_ssize_t)open, "releases",
+                         (Py_ssize_t)self->nreleases, "epoch", (unsigned long long)self->epoch);
 }
 
 static PyObject *
@@ -574,10 +573,10 @@ static PyGetSetDef peer_getset[] = {
 };
 
 static PyType_Slot peer_slots[] = {
-    {Py_tp_new, peer_new},         {Py_tp_dealloc, peer_dealloc},
+    {Py_tp_new, peer_new},           {Py_tp_dealloc, peer_dealloc},
     {Py_tp_traverse, peer_traverse}, {Py_tp_clear, peer_clear},
-    {Py_tp_methods, peer_methods}, {Py_tp_members, peer_members},
-    {Py_tp_getset, peer_getset},   {0, NULL},
+    {Py_tp_methods, peer_methods},   {Py_tp_members, peer_members},
+    {Py_tp_getset, peer_getset},     {0, NULL},
 };
 
 static PyType_Spec peer_spec = {"ipython_isolation._core.Peer", sizeof(PeerObject), 0,
@@ -587,6 +586,7 @@ int
 peer_init(core_state *core, PyObject *module)
 {
     core->peer_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &peer_spec, NULL);
-    return core->peer_type == NULL ? -1
-                                   : PyModule_AddObjectRef(module, "Peer", (PyObject *)core->peer_type);
+    return core->peer_type == NULL
+               ? -1
+               : PyModule_AddObjectRef(module, "Peer", (PyObject *)core->peer_type);
 }

@@ -85,9 +85,9 @@ int process_wait_exit(process *self, int timeout_ms);
  * process_dead_fd()), unmaps the shared page. Does not wait for the dead. */
 void process_end_life(process *self);
 
-/* Ends everything, the supervisor too, and closes all descriptors. Takes about a second at most. All
- * functions may still be called: this life is over, and there is nothing to wait for or to kill; but
- * process_start() would start another supervisor. In a forked copy of the kernel this is
+/* Ends everything, the supervisor too, and closes all descriptors. Takes about a second at most.
+ * All functions may still be called: this life is over, and there is nothing to wait for or to
+ * kill; but process_start() would start another supervisor. In a forked copy of the kernel this is
  * process_forget(). */
 void process_stop(process *self);
 

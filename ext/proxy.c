@@ -279,10 +279,11 @@ stub_getattro(PyObject *self, PyObject *name)
         }
         Py_ssize_t n;
         const char *text = PyUnicode_AsUTF8AndSize(name, &n);
-        bool local = core->building > 0 || name == core->str___wrapped__ ||
-                     (text != NULL && ((stub->kind != 'f' && strcmp(text, "__code__") == 0) ||
-                                       strcmp(text, "__set_name__") == 0 ||
-                                       (!is_classmethod_kind(stub) && strcmp(text, "__func__") == 0)));
+        bool local =
+            core->building > 0 || name == core->str___wrapped__ ||
+            (text != NULL && ((stub->kind != 'f' && strcmp(text, "__code__") == 0) ||
+                              strcmp(text, "__set_name__") == 0 ||
+                              (!is_classmethod_kind(stub) && strcmp(text, "__func__") == 0)));
         if (local || ((PyTypeObject *)stub->cls) == NULL) {
             return NULL;
         }
@@ -307,8 +308,7 @@ static PyObject *
 stub_qualname(StubObject *self, void *Py_UNUSED(closure))
 {
     PyObject *qualname = PyType_GetQualName((PyTypeObject *)self->cls);
-    PyObject *text =
-        qualname == NULL ? NULL : PyUnicode_FromFormat("%U.%U", qualname, self->name);
+    PyObject *text = qualname == NULL ? NULL : PyUnicode_FromFormat("%U.%U", qualname, self->name);
     Py_XDECREF(qualname);
     return text;
 }
@@ -343,10 +343,12 @@ static PyGetSetDef stub_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-#define STUB_SLOTS                                                                                \
-    {Py_tp_traverse, stub_traverse}, {Py_tp_clear, stub_clear}, {Py_tp_dealloc, stub_dealloc},    \
-        {Py_tp_repr, stub_repr}, {Py_tp_getattro, stub_getattro}, {Py_tp_members, stub_members},  \
-        {Py_tp_getset, stub_getset}
+#define STUB_SLOTS                                                                                 \
+    {Py_tp_traverse, stub_traverse}, {Py_tp_clear, stub_clear}, {Py_tp_dealloc, stub_dealloc},     \
+        {Py_tp_repr, stub_repr}, {Py_tp_getattro, stub_getattro}, {Py_tp_members, stub_members},   \
+    {                                                                                              \
+        Py_tp_getset, stub_getset                                                                  \
+    }
 
 static PyType_Slot method_slots[] = {
     STUB_SLOTS,
@@ -420,10 +422,12 @@ bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
         Py_RETURN_NONE;
     }
     PeerObject *peer = peer_of_owner(bound->owner);
-    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf), n = nargs + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf),
+               n = nargs + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
     if (bound->name == core_get()->str___subclasshook__) {
         /* isinstance(x, SomeABC) asks all known subclasses: it must not start a child, nor fail. */
-        bool asked = n == 1 && PyType_Check(args[0]) && peer_of_type((PyTypeObject *)args[0]) == peer;
+        bool asked =
+            n == 1 && PyType_Check(args[0]) && peer_of_type((PyTypeObject *)args[0]) == peer;
         if (peer->state != PEER_RUNNING || (bound->kind == 'a' && !asked)) {
             Py_RETURN_NOTIMPLEMENTED;
         }
@@ -564,16 +568,11 @@ static PyMemberDef bound_members[] = {
 };
 
 static PyType_Slot bound_slots[] = {
-    {Py_tp_traverse, bound_traverse},
-    {Py_tp_dealloc, bound_dealloc},
-    {Py_tp_getattro, bound_getattro},
-    {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_repr, bound_repr},
-    {Py_tp_richcompare, bound_compare},
-    {Py_tp_hash, bound_hash},
-    {Py_tp_members, bound_members},
-    {Py_tp_getset, bound_getset},
-    {0, NULL},
+    {Py_tp_traverse, bound_traverse}, {Py_tp_dealloc, bound_dealloc},
+    {Py_tp_getattro, bound_getattro}, {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_repr, bound_repr},         {Py_tp_richcompare, bound_compare},
+    {Py_tp_hash, bound_hash},         {Py_tp_members, bound_members},
+    {Py_tp_getset, bound_getset},     {0, NULL},
 };
 static PyType_Spec bound_spec = {"ipython_isolation._core.Bound", sizeof(BoundObject), 0,
                                  STUB_FLAGS | Py_TPFLAGS_HAVE_VECTORCALL, bound_slots};
@@ -613,8 +612,8 @@ immutable_base(PyTypeObject *type)
 PyObject *
 proxy_new_instance(PyTypeObject *type, PyObject *value)
 {
-    /* A class of this side that derives from a mirrored one was made by type.__new__ like any other:
-     * its instances are proxies too, so it needs the slots of one. */
+    /* A class of this side that derives from a mirrored one was made by type.__new__ like any
+     * other: its instances are proxies too, so it needs the slots of one. */
     struct mirror *mirror = mirror_of(type);
     if (mirror == NULL || (!mirror->proxies && value == NULL)) {
         garbled("instance of a class that is not mirrored here");
@@ -682,9 +681,11 @@ proxy_getattro(PyObject *self, PyObject *name)
                 return o;
             }
             if (type == mirror->type) {
-                return Py_NewRef(descr); /* __doc__, __module__, None for an absent special method */
+                return Py_NewRef(
+                    descr); /* __doc__, __module__, None for an absent special method */
             }
-        } else if (descr != NULL && is_classmethod_kind((StubObject *)descr)) {
+        }
+        else if (descr != NULL && is_classmethod_kind((StubObject *)descr)) {
             return bound_new(self, (StubObject *)descr);
         }
     }
@@ -752,8 +753,9 @@ encode_args(struct message *m, PyObject *args, Py_ssize_t skip, PyObject *kwargs
     return message_check(m);
 }
 
-/* Constructing an instance of a mirrored class is one call of the class over there, __init__ included.
- * For a session class derived from one, the instance is made there by the mirrored base's __new__ and
+/* Constructing an instance of a mirrored class is one call of the class over there, __init__
+ * included. For a session class derived from one, the instance is made there by the mirrored base's
+ * __new__ and
  * __init__ runs here. */
 static PyObject *
 construct(PyTypeObject *type, PyObject *args, Py_ssize_t skip, PyObject *kwargs)
@@ -850,8 +852,9 @@ static int
 buffer_get(BufferObject *self, Py_buffer *view, int flags)
 {
     if (flags & PyBUF_WRITABLE) {
-        PyErr_SetString(PyExc_BufferError,
-                        "the buffer of an isolated object is a read-only copy; write through its methods");
+        PyErr_SetString(
+            PyExc_BufferError,
+            "the buffer of an isolated object is a read-only copy; write through its methods");
         return -1;
     }
     view->obj = Py_NewRef(self);
@@ -922,9 +925,8 @@ proxy_getbuffer(PyObject *self, Py_buffer *view, int flags)
     }
     buffer->bytes = buffer->format = NULL;
     PyObject *shape;
-    if (!PyTuple_Check(parts) ||
-        !PyArg_ParseTuple(parts, "SSnO!", &buffer->bytes, &buffer->format, &buffer->itemsize,
-                          &PyTuple_Type, &shape)) {
+    if (!PyTuple_Check(parts) || !PyArg_ParseTuple(parts, "SSnO!", &buffer->bytes, &buffer->format,
+                                                   &buffer->itemsize, &PyTuple_Type, &shape)) {
         buffer->bytes = buffer->format = NULL;
         PyErr_Clear();
         garbled("buffer");
@@ -941,8 +943,7 @@ proxy_getbuffer(PyObject *self, Py_buffer *view, int flags)
     for (int i = buffer->ndim; i-- > 0;) {
         buffer->shape[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, i));
         buffer->strides[i] = stride;
-        if (buffer->shape[i] < 0 ||
-            __builtin_mul_overflow(stride, buffer->shape[i], &stride)) {
+        if (buffer->shape[i] < 0 || __builtin_mul_overflow(stride, buffer->shape[i], &stride)) {
             garbled("buffer");
             goto done;
         }

@@ -4,9 +4,10 @@
 
 #include "state.h"
 
-/* A name in a mirrored class's own __dict__. It says (class, name); the value is looked up over there
- * with each use. Three types share this layout: methods (callable, bind self), data (properties, slots
- * and other data descriptors) and values (class attributes, class and static methods). */
+/* A name in a mirrored class's own __dict__. It says (class, name); the value is looked up over
+ * there with each use. Three types share this layout: methods (callable, bind self), data
+ * (properties, slots and other data descriptors) and values (class attributes, class and static
+ * methods). */
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
@@ -31,7 +32,8 @@ typedef struct {
 
 PyObject *stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract);
 
-/* An instance of a proxy class, not yet bound to a handle; value: of its immutable base, or NULL. */
+/* An instance of a proxy class, not yet bound to a handle; value: of its immutable base, or NULL.
+ */
 PyObject *proxy_new_instance(PyTypeObject *type, PyObject *value);
 
 /* The slots that a mirrored class gets instead of those that type.__new__ gave it. */

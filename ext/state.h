@@ -16,35 +16,37 @@
 typedef struct PeerObject PeerObject;
 
 /* One object that the other side knows by a handle. Owned by peer->exports. */
-struct export {
+struct export
+{
     PyObject *object; /* strong */
     uint64_t handle;
     uint64_t count; /* how often the handle was sent and not yet released */
 };
 
-/* One proxy of this process, found by its address in core->proxies. The proxy's finaliser frees it. */
+/* One proxy of this process, found by its address in core->proxies. The proxy's finaliser frees it.
+ */
 struct proxy {
     PyObject *object; /* borrowed: the proxy itself */
     PeerObject *peer; /* strong; borrowed for a class, whose stubs keep the peer alive */
     uint64_t handle;
     uint64_t count; /* how often the handle was received */
     bool is_class;
-    uint32_t epoch; /* the life in which `handle` means something */
+    uint32_t epoch;              /* the life in which `handle` means something */
     PyObject *module, *qualname; /* strong or NULL: the target can be reached by this name */
     PyObject *watch; /* strong or NULL: weak reference, where the type has no finaliser of ours */
 };
 
 enum {
-    CLASS_IMPORTABLE = 1,        /* module.qualname gives this very class */
-    CLASS_INSTANCE_DICT = 2,     /* instances have a __dict__ */
-    CLASS_OWN_GETATTRIBUTE = 4,  /* somewhere in the MRO: every look-up goes to the target */
+    CLASS_IMPORTABLE = 1,       /* module.qualname gives this very class */
+    CLASS_INSTANCE_DICT = 2,    /* instances have a __dict__ */
+    CLASS_OWN_GETATTRIBUTE = 4, /* somewhere in the MRO: every look-up goes to the target */
     CLASS_EXCEPTION = 8,
-    CLASS_MUTABLE_BUILTIN = 16,  /* has list, dict, set, bytearray or deque among its bases */
-    CLASS_BUFFER = 32,           /* exports the buffer protocol */
-    CLASS_METACLASS = 64,        /* derives from type */
-    CLASS_REAL_LAYOUT = 128,     /* an immutable built-in among the bases: the value is copied */
-    CLASS_SEQUENCE = 256,        /* a `match` statement takes it for a sequence */
-    CLASS_MAPPING = 512,         /* ... for a mapping */
+    CLASS_MUTABLE_BUILTIN = 16, /* has list, dict, set, bytearray or deque among its bases */
+    CLASS_BUFFER = 32,          /* exports the buffer protocol */
+    CLASS_METACLASS = 64,       /* derives from type */
+    CLASS_REAL_LAYOUT = 128,    /* an immutable built-in among the bases: the value is copied */
+    CLASS_SEQUENCE = 256,       /* a `match` statement takes it for a sequence */
+    CLASS_MAPPING = 512,        /* ... for a mapping */
 };
 
 /* A mirrored class, found by the address of its type in core->mirrors. Never freed while the peer
@@ -54,8 +56,8 @@ struct mirror {
     PeerObject *peer;   /* borrowed: the peer owns the mirror */
     PyObject *reported; /* strong or NULL: what instance.__class__ says instead of the type */
     uint32_t flags;     /* CLASS_* */
-    bool proxies;       /* instances are proxies (false: exceptions, and classes with a home here) */
-    bool home;          /* derives from a class of this side: instances are real here */
+    bool proxies; /* instances are proxies (false: exceptions, and classes with a home here) */
+    bool home;    /* derives from a class of this side: instances are real here */
 };
 
 /* A container (or buffer) that an argument was copied from or to; see pairs.c. */
@@ -85,20 +87,20 @@ struct strand {
     channel *channel;
     uint32_t id;
     uint32_t epoch;
-    unsigned depth;      /* requests of ours under way, nested */
-    unsigned serving;    /* requests of the other side being executed, nested */
-    unsigned pins;       /* loops that hold on to the record */
+    unsigned depth;   /* requests of ours under way, nested */
+    unsigned serving; /* requests of the other side being executed, nested */
+    unsigned pins;    /* loops that hold on to the record */
     unsigned long thread;
-    bool checked;   /* child: the kernel is at the other end */
-    bool closed;    /* the connection is gone: another life, or the thread has ended */
-    bool owned;     /* a capsule in its thread's state refers to the record */
-    bool callback;  /* lent to threads of the child that no kernel thread is paired with */
+    bool checked;  /* child: the kernel is at the other end */
+    bool closed;   /* the connection is gone: another life, or the thread has ended */
+    bool owned;    /* a capsule in its thread's state refers to the record */
+    bool callback; /* lent to threads of the child that no kernel thread is paired with */
     struct pair *pairs;
     size_t npairs, cappairs;
     uint64_t next_pair;
     struct table pair_by_address; /* address -> index + 1 */
     struct table pair_by_id;
-    bool cacheable;  /* the last reply said that its result may be cached */
+    bool cacheable; /* the last reply said that its result may be cached */
     /* Handles of the classes described in frames of this strand. Per strand, because frames of two
      * strands may be read in another order than they were written. */
     struct table described;
@@ -114,23 +116,23 @@ struct PeerObject {
     PyObject *host; /* strong: the Python object that knows policy (context.py, child.py) */
     uint32_t epoch;
     uint64_t next_handle, next_request, requests_sent;
-    struct table exports;    /* handle -> struct export */
-    struct table export_of;  /* address of the object -> struct export */
-    struct table imports;    /* handle -> proxy object (borrowed) */
-    PyObject *mirrors;       /* dict: (module, qualname) or handle -> type */
-    PyObject *modules;       /* dict: name -> module proxy */
-    PyObject *isolated;      /* set of module names isolated here; their types are always mirrored */
-    PyObject *names;         /* dict: interned attribute names */
-    PyObject *held;          /* list or NULL: proxies whose end nobody would tell, until the request ends */
+    struct table exports;   /* handle -> struct export */
+    struct table export_of; /* address of the object -> struct export */
+    struct table imports;   /* handle -> proxy object (borrowed) */
+    PyObject *mirrors;      /* dict: (module, qualname) or handle -> type */
+    PyObject *modules;      /* dict: name -> module proxy */
+    PyObject *isolated;     /* set of module names isolated here; their types are always mirrored */
+    PyObject *names;        /* dict: interned attribute names */
+    PyObject *held; /* list or NULL: proxies whose end nobody would tell, until the request ends */
     struct release {
         uint64_t handle, count;
-    } *releases;
+    } * releases;
     size_t nreleases, capreleases;
     uint64_t cache_generation; /* module attribute caches of older generations are void */
     struct watched {
         PyObject *dict, *name, *value; /* strong */
         uint64_t version;
-    } *watched; /* child: what the kernel may have cached */
+    } * watched; /* child: what the kernel may have cached */
     size_t nwatched, capwatched;
     bool invalidate;
     void *zmq;
@@ -139,40 +141,41 @@ struct PeerObject {
     struct strand **strands;
     size_t nstrands, capstrands;
     uint32_t next_strand;
-    int wake_fd;      /* eventfd: wakes the service thread */
-    int fdpass;       /* child: our end of the descriptor-passing socket; -1 in the kernel */
-    int alarm_fd;     /* child: to announce on */
-    int active;       /* kernel: calls under way, which read the output pipes themselves */
-    int polling;      /* kernel: threads inside the one wait; descriptors are closed only at 0 */
-    int needed;       /* child: callback strands asked for and not yet there */
-    bool late_output; /* kernel: the service thread waits for the end of a call to read output */
-    bool syncing;     /* kernel: host.sync() is running */
+    int wake_fd;         /* eventfd: wakes the service thread */
+    int fdpass;          /* child: our end of the descriptor-passing socket; -1 in the kernel */
+    int alarm_fd;        /* child: to announce on */
+    int active;          /* kernel: calls under way, which read the output pipes themselves */
+    int polling;         /* kernel: threads inside the one wait; descriptors are closed only at 0 */
+    int needed;          /* child: callback strands asked for and not yet there */
+    bool late_output;    /* kernel: the service thread waits for the end of a call to read output */
+    bool syncing;        /* kernel: host.sync() is running */
     uint64_t state_seen; /* kernel: state_generation at the last sync */
-    PyObject *call_context; /* kernel: strong or NULL: contextvars of the last call, for late output */
-    bool sync;        /* kernel: host.sync() runs before the next request */
+    PyObject
+        *call_context;   /* kernel: strong or NULL: contextvars of the last call, for late output */
+    bool sync;           /* kernel: host.sync() runs before the next request */
     PyObject *path_seen; /* kernel: strong or NULL: the items sys.path had at the last sync */
     unsigned char nonce[16];
     PyObject *tap; /* strong or NULL: for tests, is called with each frame that is received */
-    struct ending ending;     /* kernel: of this life; END_NONE while it lasts */
-    unsigned long starter;    /* kernel: the thread that starts a life and sets it up, or 0 */
-    bool drowsy;              /* the service thread sleeps until it is woken: releases do that */
+    struct ending ending;      /* kernel: of this life; END_NONE while it lasts */
+    unsigned long starter;     /* kernel: the thread that starts a life and sets it up, or 0 */
+    bool drowsy;               /* the service thread sleeps until it is woken: releases do that */
     unsigned long main_thread; /* kernel: the one that strand 1 belongs to */
-    pid_t kernel_pid; /* child: who may connect */
+    pid_t kernel_pid;          /* child: who may connect */
     uid_t kernel_uid;
-    pthread_mutex_t lock; /* child: of `arrived` */
+    pthread_mutex_t lock;   /* child: of `arrived` */
     pthread_cond_t arrived; /* child: a callback strand came */
 };
 
 typedef struct core_state {
     PyTypeObject *peer_type, *method_type, *data_type, *value_type, *bound_type, *module_type,
         *buffer_type;
-    struct table proxies; /* address of a proxy -> struct proxy */
-    struct table mirrors; /* address of a type -> struct mirror */
-    PyObject *value_types;  /* dict: type -> True; registered to cross by value */
+    struct table proxies;  /* address of a proxy -> struct proxy */
+    struct table mirrors;  /* address of a type -> struct mirror */
+    PyObject *value_types; /* dict: type -> True; registered to cross by value */
     PyObject *empty_tuple;
-    PyObject *errors;       /* the module ipython_isolation.errors */
+    PyObject *errors;                                 /* the module ipython_isolation.errors */
     PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */
-    int building;           /* > 0 while a mirror is made: stubs called by type.__new__ do nothing */
+    int building; /* > 0 while a mirror is made: stubs called by type.__new__ do nothing */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;
 #include "names.def"

@@ -72,7 +72,8 @@ strands_sweep(PeerObject *peer)
             table_free(&s->described);
             free(s->pairs);
             free(s);
-        } else {
+        }
+        else {
             peer->strands[kept++] = s;
         }
     }

@@ -10,7 +10,7 @@
 /* What is sent along with a listening descriptor. */
 struct strand_offer {
     uint32_t magic, epoch, id, callback;
-    uint64_t first_handle; /* the child numbers its exports from here: never twice in a context */
+    uint64_t first_handle;   /* the child numbers its exports from here: never twice in a context */
     unsigned char nonce[16]; /* what the child proves itself with */
     char endpoint[CHANNEL_ENDPOINT_SIZE];
 };
@@ -20,8 +20,8 @@ struct strand_offer {
 struct strand *strand_current(PeerObject *peer);
 /* Kernel: makes strand `id` and offers its other end to the child. */
 struct strand *strand_open(PeerObject *peer, uint32_t id, bool callback);
-/* Child: takes the next offer from the descriptor-passing socket; NULL with an exception, or without
- * one when none is there (or the kernel is gone: *gone). */
+/* Child: takes the next offer from the descriptor-passing socket; NULL with an exception, or
+ * without one when none is there (or the kernel is gone: *gone). */
 struct strand *strand_take(PeerObject *peer, bool block, bool *gone);
 struct strand *strand_by_id(PeerObject *peer, uint32_t id);
 /* Ends the connection; the record stays until nobody is inside a request. */

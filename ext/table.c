@@ -90,7 +90,8 @@ table_remove(struct table *t, uint64_t key)
     void *value = slot->value;
     size_t hole = (size_t)(slot - t->slots);
     t->used--;
-    /* Linear probing without tombstones: move back every follower that may not stay behind a hole. */
+    /* Linear probing without tombstones: move back every follower that may not stay behind a hole.
+     */
     for (size_t i = (hole + 1) & t->mask; t->slots[i].key != 0; i = (i + 1) & t->mask) {
         size_t want = home(t, t->slots[i].key);
         if (((i - want) & t->mask) >= ((i - hole) & t->mask)) {

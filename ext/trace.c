@@ -30,8 +30,8 @@ add_text(struct line *l, struct reader *r, const char *quote)
 {
     size_t n;
     const unsigned char *text = read_bytes(r, &n);
-    add(l, "%s%.*s%s%s", quote, text == NULL ? 0 : (int)(n < 60 ? n : 60), text == NULL ? "" : (const char *)text,
-        n > 60 ? "..." : "", quote);
+    add(l, "%s%.*s%s%s", quote, text == NULL ? 0 : (int)(n < 60 ? n : 60),
+        text == NULL ? "" : (const char *)text, n > 60 ? "..." : "", quote);
 }
 
 static bool value(struct line *l, struct reader *r, int depth);
@@ -227,9 +227,11 @@ peer_trace(PeerObject *peer, const char *direction, const void *data, size_t siz
     add(&l, " ");
     if (h.flags & FRAME_PAIRS) {
         add(&l, "[changes]");
-    } else if (h.flags & FRAME_REPLY) {
+    }
+    else if (h.flags & FRAME_REPLY) {
         value(&l, &r, 0);
-    } else if (!(h.flags & FRAME_EVENT)) {
+    }
+    else if (!(h.flags & FRAME_EVENT)) {
         bool go = h.op == OP_HOST || value(&l, &r, 0);
         if (go && h.op != OP_CALL && h.op != OP_NEW && h.op != OP_BUFFER) {
             add(&l, ".");

@@ -60,13 +60,14 @@ write_raw(struct writer *w, const void *data, size_t n)
     }
 }
 
-/* The machines this runs on are little-endian; a big-endian one would swap here and nowhere else. */
+/* The machines this runs on are little-endian; a big-endian one would swap here and nowhere else.
+ */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "wire.c assumes a little-endian machine");
 
-#define WRITE(name, type)                  \
-    void name(struct writer *w, type v)    \
-    {                                      \
-        write_raw(w, &v, sizeof v);        \
+#define WRITE(name, type)                                                                          \
+    void name(struct writer *w, type v)                                                            \
+    {                                                                                              \
+        write_raw(w, &v, sizeof v);                                                                \
     }
 WRITE(write_u8, uint8_t)
 WRITE(write_u16, uint16_t)
@@ -123,15 +124,15 @@ read_raw(struct reader *r, size_t n)
     return from;
 }
 
-#define READ(name, type)                                     \
-    type name(struct reader *r)                              \
-    {                                                        \
-        type v = 0;                                          \
-        const unsigned char *from = read_raw(r, sizeof v);   \
-        if (from != NULL) {                                  \
-            memcpy(&v, from, sizeof v);                      \
-        }                                                    \
-        return v;                                            \
+#define READ(name, type)                                                                           \
+    type name(struct reader *r)                                                                    \
+    {                                                                                              \
+        type v = 0;                                                                                \
+        const unsigned char *from = read_raw(r, sizeof v);                                         \
+        if (from != NULL) {                                                                        \
+            memcpy(&v, from, sizeof v);                                                            \
+        }                                                                                          \
+        return v;                                                                                  \
     }
 READ(read_u8, uint8_t)
 READ(read_u16, uint16_t)

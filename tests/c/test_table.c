@@ -62,7 +62,8 @@ test_against_an_array(uint64_t first, uint64_t step)
             model[i] = v;
             if (!table_put(&t, key, &values[(int)v]))
                 CHECK(!"out of memory");
-        } else {
+        }
+        else {
             void *was = table_remove(&t, key);
 
             if (was != (model[i] ? &values[(int)model[i]] : NULL))

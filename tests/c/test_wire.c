@@ -88,7 +88,8 @@ test_short(void)
     write_bytes(&w, "abcdef", 6);
     write_u16(&w, 3);
     for (size_t size = 0; size < w.size; size++) {
-        unsigned char *copy = malloc(size ? size : 1); /* so that a sanitizer sees a read past the end */
+        unsigned char *copy =
+            malloc(size ? size : 1); /* so that a sanitizer sees a read past the end */
         struct reader r;
         size_t n = 99;
 
