@@ -443,7 +443,9 @@ bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
         return PyErr_NoMemory();
     }
     shifted[0] = bound->owner;
-    memcpy(shifted + 1, args, (size_t)n * sizeof *args);
+    if (n > 0) {
+        memcpy(shifted + 1, args, (size_t)n * sizeof *args);
+    }
     int rc = request_begin(peer, &m, inherited ? OP_METHOD : OP_CALLATTR);
     if (rc < 0) {
         goto done;
