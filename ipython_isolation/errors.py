@@ -149,7 +149,9 @@ def terminated(facts, context):
 def _at(address):
     if address is None:
         return ""
-    return ", NULL dereference" if address == 0 else f" at address {address:#x}"
+    # The first page is never mapped: an index or a field of a NULL pointer.
+    null = ", NULL dereference" if address < 4096 else ""
+    return null if address == 0 else f"{null} at address {address:#x}"
 
 
 @functools.lru_cache(maxsize=1024)

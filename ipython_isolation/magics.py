@@ -34,11 +34,10 @@ class Isolate(Magics):
         One that is not found is reported and does not keep the session from starting.""",
     ).tag(config=True)
     arrays = Enum(
-        ["copy", "shared"],
+        ["copy"],
         default_value="copy",
         help="""How arrays cross into the children that %isolate makes from now on. "copy": the child works
-        on copies and its changes are written back after the call, so a call that dies has changed nothing.
-        "shared": both sides see one memory.""",
+        on copies and its changes are written back after the call, so a call that dies has changed nothing.""",
     ).tag(config=True)
 
     def __init__(self, shell: InteractiveShell, **kwargs: object) -> None:
