@@ -278,6 +278,14 @@ decode_ndarray(struct incoming *in)
     if (dtype == NULL) {
         goto done;
     }
+    /* Bytes from a frame must never become pointers. */
+    Py_SETREF(dtype, PyObject_CallMethod(numpy, "dtype", "O", dtype));
+    PyObject *hasobject = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "hasobject");
+    bool plain = hasobject == Py_False;
+    Py_XDECREF(hasobject);
+    if (!plain) {
+        goto garbled;
+    }
     array = PyObject_CallMethod(numpy, "empty", "OOs", shape, dtype, flags & 1 ? "C" : "F");
     capsule = array == NULL ? NULL : interface_of(array, &a);
     if (capsule == NULL) {

@@ -644,7 +644,7 @@ make_mirror(PeerObject *peer, struct description *d)
     bool plain = (PyTypeObject *)d->meta == &PyType_Type ||
                  strcmp(((PyTypeObject *)d->meta)->tp_name, "ABCMeta") == 0;
     bool home = d->home;
-    core->building++;
+    building++;
     if (bases != NULL && namespace != NULL) {
         PyObject *meta = plain ? d->meta : NULL;
         if (meta != NULL) {
@@ -723,12 +723,12 @@ make_mirror(PeerObject *peer, struct description *d)
     if (proxies && mirror->reported == NULL && (d->flags & CLASS_MUTABLE_BUILTIN)) {
         mirror->reported = facade_class(peer, type, d);
     }
-    core->building--;
+    building--;
     Py_DECREF(bases);
     Py_DECREF(namespace);
     return type;
 error:
-    core->building--;
+    building--;
     Py_XDECREF(bases);
     Py_XDECREF(namespace);
     if (type != NULL) {
@@ -765,7 +765,7 @@ find_or_make_mirror(PeerObject *peer, struct description *d)
         }
         if (p != NULL && p->epoch != peer->epoch) {
             Py_INCREF(known);
-            core_get()->building++;
+            building++;
             int rc = proxy_bind(peer, known, d->handle);
             if (rc == 0) {
                 PyObject *dict = compat_type_dict((PyTypeObject *)known);
@@ -774,7 +774,7 @@ find_or_make_mirror(PeerObject *peer, struct description *d)
                          : add_stubs((PyTypeObject *)known, (PyTypeObject *)known, d->names, dict);
                 Py_XDECREF(dict);
             }
-            core_get()->building--;
+            building--;
             Py_DECREF(key);
             if (rc < 0) {
                 Py_DECREF(known);
@@ -826,9 +826,9 @@ may_be_local_value(PeerObject *peer, PyTypeObject *cls)
 static int
 remember(PeerObject *peer, struct description *d)
 {
-    PyObject *description =
-        Py_BuildValue("(kOOOOOOOO)", (unsigned long)d->flags, d->module, d->qualname, d->name,
-                      d->doc, d->meta, d->bases, d->inherited, d->names);
+    PyObject *description = Py_BuildValue(
+        "(kOOOOOOOO)", (unsigned long)d->flags | (d->home ? CLASS_HOME : 0), d->module, d->qualname,
+        d->name, d->doc, d->meta, d->bases, d->inherited, d->names);
     PyObject *key = Py_BuildValue("(Ks)", (unsigned long long)d->handle, "late");
     int rc =
         description == NULL || key == NULL ? -1 : PyDict_SetItem(peer->mirrors, key, description);
@@ -857,12 +857,16 @@ decode_defined(struct incoming *in, enum class_use use)
     }
     uint64_t nbases = read_count(&in->r, 2);
     for (uint64_t i = 0; i < nbases; i++) {
-        bool back = reader_left(&in->r) > 0 && *in->r.at == CLASS_BACK;
+        uint8_t tag = reader_left(&in->r) > 0 ? *in->r.at : CLASS_KNOWN;
         PyObject *base = decode_class(in, CLASS_AS_BASE);
         if (base == NULL) {
             goto done;
         }
         struct mirror *mirrored = table_get(&core_get()->mirrors, ADDRESS(base));
+        /* By handle, or by name after a restart: a class of this side. What both sides have by name
+         * is built in. */
+        bool back = tag == CLASS_BACK || (tag == CLASS_NAMED && PyType_Check(base) &&
+                                          !is_shared_base((PyTypeObject *)base));
         d.home = d.home || (back && mirrored == NULL) || (mirrored != NULL && mirrored->home);
         if (PyList_Check(base)) { /* a shared Python class: [class, its names and its bases' ...] */
             PyObject *cls = PyList_GET_ITEM(base, 0);
@@ -972,7 +976,8 @@ decode_known(struct incoming *in, enum class_use use)
         unsigned long flags;
         if (PyArg_ParseTuple(found, "kOOOOOOOO", &flags, &d.module, &d.qualname, &d.name, &d.doc,
                              &d.meta, &d.bases, &d.inherited, &d.names)) {
-            d.flags = (uint32_t)flags;
+            d.flags = (uint32_t)flags & ~(uint32_t)CLASS_HOME;
+            d.home = (flags & CLASS_HOME) != 0;
             type = (PyObject *)find_or_make_mirror(in->peer, &d);
         }
         return type;

@@ -751,7 +751,10 @@ is_value_type(PyTypeObject *type)
     if (yes == 0 && Py_TYPE(type) != &PyType_Type) {
         yes = is_value_type(Py_TYPE(type));
     }
-    if (yes < 0 || PyDict_SetItem(types, (PyObject *)type, yes ? Py_True : Py_False) < 0) {
+    /* What is none is remembered only of types that stay: the table holds them. */
+    bool keep = yes > 0 || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE);
+    if (yes < 0 ||
+        (keep && PyDict_SetItem(types, (PyObject *)type, yes ? Py_True : Py_False) < 0)) {
         PyErr_Clear();
         return 0;
     }
@@ -826,6 +829,10 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     PyObject *self, *name;
     if (bound_method_parts(o, &self, &name)) {
         struct proxy *of = proxy_find(self);
+        if (PyMethod_Check(o) &&
+            compat_type_lookup(Py_TYPE(self), name) != PyMethod_GET_FUNCTION(o)) {
+            of = NULL; /* super().method: by name it would be another */
+        }
         if (of != NULL && of->peer == m->peer) {
             write_tag(m, TAG_METHOD);
             return encode_proxy(m, of) < 0 ? -1 : encode_name(m, name);

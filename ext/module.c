@@ -17,6 +17,7 @@ core_get(void)
 }
 
 uint64_t state_generation;
+_Thread_local int building;
 
 /* cwd and environment are followed by the child: note that they changed, for each peer to compare.
  * A C hook, since a Python one would slow down every audited event of the session. */

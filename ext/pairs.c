@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK 4096 /* granularity of write-back in buffers, bytes */
+#define BLOCK 4096   /* bytes of a buffer that are compared at once */
+#define MAX_RUNS 128 /* changed runs of a block that are written one by one */
 
 uint64_t
 pair_new_id(struct strand *s)
@@ -206,7 +207,7 @@ encode_dict_changes(struct message *m, PyObject *now, PyObject *before, bool *ch
                 return -1;
             }
         }
-        return 0;
+        return message_check(m);
     }
     write_u8(&m->w, 0);
     size_t at = m->w.size;
@@ -261,6 +262,33 @@ encode_set_changes(struct message *m, PyObject *now, PyObject *before, bool *cha
     return rc;
 }
 
+/* Writes the changed runs of bytes in a block, so that what did not change is not written over:
+ * another array of the same memory, or another thread, may have. Past a number of runs the rest of
+ * the block goes whole. Returns how many were written. */
+static uint64_t
+write_runs(struct message *m, const char *now, const char *before, size_t i, size_t end)
+{
+    uint64_t n = 0;
+    while (i < end) {
+        while (i < end && now[i] == before[i]) {
+            i++;
+        }
+        size_t start = i;
+        if (n == MAX_RUNS) {
+            i = end;
+        }
+        while (i < end && now[i] != before[i]) {
+            i++;
+        }
+        if (i > start) {
+            write_u64(&m->w, start);
+            write_bytes(&m->w, now + start, i - start);
+            n++;
+        }
+    }
+    return n;
+}
+
 static int
 encode_byte_changes(struct message *m, const char *now, size_t size, const char *before, size_t old,
                     bool *changed)
@@ -275,22 +303,10 @@ encode_byte_changes(struct message *m, const char *now, size_t size, const char 
     size_t count_at = m->w.size;
     uint64_t n = 0;
     write_u64(&m->w, 0);
-    for (size_t i = 0; i < size;) {
-        size_t start = i;
-        while (i < size) {
-            size_t k = size - i < BLOCK ? size - i : BLOCK;
-            if (memcmp(now + i, before + i, k) == 0) {
-                break;
-            }
-            i += k;
-        }
-        if (i > start) {
-            write_u64(&m->w, start);
-            write_bytes(&m->w, now + start, i - start);
-            n++;
-        }
-        else {
-            i += size - i < BLOCK ? size - i : BLOCK;
+    for (size_t i = 0; i < size; i += BLOCK) {
+        size_t end = i + (size - i < BLOCK ? size - i : BLOCK);
+        if (memcmp(now + i, before + i, end - i) != 0) {
+            n += write_runs(m, now, before, i, end);
         }
     }
     if (!m->w.failed) {

@@ -483,6 +483,10 @@ peer_feed(PeerObject *peer, const void *data, size_t size)
 /* ---- the wait ---------------------------------------------------------------------------- */
 
 struct waiting {
+    uint64_t request;      /* what is waited for */
+    struct waiting *outer; /* the wait of this strand inside which this one began, or NULL */
+    bool arrived;          /* its reply came during an inner wait, and is kept */
+    struct incoming kept;
     PyObject *parked; /* strong: what Python raised inside the wait; raised when the request ends */
     double since;     /* when it was interrupted */
     bool interrupted, hinted, killed;
@@ -592,20 +596,43 @@ is_over(PeerObject *peer, unsigned ready)
     return (ready & 4) && announced == ANNOUNCED_COMPLETE;
 }
 
+/* A reply that is not the one waited for. What runs inside a wait (a signal handler, a stream of
+ * the session, a finaliser) may ask the child something too; the reply to the outer request then
+ * comes first, and is the outer wait's to read. Any other is of a request that was given up. */
+static void
+keep_or_discard(struct waiting *w, struct incoming *in)
+{
+    for (struct waiting *outer = w->outer; outer != NULL; outer = outer->outer) {
+        if (outer->request == in->header.request && !outer->arrived) {
+            outer->kept = *in;
+            outer->arrived = true;
+            return;
+        }
+    }
+    discard(in);
+}
+
 /* Waits for the reply to m and decodes it. */
 static PyObject *
 wait_reply(struct message *m)
 {
     PeerObject *peer = m->peer;
     struct strand *s = m->strand;
-    struct waiting w = {0};
+    struct waiting w = {.request = m->request, .outer = s->waiting};
     PyObject *result = NULL;
     bool over = false, last = false;
+    s->waiting = &w;
     for (;;) {
         struct incoming in;
         unsigned ready = 0;
         int got = 0;
-        if (!s->closed && s->epoch == peer->epoch) {
+        bool kept = w.arrived;
+        if (kept) {
+            in = w.kept;
+            w.arrived = false;
+            got = 1;
+        }
+        else if (!s->closed && s->epoch == peer->epoch) {
             got = channel_recv(s->channel, &in.frame);
         }
         else {
@@ -650,7 +677,7 @@ wait_reply(struct message *m)
             }
             continue;
         }
-        got = accept_frame(peer, s, &in);
+        got = kept ? 1 : accept_frame(peer, s, &in);
         if (got < 0) {
             break;
         }
@@ -670,7 +697,7 @@ wait_reply(struct message *m)
             continue;
         }
         if (in.header.request != m->request) {
-            discard(&in); /* of a request that was given up */
+            keep_or_discard(&w, &in);
             continue;
         }
         if (peer->is_kernel) {
@@ -698,6 +725,10 @@ wait_reply(struct message *m)
             }
         }
         break;
+    }
+    s->waiting = w.outer;
+    if (w.arrived) {
+        discard(&w.kept);
     }
     if (w.parked != NULL) {
         if (peer->is_kernel && peer->state == PEER_RUNNING &&
@@ -976,6 +1007,11 @@ peer_wait_hello(PeerObject *peer, struct strand *s)
     for (;;) {
         struct incoming in;
         unsigned ready = 0;
+        if (s->closed || s->epoch != peer->epoch) {
+            Py_XDECREF(
+                w.parked); /* a signal handler or a stream has closed the context meanwhile */
+            return raise_error("ClientStateError", "the context was closed while it started");
+        }
         int got = channel_recv(s->channel, &in.frame);
         if (got < 0) {
             PyErr_SetFromErrno(PyExc_OSError);

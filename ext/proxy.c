@@ -66,7 +66,7 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     StubObject *stub = (StubObject *)callable;
     core_state *core = core_get();
     Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
-    if (core->building > 0) {
+    if (building > 0) {
         Py_RETURN_NONE; /* type.__new__ calls hooks of a class that was finished elsewhere */
     }
     struct proxy *p = nargs == 0 ? NULL : proxy_find(args[0]);
@@ -83,7 +83,8 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     bool reduced = p != NULL && peer->is_kernel &&
                    (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__);
     if (reduced) {
-        PyObject *reported = mirror_of(Py_TYPE(args[0]))->reported;
+        struct mirror *mirror = mirror_of(Py_TYPE(args[0]));
+        PyObject *reported = mirror == NULL ? NULL : mirror->reported;
         if (reported == (PyObject *)&PyFunction_Type || reported == (PyObject *)&PyCFunction_Type) {
             return PyObject_GetAttr(args[0], core->str___qualname__); /* found again by its name */
         }
@@ -181,7 +182,7 @@ static PyObject *
 data_get(PyObject *self, PyObject *o, PyObject *type)
 {
     StubObject *stub = (StubObject *)self;
-    if (o == NULL || o == Py_None || core_get()->building > 0) {
+    if (o == NULL || o == Py_None || building > 0) {
         return Py_NewRef(self);
     }
     struct message m;
@@ -227,7 +228,7 @@ static PyObject *
 value_get(PyObject *self, PyObject *o, PyObject *type)
 {
     StubObject *stub = (StubObject *)self;
-    if (core_get()->building > 0 && !is_classmethod_kind(stub)) {
+    if (building > 0 && !is_classmethod_kind(stub)) {
         return Py_NewRef(self); /* else: an __init_subclass__ that is called, and does nothing */
     }
     PyObject *owner = o == NULL || o == Py_None ? type : o;
@@ -280,7 +281,7 @@ stub_getattro(PyObject *self, PyObject *name)
         Py_ssize_t n;
         const char *text = PyUnicode_AsUTF8AndSize(name, &n);
         bool local =
-            core->building > 0 || name == core->str___wrapped__ ||
+            building > 0 || name == core->str___wrapped__ ||
             (text != NULL && ((stub->kind != 'f' && strcmp(text, "__code__") == 0) ||
                               strcmp(text, "__set_name__") == 0 ||
                               (!is_classmethod_kind(stub) && strcmp(text, "__func__") == 0)));
@@ -289,7 +290,7 @@ stub_getattro(PyObject *self, PyObject *name)
         }
         PyErr_Clear();
     }
-    if (core->building > 0) {
+    if (building > 0) {
         Py_RETURN_NONE;
     }
     struct message m;
@@ -418,7 +419,7 @@ bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
 {
     BoundObject *bound = (BoundObject *)callable;
     struct message m;
-    if (core_get()->building > 0) {
+    if (building > 0) {
         Py_RETURN_NONE;
     }
     PeerObject *peer = peer_of_owner(bound->owner);

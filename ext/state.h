@@ -44,6 +44,7 @@ enum {
     CLASS_MUTABLE_BUILTIN = 16, /* has list, dict, set, bytearray or deque among its bases */
     CLASS_BUFFER = 32,          /* exports the buffer protocol */
     CLASS_METACLASS = 64,       /* derives from type */
+    CLASS_HOME = 256,           /* never on the wire: see remember() */
     CLASS_REAL_LAYOUT = 128,    /* an immutable built-in among the bases: the value is copied */
     CLASS_SEQUENCE = 256,       /* a `match` statement takes it for a sequence */
     CLASS_MAPPING = 512,        /* ... for a mapping */
@@ -91,10 +92,11 @@ struct strand {
     unsigned serving; /* requests of the other side being executed, nested */
     unsigned pins;    /* loops that hold on to the record */
     unsigned long thread;
-    bool checked;  /* child: the kernel is at the other end */
-    bool closed;   /* the connection is gone: another life, or the thread has ended */
-    bool owned;    /* a capsule in its thread's state refers to the record */
-    bool callback; /* lent to threads of the child that no kernel thread is paired with */
+    bool checked;            /* child: the kernel is at the other end */
+    bool closed;             /* the connection is gone: another life, or the thread has ended */
+    bool owned;              /* a capsule in its thread's state refers to the record */
+    bool callback;           /* lent to threads of the child that no kernel thread is paired with */
+    struct waiting *waiting; /* innermost wait of this strand, on its thread's stack; or NULL */
     struct pair *pairs;
     size_t npairs, cappairs;
     uint64_t next_pair;
@@ -175,7 +177,6 @@ typedef struct core_state {
     PyObject *empty_tuple;
     PyObject *errors;                                 /* the module ipython_isolation.errors */
     PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */
-    int building; /* > 0 while a mirror is made: stubs called by type.__new__ do nothing */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;
 #include "names.def"
@@ -188,5 +189,7 @@ typedef struct core_state {
 core_state *core_get(void);
 /* Grows with each change of cwd or environment of this process. */
 extern uint64_t state_generation;
+/* > 0 while this thread makes a mirror: stubs that type.__new__ calls do nothing. */
+extern _Thread_local int building;
 
 #endif

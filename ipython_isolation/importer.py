@@ -358,7 +358,16 @@ def real_module(name: str) -> types.ModuleType:
         if spec is None or spec.loader is None:
             raise ModuleNotFoundError(f"No module named {name!r} in this process", name=name)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        # A module may look itself up while it runs (dataclasses does): it must find itself.
+        proxy = sys.modules.get(name)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            if proxy is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = proxy
         _real[name] = module
     return module
 

@@ -1,0 +1,154 @@
+"""What runs in the session while a call waits (signal handlers, streams, finalisers) may use the same
+context; and other things that went wrong once."""
+
+import contextlib
+import gc
+import io
+import signal
+import struct
+import sys
+
+import numpy
+import pytest
+
+from ipython_isolation import ClientStateError, IsolationContext, ProcessTerminationError, ProtocolError, byvalue
+
+
+@pytest.fixture
+def zoo(context):
+    return context.load_module("zoo")
+
+
+@contextlib.contextmanager
+def alarm(handler, seconds=0.1):
+    before = signal.signal(signal.SIGALRM, handler)
+    left = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_handler_asks_the_child(context, zoo):
+    time = context.load_module("time")
+    said = []
+    with alarm(lambda *_: said.append(zoo.identity("inner"))):
+        time.sleep(0.4)
+    assert said == ["inner"] and zoo.identity("after") == "after"
+
+
+def test_a_stream_that_lives_in_the_child(context, zoo):
+    stream = context.load_module("io").StringIO()
+    with contextlib.redirect_stdout(stream):
+        zoo.print_out("into the child")
+    assert "into the child" in stream.getvalue()
+
+
+def test_a_finaliser_asks_the_child(zoo, monkeypatch):
+    class Held:
+        def __init__(self):
+            self.animal, self.me = zoo.Animal("rex"), self
+
+        def __del__(self):
+            asked.append(self.animal.name)
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            gc.collect()
+            return super().write(text)
+
+    asked = []
+    Held()
+    monkeypatch.setattr(sys, "stdout", Stream())
+    zoo.print_out("text")
+    assert asked == ["rex"] and zoo.identity(1) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.03, 0.06])
+def test_a_signal_handler_closes_a_context_that_starts(seconds):
+    context = IsolationContext()
+    closed = []
+    with alarm(lambda *_: (context.close(), closed.append(True)), seconds):
+        with pytest.raises(ClientStateError):
+            while True:
+                context.call(len, ())
+    assert closed == [True]
+
+
+def test_a_session_subclass_after_a_restart(context, zoo):
+    class Mine(zoo.Animal):
+        def __init__(self, name):
+            super().__init__(name)
+            self.loud = name.upper()
+
+    assert Mine("a").loud == "A"
+    context.restart()
+    mine = Mine("b")
+    assert (mine.name, mine.loud, isinstance(mine, zoo.Animal)) == ("b", "B", True)
+
+
+def test_super_as_an_argument(zoo):
+    class Mine(zoo.Dog):
+        def speak(self):
+            return "mine and " + zoo.call(super().speak)
+
+    assert Mine("rex").speak() == "mine and " + zoo.Dog("rex").speak()
+
+
+def test_byvalue_of_a_module_that_looks_itself_up(context, tmp_path, monkeypatch):
+    (tmp_path / "with_dataclass.py").write_text(
+        "import dataclasses\n@dataclasses.dataclass\nclass Point:\n    x: int\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from ipython_isolation import import_isolated
+
+    module = import_isolated("with_dataclass", context=context)
+    copy = byvalue(module.Point(3))
+    assert copy.x == 3 and type(copy) is not module.Point and sys.modules["with_dataclass"] is module
+
+
+def test_overlapping_arrays_both_write(context):
+    a = numpy.zeros(2000)
+    context.call(_write_both, a[500:], a[:600])
+    assert a[500] == 9 and a[0] == 1
+
+
+def _write_both(x, y):
+    x[0] = 9
+    y[0] = 1
+
+
+def test_a_class_as_self_of_reduce(zoo):
+    with pytest.raises((TypeError, AttributeError)):
+        zoo.Animal.__reduce__()
+    with pytest.raises((TypeError, AttributeError)):
+        zoo.Point.__reduce_ex__(zoo.Point)
+
+
+def test_bytes_never_become_pointers(context):
+    context.start()
+    header = struct.pack("<BBHIIIQ", 1, 0, 1, context.info()["epoch"], 1, 0, 99)
+    ndarray, ascii = 33, 9  # tags of codec.h
+    dtype = struct.pack("<BQ", ascii, 1) + b"O"
+    body = struct.pack("<BQB", ndarray, 0, 3) + dtype + struct.pack("<QQBQQ", 1, 1, 0, 8, 0x41414141)
+    with pytest.raises(ProtocolError):
+        context._peer._feed(header + body)
+    good = struct.pack("<BQB", ndarray, 0, 3) + dtype.replace(b"O", b"l") + struct.pack("<QQBQQ", 1, 1, 0, 8, 7)
+    assert context._peer._feed(header + good).tolist() == [7]
+
+
+def test_the_next_call_after_a_death_inside_a_handler(context, zoo):
+    deaths = context.load_module("_deaths")
+    time = context.load_module("time")
+    seen = []
+
+    def handler(*_):
+        try:
+            deaths.segfault()
+        except ProcessTerminationError as error:
+            seen.append(error.signal)
+
+    with alarm(handler):
+        time.sleep(0.3)
+    assert seen == [signal.SIGSEGV] and zoo.identity(2) == 2
