@@ -99,7 +99,7 @@ def test_late_output_goes_to_the_cell_that_started_it(talker, tmp_path):
     started = talker.send(f"talker.say_later({str(tmp_path / 'go')!r}, 'late')")
     talker.wait(started)
     later = talker.send("print('of the kernel')\n" + f"open({str(tmp_path / 'go')!r}, 'w').close()\nprint('more')")
-    assert talker.wait(started, "late").out == "late\n"
+    assert talker.wait(started, "late\n").out == "late\n"
     assert talker.wait(later).out == "of the kernel\nmore\n"
 
 
