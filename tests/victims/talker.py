@@ -76,11 +76,18 @@ def work(seconds, text="working"):
 
 def block():
     """Says so, and waits in C, where no interrupt reaches Python."""
-    print("blocking")
     mutex = ctypes.create_string_buffer(64)
     keeps_the_gil = ctypes.PyDLL(None)  # as most extensions do
-    for _ in range(2):  # the second waits for the first, for ever, and signals do not end it
-        keeps_the_gil.pthread_mutex_lock(mutex)
+
+    def wait():
+        for _ in range(2):  # the second waits for the first, for ever, and signals do not end it
+            keeps_the_gil.pthread_mutex_lock(mutex)
+
+    try:
+        print("blocking")
+        wait()
+    except KeyboardInterrupt:  # so quick that it came between the line and the wait
+        wait()
 
 
 def check(n):
