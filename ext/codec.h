@@ -42,7 +42,6 @@ enum tag {
     TAG_NDARRAY,
     TAG_ARRAY,
     TAG_MEMORYVIEW,
-    TAG_PICKLE,         /* bytes and out-of-band buffers: registered library types */
     TAG_TRACEBACK,      /* frames: file, function, line */
     TAG_EXCEPTION_BACK, /* handle, frames: an exception of the receiver, raised through the sender
                          */
