@@ -513,6 +513,21 @@ interrupted_by(PeerObject *peer, struct message *m, struct waiting *w, PyObject 
     process_kill(peer->process, 2);
 }
 
+/* Steals exc, which was raised by the session's own code inside the wait, such as its streams'. A
+ * signal may well arrive just there: an interrupt must reach the child all the same. Other errors
+ * are raised when the request ends. */
+static void
+raised_inside(PeerObject *peer, struct message *m, struct waiting *w, PyObject *exc)
+{
+    if (!PyErr_GivenExceptionMatches(exc, PyExc_Exception)) {
+        interrupted_by(peer, m, w, exc);
+    } else if (w->parked == NULL) {
+        w->parked = exc;
+    } else {
+        Py_DECREF(exc);
+    }
+}
+
 /* Lets Python see signals. */
 static void
 check_signals(PeerObject *peer, struct message *m, struct waiting *w)
@@ -523,30 +538,21 @@ check_signals(PeerObject *peer, struct message *m, struct waiting *w)
     else if (w->interrupted && !w->hinted && !w->killed && now() - w->since > HINT_AFTER_S) {
         w->hinted = true;
         PyObject *none = PyObject_CallMethod(peer->host, "interrupt_hint", NULL);
+        if (none == NULL) {
+            raised_inside(peer, m, w, compat_take_exception());
+        }
         Py_XDECREF(none);
-        PyErr_Clear();
     }
 }
 
-/* Passes on the child's output while m is under way. Writing it runs Python code, and a signal may
- * well arrive just there: an interrupt must reach the child all the same. An error of the session's
- * stream is raised when the request ends. */
+/* Passes on the child's output while m is under way. */
 static void
 relay_output(PeerObject *peer, struct message *m, struct waiting *w)
 {
     PyObject *exc = NULL;
     drain_output(peer, &exc);
-    if (exc == NULL) {
-        return;
-    }
-    if (!PyErr_GivenExceptionMatches(exc, PyExc_Exception)) {
-        interrupted_by(peer, m, w, exc);
-    }
-    else if (w->parked == NULL) {
-        w->parked = exc;
-    }
-    else {
-        Py_DECREF(exc);
+    if (exc != NULL) {
+        raised_inside(peer, m, w, exc);
     }
 }
 

@@ -92,7 +92,8 @@ class Kernel:
 
     def send(self, code):
         """Queues a cell: its id."""
-        message = self.client.execute(code, allow_stdin=False)
+        # ipykernel 6 aborts what comes within moments of a cell that raised, unless it is told not to.
+        message = self.client.execute(code, allow_stdin=False, stop_on_error=False)
         self.cells[message] = Cell()
         return message
 

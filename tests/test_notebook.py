@@ -209,7 +209,7 @@ def test_the_table(kernel):  # noqa: F811
 # --- Beside other extensions -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode, first", [("2", "autoreload"), ("complete", "ipython_isolation")])
+@pytest.mark.parametrize("mode, first", [("2", "autoreload"), ("3", "ipython_isolation")])
 def test_autoreload(start_kernel, tmp_path, mode, first):  # noqa: F811
     """It follows changes of the session's modules, and leaves isolated ones to the child."""
     here, there = tmp_path / "made_here.py", tmp_path / "made_there.py"

@@ -143,9 +143,10 @@ SCRIPT = textwrap.dedent(
 )
 
 
-@pytest.mark.parametrize(
-    "command", [(sys.executable,), (sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor")]
-)
+IPYTHON = "-m", "IPython", "--no-banner", "--colors=NoColor", "--TerminalInteractiveShell.term_title=False"
+
+
+@pytest.mark.parametrize("command", [(sys.executable,), (sys.executable, *IPYTHON)], ids=["python", "IPython"])
 def test_scripts_and_terminal_ipython(tmp_path, command):
     done = run_python(tmp_path, SCRIPT, command=command)
     assert done.returncode == 0, done.stderr

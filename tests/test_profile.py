@@ -6,6 +6,7 @@ import sys
 import pytest
 from kernels import event_loop_of_jupyter, session_environment, start_kernel  # noqa: F401 (fixtures)
 
+NO_TITLE = "--TerminalInteractiveShell.term_title=False"  # IPython 8.5 writes it into a pipe too
 PIDS = "import os, victim_pkg._core; print('pids', os.getpid(), victim_pkg._core.pid())"
 
 
@@ -28,7 +29,7 @@ def write_profile(tmp_path):
 
 def ipython(environment, code):
     """Run code in terminal IPython; return its output and its errors."""
-    line = [sys.executable, "-m", "IPython", "--colors=NoColor", "--no-banner", "-c", code]
+    line = [sys.executable, "-m", "IPython", "--colors=NoColor", "--no-banner", NO_TITLE, "-c", code]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr
@@ -51,7 +52,7 @@ def test_terminal(environment, write_profile):
 def test_terminal_typed_into(environment, write_profile):
     write_profile()
     cells = f"%isolate victim_pkg\n{PIDS}\n%isolate\n%unload_ext ipython_isolation\n%isolate\n"
-    line = [sys.executable, "-m", "IPython", "--colors=NoColor", "--no-banner", "--simple-prompt"]
+    line = [sys.executable, "-m", "IPython", "--colors=NoColor", "--no-banner", NO_TITLE, "--simple-prompt"]
     done = subprocess.run(line, env=environment, input=cells, capture_output=True, text=True, timeout=60)
     here, there = pids_in(done.stdout.replace("In [2]: ", ""))
     assert here != there
@@ -71,7 +72,7 @@ def test_a_module_that_does_not_exist_warns_and_the_session_starts(environment, 
 
 def test_the_command_line_names_modules_too(environment, write_profile):
     write_profile()
-    line = [sys.executable, "-m", "IPython", "--no-banner", "--Isolate.modules=victim_pkg", "-c", PIDS]
+    line = [sys.executable, "-m", "IPython", "--no-banner", NO_TITLE, "--Isolate.modules=victim_pkg", "-c", PIDS]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
     here, there = pids_in(done.stdout)
     assert here != there
