@@ -442,6 +442,9 @@ add_stubs(PyTypeObject *mirror, PyTypeObject *cls, PyObject *names, PyObject *ex
         Py_UCS4 kind = PyUnicode_READ_CHAR(PyTuple_GET_ITEM(row, 1), 0);
         bool abstract =
             PyTuple_GET_ITEM(row, 2) != Py_False && PyLong_AsLong(PyTuple_GET_ITEM(row, 2));
+        if (existing != NULL && PyUnicode_Compare(name, core->str___init_subclass__) == 0) {
+            continue; /* that of a shared base runs here, where the class is made */
+        }
         if (existing != NULL) {
             int there = PyDict_Contains(existing, name);
             if (there != 0) {
@@ -604,31 +607,39 @@ static PyMethodDef silent_hook_def = {"__init_subclass__", (PyCFunction)(void (*
                                       METH_VARARGS | METH_KEYWORDS, NULL};
 
 /* The bases with a class in front whose __init_subclass__ does nothing: the hooks of real bases
- * have been called where the class was made. New reference. */
+ * have been called where the class was made. It adds nothing to the layout, so that it can be taken
+ * away again. New reference. */
 static PyObject *
 silenced(PyObject *bases)
 {
-    /* Its instances must have the layout of theirs, or it could not be taken away again. */
-    PyTypeObject *like = &PyBaseObject_Type;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); i++) {
-        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(bases, i);
-        like = base->tp_basicsize > like->tp_basicsize ? base : like;
-    }
-    while (like->tp_base != NULL && like->tp_basicsize == like->tp_base->tp_basicsize) {
-        like = like->tp_base;
-    }
-    like = like->tp_base == NULL ? like : like->tp_base;
     PyObject *function = PyCFunction_New(&silent_hook_def, NULL);
     PyObject *silencer =
-        function == NULL ? NULL
-                         : PyObject_CallFunction((PyObject *)Py_TYPE(like), "s(O){sO}", "silencer",
-                                                 like, "__init_subclass__", function);
+        function == NULL
+            ? NULL
+            : PyObject_CallFunction((PyObject *)&PyType_Type, "s(O){sOs()}", "silencer",
+                                    &PyBaseObject_Type, "__init_subclass__", function, "__slots__");
     PyObject *front = silencer == NULL ? NULL : PyTuple_Pack(1, silencer);
     PyObject *all = front == NULL ? NULL : PySequence_Concat(front, bases);
     Py_XDECREF(function);
     Py_XDECREF(silencer);
     Py_XDECREF(front);
     return all;
+}
+
+/* Does a base of this side have an __init_subclass__ that would run for the mirror too? */
+static bool
+has_hooks(PyObject *bases)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(bases, i);
+        PyObject *name = core_get()->str___init_subclass__;
+        PyObject *hook = compat_type_lookup(base, name);
+        if (hook != compat_type_lookup(&PyBaseObject_Type, name) &&
+            Py_TYPE(hook) != core_get()->value_type) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static PyTypeObject *
@@ -648,17 +659,15 @@ make_mirror(PeerObject *peer, struct description *d)
     if (bases != NULL && namespace != NULL) {
         PyObject *meta = plain ? d->meta : NULL;
         if (meta != NULL) {
-            PyObject *all = home ? silenced(bases) : Py_NewRef(bases);
+            bool hooks = home || has_hooks(bases);
+            PyObject *all = hooks ? silenced(bases) : Py_NewRef(bases);
             type = all == NULL ? NULL
                                : (PyTypeObject *)PyObject_CallFunction(meta, "OOO", d->name, all,
                                                                        namespace);
             Py_XDECREF(all);
-            if (home && (type == NULL ||
-                         PyObject_SetAttr((PyObject *)type, core->str___bases__, bases) < 0)) {
-                /* An unusual layout: then the hooks are called once more. */
-                PyErr_Clear();
-                Py_XSETREF(type, (PyTypeObject *)PyObject_CallFunction(meta, "OOO", d->name, bases,
-                                                                       namespace));
+            if (hooks && type != NULL &&
+                PyObject_SetAttr((PyObject *)type, core->str___bases__, bases) < 0) {
+                PyErr_Clear(); /* an unusual layout: the silencer stays among the bases */
             }
         }
         else {

@@ -521,9 +521,11 @@ raised_inside(PeerObject *peer, struct message *m, struct waiting *w, PyObject *
 {
     if (!PyErr_GivenExceptionMatches(exc, PyExc_Exception)) {
         interrupted_by(peer, m, w, exc);
-    } else if (w->parked == NULL) {
+    }
+    else if (w->parked == NULL) {
         w->parked = exc;
-    } else {
+    }
+    else {
         Py_DECREF(exc);
     }
 }

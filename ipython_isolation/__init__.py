@@ -15,7 +15,15 @@ When native code of the module dies, the call raises `ProcessTerminationError`; 
 its variables are unharmed, and the next call works.
 """
 
-from ._core import isproxy
+try:
+    from ._core import isproxy
+except ModuleNotFoundError as error:
+    if error.name != f"{__name__}._core":
+        raise
+    raise ImportError(
+        f"ipython_isolation is not built in {__path__[0]}; if it is installed elsewhere, start Python in another"
+        " directory than its source tree, else run `make build` there"
+    ) from None
 from .context import IsolationContext, byvalue, default_context, register_value_type
 from .errors import (
     ClientStateError,

@@ -262,8 +262,8 @@ class IsolationContext:
             # A loop over inputs of which many crash says it once.
             self._said_in = cell
             print(
-                f"ipython_isolation: context {self.name!r} was restarted; modules and functions work on,"
-                " objects made in it before are lost",
+                f"ipython_isolation: the process of context {self.name!r} was restarted: objects made in it"
+                " before are lost",
                 file=sys.stderr,
             )
 

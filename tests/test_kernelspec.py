@@ -137,7 +137,7 @@ def test_a_crash_in_that_kernel(tmp_path, start):
     assert kernel.run_any("import_isolated('os').abort()").error["ename"] == "ProcessTerminationError"
     cell = kernel.run("print(sum(x), core.add(1, 2))")
     assert cell.out == "499500 3\n"
-    assert cell.err.startswith("ipython_isolation: context 'default' was restarted") and cell.err.count("\n") == 1
+    assert cell.err.startswith("ipython_isolation: the process of context 'default' was restarted") and cell.err.count("\n") == 1
 
 
 def test_a_failing_load_is_loud(tmp_path):

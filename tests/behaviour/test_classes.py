@@ -1,5 +1,6 @@
 """Classes: real ones here, that a session can derive from."""
 
+import typing
 import abc
 
 from behaviour.harness import both, raises, worlds  # noqa: F401
@@ -332,3 +333,20 @@ def test_functions_inside_class_and_static_methods(zoo):
 def test_an_own_init_subclass_in_the_hierarchy(load):
     random = load("random")
     return isinstance(random.SystemRandom(), random.Random), random.SystemRandom.__mro__[1] is random.Random
+
+
+@both
+def test_generic_classes(zoo):
+    class Mine(zoo.Box):
+        def get(self):
+            return ["mine", super().get()]
+
+    box = zoo.Box(1)
+    return (
+        box.get(),
+        isinstance(box, typing.Generic),
+        zoo.IntBox(2).get(),
+        Mine(3).get(),
+        isinstance(Mine(3), zoo.Box),
+        repr(zoo.Box[int]),
+    )

@@ -1068,3 +1068,20 @@ def log_error():
 
 def warn(message, category=UserWarning):
     warnings.warn(message, category, stacklevel=2)
+
+
+T = typing.TypeVar("T")
+
+
+class Box(typing.Generic[T]):
+    """A generic class: its base has an __init_subclass__ that refuses to run twice."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def get(self):
+        return self.content
+
+
+class IntBox(Box[int]):
+    pass
