@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
     if error.name != f"{__name__}._core":
         raise
     raise ImportError(
-        f"ipython_isolation is not built in {__path__[0]}; if it is installed elsewhere, start Python in another"
+        f"ipython_isolation is not built in {__path__[0]} ({error}); if it is installed elsewhere, start Python in another"
         " directory than its source tree, else run `make build` there"
     ) from None
 from .context import IsolationContext, byvalue, default_context, register_value_type
