@@ -65,6 +65,7 @@ export_release(PeerObject *peer, uint64_t handle, uint64_t count)
 void
 exports_clear(PeerObject *peer)
 {
+    peer->nlate = 0; /* of what is cleared here */
     struct table old = peer->exports;
     table_init(&peer->exports);
     table_free(&peer->export_of);
@@ -119,6 +120,21 @@ release_queue(PeerObject *peer, uint64_t handle, uint64_t count)
     }
     peer->releases[peer->nreleases].handle = handle;
     peer->releases[peer->nreleases++].count = count;
+}
+
+void
+release_later(PeerObject *peer, uint64_t handle, uint64_t count, uint64_t stamp)
+{
+    if (peer->nlate == peer->caplate) {
+        size_t capacity = peer->caplate ? peer->caplate * 2 : 32;
+        struct late_release *more = realloc(peer->late, capacity * sizeof *more);
+        if (more == NULL) {
+            return; /* the export lives on: a leak, but no harm */
+        }
+        peer->late = more;
+        peer->caplate = capacity;
+    }
+    peer->late[peer->nlate++] = (struct late_release){handle, count, stamp};
 }
 
 void

@@ -27,6 +27,8 @@ void proxy_drop(struct proxy *p);
 void proxies_forget(PeerObject *peer);
 /* Ends what proxy_bind tied only for the requests under way. */
 void proxies_let_go(PeerObject *peer);
+/* Keeps a received release until requests older than `stamp` have ended. */
+void release_later(PeerObject *peer, uint64_t handle, uint64_t count, uint64_t stamp);
 void release_queue(PeerObject *peer, uint64_t handle, uint64_t count);
 
 #endif

@@ -151,14 +151,64 @@ frame_send(struct message *m)
     return rc;
 }
 
+/* Frames of one strand are read in the order they were sent; those of several are not. A release
+ * may thus overtake a reply that names the handle for the last time. So it waits until every
+ * request that was under way on another strand when it came has ended. */
+
+/* The stamp of the oldest request under way on a strand other than `but`; UINT64_MAX: there is
+ * none. */
+static uint64_t
+oldest_request(PeerObject *peer, struct strand *but)
+{
+    uint64_t oldest = UINT64_MAX;
+    for (size_t i = 0; i < peer->nstrands; i++) {
+        struct strand *s = peer->strands[i];
+        if (s != but && s->depth > 0 && s->busy_since < oldest) {
+            oldest = s->busy_since;
+        }
+    }
+    return oldest;
+}
+
+static void
+late_releases_apply(PeerObject *peer)
+{
+    if (peer->nlate == 0) {
+        return;
+    }
+    uint64_t oldest = oldest_request(peer, NULL);
+    struct late_release *late = peer->late;
+    size_t n = peer->nlate;
+    /* Taken away first: a target's end can run anything, this too. */
+    peer->late = NULL;
+    peer->nlate = peer->caplate = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (late[i].stamp <= oldest) {
+            export_release(peer, late[i].handle, late[i].count);
+        }
+        else {
+            release_later(peer, late[i].handle, late[i].count, late[i].stamp);
+        }
+    }
+    free(late);
+}
+
 /* Header, releases and changes of a received frame. */
 static int
 frame_open(struct incoming *in)
 {
     if (in->header.flags & FRAME_RELEASES) {
+        PeerObject *peer = in->peer;
+        bool wait = oldest_request(peer, in->strand) != UINT64_MAX;
+        uint64_t stamp = wait ? ++peer->stamp : 0;
         for (uint64_t n = read_count(&in->r, 16); n > 0; n--) {
             uint64_t handle = read_u64(&in->r), count = read_u64(&in->r);
-            export_release(in->peer, handle, count);
+            if (wait) {
+                release_later(peer, handle, count, stamp);
+            }
+            else {
+                export_release(peer, handle, count);
+            }
         }
     }
     if (in->header.flags & FRAME_INVALIDATE) {
@@ -843,6 +893,9 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
     if (peer->is_kernel && s->depth == 0 && s->serving == 0) {
         Py_XSETREF(peer->call_context, PyContext_CopyCurrent());
     }
+    if (s->depth == 0) {
+        s->busy_since = peer->stamp;
+    }
     s->depth++;
     peer->active++;
     if (frame_begin(m, op, 0, ++peer->next_request) < 0) {
@@ -860,6 +913,7 @@ request_end(PeerObject *peer, struct strand *s)
     if (s->serving == 0 && s->depth == 0) {
         proxies_let_go(peer);
     }
+    late_releases_apply(peer);
     strand_give_back(s);
     if (peer->late_output && peer->active == 0) {
         uint64_t one = 1;
@@ -1004,9 +1058,8 @@ peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body
     return frame_send(&m);
 }
 
-/* Waits for the first frame of a life and checks that it is what our own child says. */
-int
-peer_wait_hello(PeerObject *peer, struct strand *s)
+static int
+wait_hello(PeerObject *peer, struct strand *s)
 {
     struct message m;
     struct waiting w = {0};
@@ -1065,6 +1118,16 @@ peer_wait_hello(PeerObject *peer, struct strand *s)
             return -1;
         }
     }
+}
+
+/* Waits for the first frame of a life and checks that it is what our own child says. */
+int
+peer_wait_hello(PeerObject *peer, struct strand *s)
+{
+    s->pins++; /* a signal handler may close the context meanwhile */
+    int rc = wait_hello(peer, s);
+    s->pins--;
+    return rc;
 }
 
 /* Kernel: the service thread. Late output, idle releases, callback strands, death between calls.

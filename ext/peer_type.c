@@ -123,6 +123,7 @@ peer_dealloc(PeerObject *self)
     table_free(&self->export_of);
     table_free(&self->imports);
     free(self->releases);
+    free(self->late);
     free(self->strands);
     if (self->wake_fd >= 0) {
         close(self->wake_fd);

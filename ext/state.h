@@ -88,9 +88,10 @@ struct strand {
     channel *channel;
     uint32_t id;
     uint32_t epoch;
-    unsigned depth;   /* requests of ours under way, nested */
-    unsigned serving; /* requests of the other side being executed, nested */
-    unsigned pins;    /* loops that hold on to the record */
+    unsigned depth;      /* requests of ours under way, nested */
+    unsigned serving;    /* requests of the other side being executed, nested */
+    uint64_t busy_since; /* peer->stamp when its outermost request began */
+    unsigned pins;       /* loops that hold on to the record */
     unsigned long thread;
     bool checked;            /* child: the kernel is at the other end */
     bool closed;             /* the connection is gone: another life, or the thread has ended */
@@ -130,6 +131,11 @@ struct PeerObject {
         uint64_t handle, count;
     } * releases;
     size_t nreleases, capreleases;
+    struct late_release {
+        uint64_t handle, count, stamp;
+    } * late; /* received, but a frame of another strand may still name the handle; see peer.c */
+    size_t nlate, caplate;
+    uint64_t stamp;
     uint64_t cache_generation; /* module attribute caches of older generations are void */
     struct watched {
         PyObject *dict, *name, *value; /* strong */
