@@ -587,6 +587,14 @@ check_signals(PeerObject *peer, struct message *m, struct waiting *w)
     if (PyErr_CheckSignals() < 0) {
         interrupted_by(peer, m, w, compat_take_exception());
     }
+    else if (w->interrupted && !w->killed && now() - w->since < HINT_AFTER_S) {
+        /* A signal that comes just before a system call begins does not end it. Until the child's
+         * handler has run (which takes the request's number away), it is sent again. */
+        struct shared_page *page = process_shared(peer->process);
+        if (page != NULL && atomic_load(&page->interrupt_request) == m->request) {
+            process_kill(peer->process, 2);
+        }
+    }
     else if (w->interrupted && !w->hinted && !w->killed && now() - w->since > HINT_AFTER_S) {
         w->hinted = true;
         PyObject *none = PyObject_CallMethod(peer->host, "interrupt_hint", NULL);

@@ -535,7 +535,18 @@ peer_check_dead(PeerObject *self, PyObject *Py_UNUSED(ignored))
                            process_update(self->process));
 }
 
+/* Child: the interrupt has been raised; the kernel need not send the signal again. */
+static PyObject *
+peer_interrupt_taken(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->page != NULL) {
+        atomic_store(&self->page->interrupt_request, 0);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef peer_methods[] = {
+    {"interrupt_taken", (PyCFunction)peer_interrupt_taken, METH_NOARGS, NULL},
     {"start", (PyCFunction)peer_start, METH_VARARGS, NULL},
     {"close", (PyCFunction)peer_close, METH_NOARGS, NULL},
     {"_feed", (PyCFunction)peer_feed_bytes, METH_O, NULL},

@@ -74,6 +74,9 @@ class Peer:
     def host_call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """Calls ``host.remote_<name>`` over there."""
 
+    def interrupt_taken(self) -> None:
+        """Child: the SIGINT of the request under way has been raised."""
+
     def is_over(self) -> bool:
         """Whether the child has died since the last request, without waiting."""
 

@@ -267,8 +267,13 @@ def main():
 
     # SIGINT reaches Python only when the request that is to be interrupted is executing; the core
     # installs its own handler over this one and trips it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     child = Child()
+
+    def interrupted(signum, frame):
+        child.peer.interrupt_taken()
+        signal.default_int_handler(signum, frame)
+
+    signal.signal(signal.SIGINT, interrupted)
     _logging.child = child
     sys.meta_path[:0] = [_PathFinder, _logging]
     if "logging" in sys.modules:
