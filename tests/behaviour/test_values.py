@@ -27,7 +27,8 @@ VALUES = [
 def test_there_and_back(zoo, value):
     back = zoo.identity(value)
     assert type(back) is type(value)
-    assert repr(back) == repr(value)
+    # Equal sets may be in different order; for the rest repr also tells -0.0 from 0.0, nan from nan.
+    assert back == value if isinstance(value, frozenset) else repr(back) == repr(value)
     return back, zoo.identity([value])[0] is value or zoo.first((value,)) == value or value != value
 
 
