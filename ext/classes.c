@@ -88,9 +88,23 @@ class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
     if (compat_has_instance_dict(cls)) {
         flags |= CLASS_INSTANCE_DICT;
     }
-    PyObject *getattribute = compat_type_lookup(cls, core_get()->str___getattribute__);
-    if (getattribute != NULL && Py_TYPE(getattribute) != &PyWrapperDescr_Type) {
+    /* Many types in C repeat what they would inherit: the function tells, not the descriptor. */
+    if (compat_slot_of(compat_type_lookup(cls, core_get()->str___getattribute__)) !=
+        (void *)PyObject_GenericGetAttr) {
         flags |= CLASS_OWN_GETATTRIBUTE;
+    }
+    if (compat_type_lookup(cls, core_get()->str___init__) !=
+        compat_type_lookup(&PyBaseObject_Type, core_get()->str___init__)) {
+        flags |= CLASS_OWN_INIT;
+    }
+    if (PyType_SUPPORTS_WEAKREFS(cls)) {
+        flags |= CLASS_WEAKREF;
+    }
+    if (cls->tp_flags & Py_TPFLAGS_IMMUTABLETYPE) {
+        flags |= CLASS_IMMUTABLE;
+    }
+    if (!(cls->tp_flags & Py_TPFLAGS_BASETYPE)) {
+        flags |= CLASS_FINAL;
     }
     if (PyType_IsSubtype(cls, (PyTypeObject *)PyExc_BaseException)) {
         flags |= CLASS_EXCEPTION;
@@ -150,7 +164,7 @@ stub_kind(PyObject *name, PyObject *value)
         return 'c';
     }
     if (type->tp_descr_set != NULL) {
-        return type == &PyProperty_Type ? 'p' : 'd';
+        return type == &PyProperty_Type ? 'p' : type == &PyMemberDescr_Type ? 'o' : 'd';
     }
     if (type->tp_descr_get != NULL && PyCallable_Check(value) && !PyType_Check(value)) {
         return type == &PyFunction_Type ? 'f' : 'm';
@@ -158,8 +172,17 @@ stub_kind(PyObject *name, PyObject *value)
     return 'v';
 }
 
-static int
-encode_names(struct message *m, PyTypeObject *cls)
+/* Is it an object of the receiver, such as a function that was put into a class of the other side?
+ */
+static bool
+is_of_receiver(PeerObject *peer, PyObject *value)
+{
+    struct proxy *p = proxy_find(value);
+    return p != NULL && p->peer == peer && p->epoch == peer->epoch;
+}
+
+int
+encode_class_names(struct message *m, PyTypeObject *cls)
 {
     PyObject *dict = compat_type_dict(cls);
     PyObject *items = dict == NULL ? NULL : PyDict_Items(dict);
@@ -174,8 +197,11 @@ encode_names(struct message *m, PyTypeObject *cls)
         if (kind == 0) {
             continue;
         }
+        if (is_of_receiver(m->peer, value)) {
+            kind = 'b';
+        }
         bool abstract = false;
-        if (kind != 'l' && kind != 'v') {
+        if (kind != 'l' && kind != 'v' && kind != 'b') {
             PyObject *flag = kind == 'f' || kind == 'p' || kind == 'c' || kind == 's'
                                  ? PyObject_GetAttr(value, core_get()->str___isabstractmethod__)
                                  : NULL;
@@ -187,7 +213,7 @@ encode_names(struct message *m, PyTypeObject *cls)
         rc = encode_name(m, name);
         write_u8(&m->w, (uint8_t)kind);
         write_u8(&m->w, abstract);
-        if (rc == 0 && kind == 'l') {
+        if (rc == 0 && (kind == 'l' || kind == 'b')) {
             bool result = m->result;
             m->result = true;
             rc = encode(m, value, false);
@@ -234,7 +260,7 @@ describe(struct message *m, PyTypeObject *cls)
             goto done;
         }
     }
-    rc = encode_names(m, cls);
+    rc = encode_class_names(m, cls);
 done:
     Py_XDECREF(module);
     Py_XDECREF(qualname);
@@ -359,8 +385,8 @@ description_free(struct description *d)
     Py_CLEAR(d->names);
 }
 
-static PyObject *
-read_names(struct incoming *in)
+PyObject *
+decode_class_names(struct incoming *in)
 {
     uint64_t n = read_count(&in->r, 10);
     PyObject *names = PyList_New(0);
@@ -368,7 +394,9 @@ read_names(struct incoming *in)
         PyObject *name = decode_name(in);
         char kind = (char)read_u8(&in->r);
         bool abstract = read_u8(&in->r);
-        PyObject *literal = name == NULL ? NULL : kind == 'l' ? decode(in) : Py_NewRef(Py_None);
+        PyObject *literal = name == NULL                 ? NULL
+                            : kind == 'l' || kind == 'b' ? decode(in)
+                                                         : Py_NewRef(Py_None);
         PyObject *row = literal == NULL ? NULL
                                         : Py_BuildValue("(OCiO)", name, (int)(unsigned char)kind,
                                                         (int)abstract, literal);
@@ -430,7 +458,7 @@ set_class_attribute(PyTypeObject *type, PyObject *name, PyObject *value)
         PyType_Modified(type);
         return rc;
     }
-    return PyType_Type.tp_setattro((PyObject *)type, name, value);
+    return class_setattro_here(type, name, value);
 }
 
 static int
@@ -460,8 +488,15 @@ add_stubs(PyTypeObject *mirror, PyTypeObject *cls, PyObject *names, PyObject *ex
         if (PyUnicode_Compare(name, core->str___abstractmethods__) == 0) {
             continue;
         }
-        PyObject *value = kind == 'l' ? Py_NewRef(PyTuple_GET_ITEM(row, 3))
-                                      : stub_new(cls, name, (char)kind, abstract);
+        struct mirror *record = table_get(&core->mirrors, ADDRESS(mirror));
+        if (kind == 'o' && record != NULL && record->home) {
+            continue; /* a real slot: see mirror_slots() */
+        }
+        PyObject *value = kind == 'l' || kind == 'b' ? Py_NewRef(PyTuple_GET_ITEM(row, 3))
+                                                     : stub_new(cls, name, (char)kind, abstract);
+        if (value != NULL && is_stub(value)) {
+            ((StubObject *)value)->own = existing == NULL;
+        }
         int rc = value == NULL ? -1 : set_class_attribute(mirror, name, value);
         Py_XDECREF(value);
         if (rc < 0) {
@@ -471,6 +506,75 @@ add_stubs(PyTypeObject *mirror, PyTypeObject *cls, PyObject *names, PyObject *ex
     return 0;
 }
 
+/* The names of the list that the class does not have yet, or has as something else. Borrowed names
+ * in a new list. */
+static PyObject *
+rows_that_differ(PyObject *dict, PyObject *names)
+{
+    PyObject *rows = PyList_New(0);
+    for (Py_ssize_t i = 0; rows != NULL && i < PyList_GET_SIZE(names); i++) {
+        PyObject *row = PyList_GET_ITEM(names, i);
+        PyObject *there = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(row, 0));
+        Py_UCS4 kind = PyUnicode_READ_CHAR(PyTuple_GET_ITEM(row, 1), 0);
+        bool same =
+            there != NULL && (kind == 'l' || kind == 'b'
+                                  ? there == PyTuple_GET_ITEM(row, 3)
+                                  : is_stub(there) && ((StubObject *)there)->kind == (char)kind);
+        if (PyErr_Occurred() || (!same && PyList_Append(rows, row) < 0)) {
+            Py_CLEAR(rows);
+        }
+    }
+    return rows;
+}
+
+/* The names in the dict that came by a description and are in none any more. New list. */
+static PyObject *
+names_that_went(PyObject *dict, PyObject *names)
+{
+    PyObject *went = PyList_New(0), *now = PySet_New(NULL), *name, *value;
+    Py_ssize_t i = 0;
+    for (Py_ssize_t k = 0; now != NULL && k < PyList_GET_SIZE(names); k++) {
+        if (PySet_Add(now, PyTuple_GET_ITEM(PyList_GET_ITEM(names, k), 0)) < 0) {
+            Py_CLEAR(now);
+        }
+    }
+    while (went != NULL && now != NULL && PyDict_Next(dict, &i, &name, &value)) {
+        /* What is no stub and not part of every class is an object of this side, see 'b'. */
+        bool described = is_stub(value) ? ((StubObject *)value)->own
+                                        : stub_kind(name, value) != 0 &&
+                                              !Py_IS_TYPE(value, &PyGetSetDescr_Type) &&
+                                              !Py_IS_TYPE(value, &PyMemberDescr_Type);
+        int kept = described ? PySet_Contains(now, name) : 1;
+        if (kept < 0 || (kept == 0 && PyList_Append(went, name) < 0)) {
+            Py_CLEAR(went);
+        }
+    }
+    Py_XDECREF(now);
+    return went;
+}
+
+int
+mirror_refresh(PyTypeObject *type, PyObject *names)
+{
+    if (table_get(&core_get()->mirrors, ADDRESS(type)) == NULL) {
+        return 0;
+    }
+    PyObject *dict = compat_type_dict(type);
+    PyObject *rows = dict == NULL ? NULL : rows_that_differ(dict, names);
+    PyObject *went = rows == NULL ? NULL : names_that_went(dict, names);
+    int rc = went == NULL ? -1 : 0;
+    building++;
+    for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(went); i++) {
+        rc = class_setattro_here(type, PyList_GET_ITEM(went, i), NULL);
+    }
+    rc = rc < 0 ? -1 : add_stubs(type, type, rows, NULL);
+    building--;
+    Py_XDECREF(dict);
+    Py_XDECREF(rows);
+    Py_XDECREF(went);
+    return rc;
+}
+
 /* The slots of a class whose instances are proxies (or copies with a home elsewhere). */
 static void
 patch_slots(PyTypeObject *type, uint32_t flags, bool proxies)
@@ -478,7 +582,9 @@ patch_slots(PyTypeObject *type, uint32_t flags, bool proxies)
     type->tp_finalize = proxy_finalize;
     if (!(flags & CLASS_METACLASS)) {
         type->tp_new = proxy_tp_new;
-        type->tp_init = proxy_tp_init;
+        if (flags & CLASS_OWN_INIT) {
+            type->tp_init = proxy_tp_init; /* else object's: its check of arguments goes by that */
+        }
     }
     if (proxies) {
         type->tp_getattro = proxy_getattro;
@@ -499,8 +605,8 @@ set_abstract(PyTypeObject *type, PyObject *names)
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(names); i++) {
         PyObject *row = PyList_GET_ITEM(names, i);
         if (PyUnicode_Compare(PyTuple_GET_ITEM(row, 0), core->str___abstractmethods__) == 0) {
-            return PyType_Type.tp_setattro((PyObject *)type, core->str___abstractmethods__,
-                                           PyTuple_GET_ITEM(row, 3));
+            return class_setattro_here(type, core->str___abstractmethods__,
+                                       PyTuple_GET_ITEM(row, 3));
         }
     }
     return 0;
@@ -517,7 +623,7 @@ add_subclasshook(PyTypeObject *type)
         return there < 0 ? -1 : 0;
     }
     PyObject *stub = stub_new(type, name, 'a', false);
-    int rc = stub == NULL ? -1 : PyType_Type.tp_setattro((PyObject *)type, name, stub);
+    int rc = stub == NULL ? -1 : class_setattro_here(type, name, stub);
     Py_XDECREF(stub);
     return rc;
 }
@@ -536,7 +642,7 @@ add_object_stubs(PyTypeObject *type, uint32_t flags)
             continue;
         }
         PyObject *stub = stub_new(type, names[i], 'm', false);
-        int rc = stub == NULL ? -1 : PyType_Type.tp_setattro((PyObject *)type, names[i], stub);
+        int rc = stub == NULL ? -1 : class_setattro_here(type, names[i], stub);
         Py_XDECREF(stub);
         if (rc < 0) {
             return -1;
@@ -642,6 +748,72 @@ has_hooks(PyObject *bases)
     return false;
 }
 
+static bool
+any_base(PyObject *bases, bool (*has)(PyTypeObject *))
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); i++) {
+        if (has((PyTypeObject *)PyTuple_GET_ITEM(bases, i))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool
+supports_weakrefs(PyTypeObject *type)
+{
+    return PyType_SUPPORTS_WEAKREFS(type);
+}
+
+/* The __slots__ that give the mirror's instances a __dict__ and weak references if, and only if,
+ * the target's have them: then a class that derives from it may say __slots__ as it might there.
+ * For an instance that is real here, its own slots too. NULL without an exception: as by default.
+ */
+static PyObject *
+mirror_slots(struct description *d, PyObject *bases)
+{
+    if (d->flags & (CLASS_EXCEPTION | CLASS_METACLASS)) {
+        return NULL;
+    }
+    bool dict = (d->flags & CLASS_INSTANCE_DICT) && !any_base(bases, compat_has_instance_dict);
+    bool weak = (d->flags & CLASS_WEAKREF) && !any_base(bases, supports_weakrefs);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); i++) {
+        if (((PyTypeObject *)PyTuple_GET_ITEM(bases, i))->tp_itemsize != 0 && (dict || weak)) {
+            return NULL; /* int, tuple ...: CPython allows no __slots__ there but an empty one */
+        }
+    }
+    PyObject *names = PyList_New(0), *slots = NULL;
+    if (names == NULL || (dict && PyList_Append(names, core_get()->str___dict__) < 0) ||
+        (weak && PyList_Append(names, core_get()->str___weakref__) < 0)) {
+        goto done;
+    }
+    for (Py_ssize_t i = 0; d->home && i < PyList_GET_SIZE(d->names); i++) {
+        PyObject *row = PyList_GET_ITEM(d->names, i);
+        if (PyUnicode_READ_CHAR(PyTuple_GET_ITEM(row, 1), 0) == 'o' &&
+            PyList_Append(names, PyTuple_GET_ITEM(row, 0)) < 0) {
+            goto done;
+        }
+    }
+    slots = PyList_AsTuple(names);
+done:
+    Py_XDECREF(names);
+    return slots;
+}
+
+/* Types in C may derive from one that Python code cannot derive from; so may their mirrors. */
+static void
+allow_deriving(PyObject *bases, bool allow)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(bases, i);
+        struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(base));
+        if (mirror != NULL && mirror->proxies && (mirror->flags & CLASS_FINAL)) {
+            base->tp_flags = allow ? base->tp_flags | Py_TPFLAGS_BASETYPE
+                                   : base->tp_flags & ~Py_TPFLAGS_BASETYPE;
+        }
+    }
+}
+
 static PyTypeObject *
 make_mirror(PeerObject *peer, struct description *d)
 {
@@ -655,8 +827,15 @@ make_mirror(PeerObject *peer, struct description *d)
     bool plain = (PyTypeObject *)d->meta == &PyType_Type ||
                  strcmp(((PyTypeObject *)d->meta)->tp_name, "ABCMeta") == 0;
     bool home = d->home;
+    PyObject *slots = bases == NULL ? NULL : mirror_slots(d, bases);
+    if (PyErr_Occurred() || (slots != NULL && namespace != NULL &&
+                             PyDict_SetItem(namespace, core->str___slots__, slots) < 0)) {
+        Py_CLEAR(namespace);
+    }
+    Py_XDECREF(slots);
     building++;
     if (bases != NULL && namespace != NULL) {
+        allow_deriving(bases, true);
         PyObject *meta = plain ? d->meta : NULL;
         if (meta != NULL) {
             bool hooks = home || has_hooks(bases);
@@ -677,17 +856,20 @@ make_mirror(PeerObject *peer, struct description *d)
                        : (PyTypeObject *)PyType_Type.tp_new((PyTypeObject *)d->meta, args, NULL);
             Py_XDECREF(args);
         }
+        allow_deriving(bases, false);
     }
     if (type == NULL) {
         goto error;
     }
     bool proxies = !home && !(d->flags & (CLASS_EXCEPTION | CLASS_METACLASS));
     struct mirror *mirror = mirror_add(peer, type, d->flags, proxies);
+    if (mirror != NULL) {
+        mirror->home = home;
+    }
     if (mirror == NULL || proxy_bind(peer, (PyObject *)type, d->handle) < 0 ||
         add_stubs(type, type, d->names, NULL) < 0) {
         goto error;
     }
-    mirror->home = home;
     type->tp_flags |= (d->flags & CLASS_SEQUENCE ? Py_TPFLAGS_SEQUENCE : 0) |
                       (d->flags & CLASS_MAPPING ? Py_TPFLAGS_MAPPING : 0);
     if (home) {
@@ -712,9 +894,8 @@ make_mirror(PeerObject *peer, struct description *d)
     if (!home && !(d->flags & CLASS_METACLASS)) {
         if (proxies) {
             PyObject *new_method = proxy_new_method();
-            int rc = new_method == NULL
-                         ? -1
-                         : PyType_Type.tp_setattro((PyObject *)type, core->str___new__, new_method);
+            int rc =
+                new_method == NULL ? -1 : class_setattro_here(type, core->str___new__, new_method);
             Py_XDECREF(new_method);
             if (rc < 0 || add_object_stubs(type, d->flags) < 0) {
                 goto error;
@@ -731,6 +912,10 @@ make_mirror(PeerObject *peer, struct description *d)
     mirror->reported = proxies ? reported_class(peer, d) : NULL;
     if (proxies && mirror->reported == NULL && (d->flags & CLASS_MUTABLE_BUILTIN)) {
         mirror->reported = facade_class(peer, type, d);
+    }
+    if (proxies) { /* last: this class, too, was filled and derived from until here */
+        type->tp_flags |= d->flags & CLASS_IMMUTABLE ? Py_TPFLAGS_IMMUTABLETYPE : 0;
+        type->tp_flags &= ~(d->flags & CLASS_FINAL ? Py_TPFLAGS_BASETYPE : 0);
     }
     building--;
     Py_DECREF(bases);
@@ -774,16 +959,8 @@ find_or_make_mirror(PeerObject *peer, struct description *d)
         }
         if (p != NULL && p->epoch != peer->epoch) {
             Py_INCREF(known);
-            building++;
             int rc = proxy_bind(peer, known, d->handle);
-            if (rc == 0) {
-                PyObject *dict = compat_type_dict((PyTypeObject *)known);
-                rc = dict == NULL
-                         ? -1
-                         : add_stubs((PyTypeObject *)known, (PyTypeObject *)known, d->names, dict);
-                Py_XDECREF(dict);
-            }
-            building--;
+            rc = rc < 0 ? -1 : mirror_refresh((PyTypeObject *)known, d->names);
             Py_DECREF(key);
             if (rc < 0) {
                 Py_DECREF(known);
@@ -895,7 +1072,7 @@ decode_defined(struct incoming *in, enum class_use use)
             goto done;
         }
     }
-    d.names = read_names(in);
+    d.names = decode_class_names(in);
     if (d.names == NULL || in->r.failed) {
         if (!PyErr_Occurred()) {
             garbled("class");

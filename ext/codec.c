@@ -36,6 +36,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->request = 0;
     m->released = false;
     m->npairs = strand != NULL ? strand->npairs : 0;
+    m->changes_upto = 0;
     m->sent = NULL;
     m->nsent = m->capsent = 0;
     m->seen = NULL;
@@ -502,6 +503,15 @@ encode_container(struct message *m, PyObject *o, bool owned, bool *done)
         kind = PAIR_LIST;
     }
     else if (PyDict_CheckExact(o)) {
+        if (o == PyEval_GetBuiltins()) {
+            /* In the namespace of each module: both sides have their own. */
+            *done = true;
+            write_tag(m, TAG_NAMED);
+            return encode_name(m, core_get()->str_builtins) < 0 ||
+                           encode_name(m, core_get()->str___dict__) < 0
+                       ? -1
+                       : message_check(m);
+        }
         kind = PAIR_DICT;
     }
     else if (PySet_CheckExact(o)) {
@@ -730,6 +740,20 @@ encode_module(struct message *m, PyObject *o)
     return rc < 0 ? -1 : message_check(m);
 }
 
+/* A method or other descriptor of a mirrored class, as such: the one it stands for. */
+static int
+encode_stub(struct message *m, StubObject *stub)
+{
+    if (stub->target != NULL) {
+        return encode(m, stub->target, false);
+    }
+    write_tag(m, TAG_STUB);
+    return encode_class(m, (PyTypeObject *)stub->cls, CLASS_AS_VALUE) < 0 ||
+                   encode_name(m, stub->name) < 0
+               ? -1
+               : message_check(m);
+}
+
 /* Whether instances of `type` are registered to cross by value: by the type itself, by its name
  * (nothing is imported to register it), or, for members of an Enum, by its metaclass. */
 int
@@ -825,6 +849,9 @@ encode_compound(struct message *m, PyObject *o, bool owned)
             Py_DECREF(qualname);
             return rc;
         }
+    }
+    if (is_stub(o) && ((StubObject *)o)->peer == (PyObject *)m->peer) {
+        return encode_stub(m, (StubObject *)o);
     }
     PyObject *self, *name;
     if (bound_method_parts(o, &self, &name)) {
@@ -1273,6 +1300,27 @@ decode_method(struct incoming *in)
 }
 
 static PyObject *
+decode_stub(struct incoming *in)
+{
+    PyObject *cls = decode_class(in, CLASS_AS_VALUE);
+    PyObject *name = cls == NULL ? NULL : decode_name(in);
+    PyObject *dict = name == NULL ? NULL : compat_type_dict((PyTypeObject *)cls);
+    PyObject *o = dict == NULL ? NULL : PyDict_GetItemWithError(dict, name);
+    if (o == NULL && dict != NULL && !PyErr_Occurred()) {
+        o = compat_type_lookup((PyTypeObject *)cls, name);
+        if (o == NULL) {
+            PyErr_Format(PyExc_AttributeError, "type object '%s' has no attribute '%U'",
+                         ((PyTypeObject *)cls)->tp_name, name);
+        }
+    }
+    Py_XINCREF(o);
+    Py_XDECREF(dict);
+    Py_XDECREF(cls);
+    Py_XDECREF(name);
+    return o;
+}
+
+static PyObject *
 decode_reduced(struct incoming *in)
 {
     PyObject *function = decode_named(in);
@@ -1371,6 +1419,8 @@ decode_compound(struct incoming *in, uint8_t tag)
         return decode_module(in);
     case TAG_METHOD:
         return decode_method(in);
+    case TAG_STUB:
+        return decode_stub(in);
     case TAG_REDUCE:
         return decode_reduced(in);
     case TAG_TRACEBACK:

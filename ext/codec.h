@@ -36,7 +36,8 @@ enum tag {
     TAG_CLASS,    /* a class as a value */
     TAG_MODULE,   /* handle, name: a module of the sender, as a module proxy */
     TAG_METHOD,   /* self, name: a bound method of the receiver */
-    TAG_REDUCE,   /* callable, args, state: a registered value type */
+    TAG_STUB,   /* class, name: what a class of the receiver has under that name in its __dict__ */
+    TAG_REDUCE, /* callable, args, state: a registered value type */
     TAG_EXCEPTION,
     TAG_EXCEPTION_SEEN, /* handle: an exception earlier in this frame */
     TAG_NDARRAY,
@@ -56,8 +57,9 @@ struct message {
     unsigned char op;
     unsigned flags;
     uint64_t request;
-    bool released; /* queued releases went into this frame, right after the header */
-    size_t npairs; /* of the strand, before this message */
+    bool released;         /* queued releases went into this frame, right after the header */
+    size_t npairs;         /* of the strand, before this message */
+    uint64_t changes_upto; /* serial of the last change of a class that went into this frame */
     struct sent {
         uint64_t handle;
         bool described; /* its description went into this frame */
@@ -124,8 +126,23 @@ int message_check(struct message *m); /* MemoryError when the writer failed */
 enum class_use { CLASS_AS_VALUE, CLASS_OF_INSTANCE, CLASS_AS_BASE, CLASS_AS_META };
 int encode_class(struct message *m, PyTypeObject *cls, enum class_use use);
 PyObject *decode_class(struct incoming *in, enum class_use use);
+/* The names in the class's own __dict__, and what stub each needs; a new list of them. */
+int encode_class_names(struct message *m, PyTypeObject *cls);
+PyObject *decode_class_names(struct incoming *in);
+/* Gives a mirrored class the stubs of a new list of names. 0, or -1. */
+int mirror_refresh(PyTypeObject *type, PyObject *names);
 /* Forgets what the handles of a life that is over stood for; mirrored classes stay. 0, or -1. */
 int mirrors_forget_handles(PeerObject *peer);
+
+/* class_changes.c */
+int class_changes_init(void);
+/* type.__setattr__ as it was: on a mirrored class, for this side alone; also on an immutable one.
+ */
+int class_setattro_here(PyTypeObject *type, PyObject *name, PyObject *value);
+int class_changes_encode(struct message *m);
+int class_changes_decode(struct incoming *in);
+/* What a frame that was sent has told. */
+void class_changes_forget(PeerObject *peer, uint64_t upto);
 
 /* errors.c */
 int encode_exception(struct message *m, PyObject *exc);

@@ -20,6 +20,15 @@ compat_type_lookup(PyTypeObject *type, PyObject *name)
     return _PyType_Lookup(type, name);
 }
 
+/* The C function behind a special method of a type written in C, or NULL. */
+static inline void *
+compat_slot_of(PyObject *descriptor)
+{
+    return descriptor != NULL && Py_IS_TYPE(descriptor, &PyWrapperDescr_Type)
+               ? ((PyWrapperDescrObject *)descriptor)->d_wrapped
+               : NULL;
+}
+
 /* New reference to the type's own __dict__; static types keep it elsewhere since 3.12. */
 static inline PyObject *
 compat_type_dict(PyTypeObject *type)
@@ -29,6 +38,21 @@ compat_type_dict(PyTypeObject *type)
 #else
     return Py_XNewRef(type->tp_dict);
 #endif
+}
+
+/* Has the special method `name` that `type` itself defines call another C function. 0, or -1. */
+static inline int
+compat_replace_slot(PyTypeObject *type, const char *name, void *function)
+{
+    PyObject *dict = compat_type_dict(type);
+    PyObject *descriptor = dict == NULL ? NULL : PyDict_GetItemString(dict, name);
+    Py_XDECREF(dict);
+    if (compat_slot_of(descriptor) == NULL) {
+        PyErr_Format(PyExc_SystemError, "%s.%s is not what it was", type->tp_name, name);
+        return -1;
+    }
+    ((PyWrapperDescrObject *)descriptor)->d_wrapped = function;
+    return 0;
 }
 
 /* Changes whenever the dict does (PEP 509; still kept up to date by 3.13). */

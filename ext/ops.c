@@ -364,6 +364,34 @@ op_stubattr(struct incoming *in, unsigned *Py_UNUSED(flags))
     return result;
 }
 
+/* Returns what the class's own __dict__ had under the name, in a tuple; an empty one if nothing. */
+static PyObject *
+op_setclass(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyObject *cls = decode(in), *name = cls == NULL ? NULL : decode_name(in);
+    bool set = read_u8(&in->r) != 0;
+    PyObject *value = name == NULL || !set ? NULL : decode(in), *result = NULL;
+    if (name == NULL || (set && value == NULL)) {
+        goto done;
+    }
+    if (!PyType_Check(cls)) {
+        garbled("class expected");
+        goto done;
+    }
+    PyObject *dict = compat_type_dict((PyTypeObject *)cls);
+    PyObject *before = dict == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(dict, name));
+    Py_XDECREF(dict);
+    if (!PyErr_Occurred() && PyObject_SetAttr(cls, name, value) == 0) {
+        result = before == NULL ? PyTuple_New(0) : PyTuple_Pack(1, before);
+    }
+    Py_XDECREF(before);
+done:
+    Py_XDECREF(cls);
+    Py_XDECREF(name);
+    Py_XDECREF(value);
+    return result;
+}
+
 /* An instance of a class of the asking side that derives from one of ours: made by our class's
  * __new__; its __init__ is the asking side's business. */
 static PyObject *

@@ -101,6 +101,12 @@ frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
         peer->nreleases = 0;
         m->released = true;
     }
+    if (peer->nchanged > 0 && m->strand->id != STRAND_SERVICE) {
+        flags |= FRAME_CLASSES;
+        if (class_changes_encode(m) < 0) {
+            return -1;
+        }
+    }
     m->npairs = m->strand->npairs;
     if (m->npairs > 0 && pairs_encode_changes(m, &changes) < 0) {
         return -1;
@@ -119,6 +125,9 @@ frame_send(struct message *m)
         return -1;
     }
     peer_trace(m->peer, "->", m->w.data, m->w.size);
+    if (m->changes_upto > 0) {
+        class_changes_forget(m->peer, m->changes_upto);
+    }
     int rc;
     if (m->strand->closed) {
         rc = 0; /* the wait will find the death */
@@ -216,6 +225,9 @@ frame_open(struct incoming *in)
     }
     if (in->r.failed) {
         return garbled("releases");
+    }
+    if (in->header.flags & FRAME_CLASSES && class_changes_decode(in) < 0) {
+        return -1;
     }
     return in->header.flags & FRAME_PAIRS ? pairs_decode_changes(in) : 0;
 }

@@ -1,6 +1,7 @@
 /* peer_type.c: `_core.Peer`, the Python face of peer.c. What it may be asked is in _core.pyi. */
 #include "peer.h"
 
+#include "codec.h"
 #include "fdpass.h"
 #include "handles.h"
 #include "proxy.h"
@@ -28,6 +29,8 @@ peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self == NULL) {
         return NULL;
     }
+    self->next_peer = core_get()->first_peer;
+    core_get()->first_peer = self;
     self->is_kernel = supervisor != Py_None;
     self->state = PEER_NEW;
     self->host = Py_NewRef(host);
@@ -108,6 +111,15 @@ peer_dealloc(PeerObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    for (PeerObject **at = &core_get()->first_peer; *at != NULL; at = &(*at)->next_peer) {
+        if (*at == self) {
+            *at = self->next_peer;
+            break;
+        }
+    }
+    class_changes_forget(self, UINT64_MAX);
+    free(self->changed);
+    self->changed = NULL;
     exports_clear(self);
     strands_close_all(self);
     if (self->zmq != NULL && self->state != PEER_FORKED) {

@@ -110,9 +110,9 @@ PyObject *
 stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
 {
     core_state *core = core_get();
-    PyTypeObject *type = kind == 'm' || kind == 'f'   ? core->method_type
-                         : kind == 'd' || kind == 'p' ? core->data_type
-                                                      : core->value_type;
+    PyTypeObject *type = kind == 'm' || kind == 'f'                  ? core->method_type
+                         : kind == 'd' || kind == 'p' || kind == 'o' ? core->data_type
+                                                                     : core->value_type;
     StubObject *stub = PyObject_GC_New(StubObject, type);
     if (stub != NULL) {
         stub->vectorcall = stub_call;
@@ -121,9 +121,19 @@ stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
         stub->name = Py_NewRef(name);
         stub->kind = kind;
         stub->abstract = abstract;
+        stub->target = NULL;
+        stub->own = false;
         PyObject_GC_Track(stub);
     }
     return (PyObject *)stub;
+}
+
+bool
+is_stub(PyObject *o)
+{
+    core_state *core = core_get();
+    PyTypeObject *type = Py_TYPE(o);
+    return type == core->method_type || type == core->data_type || type == core->value_type;
 }
 
 static int
@@ -132,6 +142,7 @@ stub_traverse(StubObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->cls);
     Py_VISIT(self->peer);
+    Py_VISIT(self->target);
     return 0;
 }
 
@@ -140,6 +151,7 @@ stub_clear(StubObject *self)
 {
     Py_CLEAR(self->cls);
     Py_CLEAR(self->peer);
+    Py_CLEAR(self->target);
     return 0;
 }
 
@@ -150,6 +162,7 @@ stub_dealloc(StubObject *self)
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->cls);
     Py_CLEAR(self->peer);
+    Py_CLEAR(self->target);
     Py_CLEAR(self->name);
     PyObject_GC_Del(self);
     Py_DECREF(type);
@@ -659,6 +672,15 @@ mirror_of(PyTypeObject *type)
     return mirror;
 }
 
+/* A slot that a class derived from a mirrored one declares: the instance, and so the slot, is over
+ * there. */
+static bool
+is_slot_there(PyObject *descr)
+{
+    return Py_IS_TYPE(descr, &PyMemberDescr_Type) &&
+           (PyDescr_TYPE(descr)->tp_flags & Py_TPFLAGS_HEAPTYPE);
+}
+
 PyObject *
 proxy_getattro(PyObject *self, PyObject *name)
 {
@@ -675,6 +697,9 @@ proxy_getattro(PyObject *self, PyObject *name)
     }
     if (name != core->str___dict__ && !(mirror->flags & CLASS_OWN_GETATTRIBUTE)) {
         PyObject *descr = compat_type_lookup(type, name);
+        if (descr != NULL && is_slot_there(descr)) {
+            descr = NULL;
+        }
         if (descr != NULL && Py_TYPE(descr) != core->value_type) {
             descrgetfunc get = Py_TYPE(descr)->tp_descr_get;
             if (get != NULL) {
@@ -706,7 +731,7 @@ proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
     if (name != core->str___dict__ && name != core->str___class__) {
         PyObject *descr = compat_type_lookup(Py_TYPE(self), name);
         if (descr != NULL && Py_TYPE(descr) != core->data_type &&
-            Py_TYPE(descr) != core->method_type) {
+            Py_TYPE(descr) != core->method_type && !is_slot_there(descr)) {
             descrsetfunc set = Py_TYPE(descr)->tp_descr_set;
             if (set != NULL) { /* a property of a session class */
                 Py_INCREF(descr);

@@ -11,13 +11,15 @@
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
-    PyObject *cls;  /* strong: the mirrored class */
-    PyObject *peer; /* strong: see proxy_bind */
-    PyObject *name; /* strong */
-    char kind;      /* 'f' function, 'm' other method, 'p' property, 'd' other data, 'v' value,
-                     * 'c' class method, 's' static method, 'a' the __subclasshook__ of a mirrored
-                     * abstract class */
+    PyObject *cls;    /* strong: the mirrored class */
+    PyObject *peer;   /* strong: see proxy_bind */
+    PyObject *name;   /* strong */
+    PyObject *target; /* strong or NULL: the descriptor itself, once its name means another */
+    char kind;        /* 'f' function, 'm' other method, 'p' property, 'o' slot, 'd' other data,
+                       * 'v' value, 'c' class method, 's' static method, 'a' the __subclasshook__ of a
+                       * mirrored        abstract class */
     bool abstract;
+    bool own; /* of a name in the described class's own __dict__ */
 } StubObject;
 
 /* A class or static method, or any attribute that is certainly callable, before it is fetched. */
@@ -31,6 +33,7 @@ typedef struct {
 } BoundObject;
 
 PyObject *stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract);
+bool is_stub(PyObject *o);
 
 /* An instance of a proxy class, not yet bound to a handle; value: of its immutable base, or NULL.
  */

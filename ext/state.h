@@ -44,10 +44,13 @@ enum {
     CLASS_MUTABLE_BUILTIN = 16, /* has list, dict, set, bytearray or deque among its bases */
     CLASS_BUFFER = 32,          /* exports the buffer protocol */
     CLASS_METACLASS = 64,       /* derives from type */
-    CLASS_HOME = 256,           /* never on the wire: see remember() */
-    CLASS_REAL_LAYOUT = 128,    /* an immutable built-in among the bases: the value is copied */
     CLASS_SEQUENCE = 256,       /* a `match` statement takes it for a sequence */
     CLASS_MAPPING = 512,        /* ... for a mapping */
+    CLASS_WEAKREF = 1024,       /* instances can be referred to weakly */
+    CLASS_IMMUTABLE = 2048,     /* its attributes cannot be set */
+    CLASS_FINAL = 4096,         /* nothing can derive from it */
+    CLASS_OWN_INIT = 8192,      /* somewhere in the MRO there is an __init__ besides object's */
+    CLASS_HOME = 1 << 30,       /* never on the wire: see remember() */
 };
 
 /* A mirrored class, found by the address of its type in core->mirrors. Never freed while the peer
@@ -59,6 +62,12 @@ struct mirror {
     uint32_t flags;     /* CLASS_* */
     bool proxies; /* instances are proxies (false: exceptions, and classes with a home here) */
     bool home;    /* derives from a class of this side: instances are real here */
+};
+
+/* A class whose attributes were changed after it was described. */
+struct changed_class {
+    PyObject *cls; /* strong */
+    uint64_t serial;
 };
 
 /* A container (or buffer) that an argument was copied from or to; see pairs.c. */
@@ -114,6 +123,7 @@ enum peer_state { PEER_NEW, PEER_RUNNING, PEER_DEAD, PEER_CLOSED, PEER_FORKED };
 
 struct PeerObject {
     PyObject_HEAD
+    PeerObject *next_peer; /* borrowed: of core->first_peer's list */
     bool is_kernel;
     enum peer_state state;
     PyObject *host; /* strong: the Python object that knows policy (context.py, child.py) */
@@ -143,6 +153,9 @@ struct PeerObject {
     } * watched; /* child: what the kernel may have cached */
     size_t nwatched, capwatched;
     bool invalidate;
+    struct changed_class *changed; /* to be told to the other side with the next frame */
+    size_t nchanged, capchanged;
+    uint64_t change_serial;
     void *zmq;
     process *process;         /* kernel */
     struct shared_page *page; /* child, and kernel while a life lasts */
@@ -177,9 +190,10 @@ struct PeerObject {
 typedef struct core_state {
     PyTypeObject *peer_type, *method_type, *data_type, *value_type, *bound_type, *module_type,
         *buffer_type;
-    struct table proxies;  /* address of a proxy -> struct proxy */
-    struct table mirrors;  /* address of a type -> struct mirror */
-    PyObject *value_types; /* dict: type -> True; registered to cross by value */
+    PeerObject *first_peer; /* borrowed: all that live */
+    struct table proxies;   /* address of a proxy -> struct proxy */
+    struct table mirrors;   /* address of a type -> struct mirror */
+    PyObject *value_types;  /* dict: type -> True; registered to cross by value */
     PyObject *empty_tuple;
     PyObject *errors;                                 /* the module ipython_isolation.errors */
     PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */

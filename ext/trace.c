@@ -225,7 +225,10 @@ peer_trace(PeerObject *peer, const char *direction, const void *data, size_t siz
         add(&l, " [releases %llu]", (unsigned long long)n);
     }
     add(&l, " ");
-    if (h.flags & FRAME_PAIRS) {
+    if (h.flags & FRAME_CLASSES) {
+        add(&l, "[classes]"); /* what follows their names cannot be found without reading them */
+    }
+    else if (h.flags & FRAME_PAIRS) {
         add(&l, "[changes]");
     }
     else if (h.flags & FRAME_REPLY) {

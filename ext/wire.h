@@ -43,6 +43,7 @@ enum {
     FRAME_EVENT = 16,      /* no reply is expected */
     FRAME_INVALIDATE = 32, /* cached module attributes may have changed */
     FRAME_CACHEABLE = 64,  /* the result may be cached until an INVALIDATE */
+    FRAME_CLASSES = 128,   /* after the releases come new names of classes described before */
 };
 
 void writer_init(struct writer *w);

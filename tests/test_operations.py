@@ -31,6 +31,7 @@ SCENARIOS = {
     "delete": "zoo.Animal.mood.__delete__(a)",
     "stubattr": "zoo.Animal.introduce.__doc__",
     "new": "class Cat(zoo.Animal): pass\nCat('tom')",
+    "setclass": "zoo.Animal.legs = 4",
     "buffer": "bytes(memoryview(arrays.array('b', [1, 2])))",
 }
 
