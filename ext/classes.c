@@ -3,6 +3,7 @@
  */
 #include "codec.h"
 #include "handles.h"
+#include "iteration.h"
 #include "peer.h"
 #include "proxy.h"
 
@@ -131,9 +132,18 @@ class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
 
 /* Which stub a name in a class's __dict__ needs; 0: none. */
 static char
-stub_kind(PyObject *name, PyObject *value)
+stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
 {
     core_state *core = core_get();
+    if (is_plain_container(cls)) {
+        char kind = name == core->str___iter__                             ? 'i'
+                    : name == core->str___len__                            ? 'n'
+                    : name == core->str___getitem__ && cls == &PyDict_Type ? 'g'
+                                                                           : 0;
+        if (kind != 0) {
+            return kind;
+        }
+    }
     PyObject *skipped[] = {core->str___new__,          core->str___dict__, core->str___weakref__,
                            core->str___getattribute__, core->str___del__,  core->str___slots__,
                            core->str__abc_impl};
@@ -193,7 +203,7 @@ encode_class_names(struct message *m, PyTypeObject *cls)
     for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(items); i++) {
         PyObject *name = PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 0);
         PyObject *value = PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 1);
-        char kind = PyUnicode_Check(name) ? stub_kind(name, value) : 0;
+        char kind = PyUnicode_Check(name) ? stub_kind(cls, name, value) : 0;
         if (kind == 0) {
             continue;
         }
@@ -529,7 +539,7 @@ rows_that_differ(PyObject *dict, PyObject *names)
 
 /* The names in the dict that came by a description and are in none any more. New list. */
 static PyObject *
-names_that_went(PyObject *dict, PyObject *names)
+names_that_went(PyTypeObject *cls, PyObject *dict, PyObject *names)
 {
     PyObject *went = PyList_New(0), *now = PySet_New(NULL), *name, *value;
     Py_ssize_t i = 0;
@@ -541,7 +551,7 @@ names_that_went(PyObject *dict, PyObject *names)
     while (went != NULL && now != NULL && PyDict_Next(dict, &i, &name, &value)) {
         /* What is no stub and not part of every class is an object of this side, see 'b'. */
         bool described = is_stub(value) ? ((StubObject *)value)->own
-                                        : stub_kind(name, value) != 0 &&
+                                        : stub_kind(cls, name, value) != 0 &&
                                               !Py_IS_TYPE(value, &PyGetSetDescr_Type) &&
                                               !Py_IS_TYPE(value, &PyMemberDescr_Type);
         int kept = described ? PySet_Contains(now, name) : 1;
@@ -561,7 +571,7 @@ mirror_refresh(PyTypeObject *type, PyObject *names)
     }
     PyObject *dict = compat_type_dict(type);
     PyObject *rows = dict == NULL ? NULL : rows_that_differ(dict, names);
-    PyObject *went = rows == NULL ? NULL : names_that_went(dict, names);
+    PyObject *went = rows == NULL ? NULL : names_that_went(type, dict, names);
     int rc = went == NULL ? -1 : 0;
     building++;
     for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(went); i++) {

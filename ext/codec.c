@@ -1,6 +1,7 @@
 #include "codec.h"
 
 #include "handles.h"
+#include "iteration.h"
 #include "peer.h"
 #include "proxy.h"
 
@@ -42,6 +43,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->seen = NULL;
     m->blobs = NULL;
     m->nblobs = 0;
+    m->pure = false;
     m->operation = NULL;
     m->operand = NULL;
 }
@@ -849,6 +851,12 @@ encode_compound(struct message *m, PyObject *o, bool owned)
             Py_DECREF(qualname);
             return rc;
         }
+    }
+    if (Py_IS_TYPE(o, core_get()->iterator_type) && iteration_peer(o) == m->peer) {
+        PyObject *exact = iteration_exact(o);
+        int rc = exact == NULL ? -1 : encode(m, exact, false);
+        Py_XDECREF(exact);
+        return rc;
     }
     if (is_stub(o) && ((StubObject *)o)->peer == (PyObject *)m->peer) {
         return encode_stub(m, (StubObject *)o);

@@ -68,6 +68,7 @@ struct message {
     PyObject *seen;     /* strong or NULL: exceptions already in this frame, by handle */
     struct blob *blobs; /* sent along without a copy; each owns a reference to its object */
     size_t nblobs;
+    bool pure;             /* a request that changes nothing over there */
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
     PyObject *operand;
 };

@@ -2,6 +2,7 @@
  * real object, and returns the result. */
 #include "codec.h"
 #include "handles.h"
+#include "iteration.h"
 #include "peer.h"
 #include "proxy.h"
 
@@ -208,8 +209,8 @@ error:
     return NULL;
 }
 
-static bool
-is_special(PyObject *name)
+bool
+is_special_name(PyObject *name)
 {
     Py_ssize_t n = PyUnicode_GET_LENGTH(name);
     return n > 4 && PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_';
@@ -231,7 +232,7 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
     size_t offset = PY_VECTORCALL_ARGUMENTS_OFFSET;
     PyObject *self = call.nargs > 0 ? call.args[0] : NULL;
     PyObject *shadow = NULL;
-    if (self != NULL && !is_special(name)) {
+    if (self != NULL && !is_special_name(name)) {
         /* An attribute of the instance hides a method of the class, as `self.f` does. */
         PyObject *dict = compat_instance_dict(self);
         shadow = dict == NULL ? NULL : PyDict_GetItemWithError(dict, name);
@@ -389,6 +390,30 @@ done:
     Py_XDECREF(cls);
     Py_XDECREF(name);
     Py_XDECREF(value);
+    return result;
+}
+
+static PyObject *
+op_iterate(struct incoming *in, unsigned *Py_UNUSED(flags))
+{
+    PyTypeObject *cls;
+    PyObject *name, *result = NULL;
+    PyObject *descriptor = read_descriptor(in, &cls, &name);
+    if (descriptor == NULL) {
+        return NULL;
+    }
+    PyObject *o = decode(in);
+    uint64_t consumed = read_u64(&in->r), want = read_u64(&in->r);
+    if (o != NULL && in->r.failed) {
+        garbled("iteration");
+    }
+    else if (o != NULL) {
+        result = iteration_answer(descriptor, o, consumed, want);
+    }
+    Py_XDECREF(o);
+    Py_DECREF(descriptor);
+    Py_DECREF(cls);
+    Py_DECREF(name);
     return result;
 }
 

@@ -1,6 +1,7 @@
 #include "peer.h"
 
 #include "handles.h"
+#include "iteration.h"
 #include "proxy.h"
 #include "strands.h"
 
@@ -404,6 +405,7 @@ serve(struct incoming *in)
         }
     }
     s->serving++;
+    iteration_effect(peer);
     if (frame_open(in) == 0) {
         result = op_execute(in, &flags);
     }
@@ -972,6 +974,9 @@ request_finish(struct message *m)
     peer->requests_sent++;
     if (frame_send(m) == 0) {
         result = wait_reply(&facts);
+    }
+    if (!facts.pure) {
+        iteration_effect(peer);
     }
     pairs_truncate(s, npairs);
     if (s->npairs > 0 && !s->closed) {

@@ -130,6 +130,7 @@ peer_dealloc(PeerObject *self)
     process_close(self->process);
     peer_clear(self);
     Py_CLEAR(self->isolated);
+    Py_CLEAR(self->seen.values);
     Py_CLEAR(self->path_seen);
     table_free(&self->exports);
     table_free(&self->export_of);

@@ -2,6 +2,7 @@
 
 #include "codec.h"
 #include "handles.h"
+#include "iteration.h"
 #include "peer.h"
 
 #include <stdlib.h>
@@ -78,6 +79,13 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
             return lost_repr(args[0], p);
         }
     }
+    if (p != NULL && kwnames == NULL && strchr("ing", stub->kind) != NULL) {
+        PyObject *known = stub->kind == 'i' && nargs == 1 ? iteration_new(stub, p)
+                                                          : iteration_seen(stub, p, args, nargs);
+        if (known != NULL || PyErr_Occurred()) {
+            return known;
+        }
+    }
     struct message m;
     PeerObject *peer = peer_of_type((PyTypeObject *)stub->cls);
     bool reduced = p != NULL && peer->is_kernel &&
@@ -92,6 +100,7 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     if (request_begin(peer, &m, OP_METHOD) < 0) {
         return NULL;
     }
+    m.pure = stub->kind == 'n';
     m.operation = "method";
     m.operand = stub->name == core->str___call__ && nargs > 0 ? args[0] : callable;
     if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
@@ -110,9 +119,9 @@ PyObject *
 stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
 {
     core_state *core = core_get();
-    PyTypeObject *type = kind == 'm' || kind == 'f'                  ? core->method_type
-                         : kind == 'd' || kind == 'p' || kind == 'o' ? core->data_type
-                                                                     : core->value_type;
+    PyTypeObject *type = strchr("mfing", kind) != NULL ? core->method_type
+                         : strchr("dpo", kind) != NULL ? core->data_type
+                                                       : core->value_type;
     StubObject *stub = PyObject_GC_New(StubObject, type);
     if (stub != NULL) {
         stub->vectorcall = stub_call;

@@ -16,6 +16,7 @@ typedef struct {
     PyObject *name;   /* strong */
     PyObject *target; /* strong or NULL: the descriptor itself, once its name means another */
     char kind;        /* 'f' function, 'm' other method, 'p' property, 'o' slot, 'd' other data,
+                       * 'i', 'n', 'g' the __iter__, __len__ and __getitem__ of a plain container,
                        * 'v' value, 'c' class method, 's' static method, 'a' the __subclasshook__ of a
                        * mirrored        abstract class */
     bool abstract;
@@ -34,6 +35,7 @@ typedef struct {
 
 PyObject *stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract);
 bool is_stub(PyObject *o);
+bool is_special_name(PyObject *name); /* begins with two underscores */
 
 /* An instance of a proxy class, not yet bound to a handle; value: of its immutable base, or NULL.
  */

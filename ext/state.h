@@ -78,6 +78,14 @@ struct pair {
     unsigned char kind; /* PAIR_* */
 };
 
+/* Facts that came along with the items of an iteration; they hold until the next effect. */
+struct seen {
+    uint64_t of_length, length_effects; /* handle; peer->effects then */
+    Py_ssize_t length;                  /* -1: not known */
+    uint64_t of_values, values_effects;
+    PyObject *values; /* strong or NULL: dict */
+};
+
 /* How a life of the child ended, kept for the requests that were under way. */
 enum ending_how { END_NONE, END_DIED, END_CLOSED, END_RESTARTED };
 struct ending {
@@ -129,6 +137,8 @@ struct PeerObject {
     PyObject *host; /* strong: the Python object that knows policy (context.py, child.py) */
     uint32_t epoch;
     uint64_t next_handle, next_request, requests_sent;
+    uint64_t effects; /* requests of either side that may have changed something */
+    struct seen seen;
     struct table exports;   /* handle -> struct export */
     struct table export_of; /* address of the object -> struct export */
     struct table imports;   /* handle -> proxy object (borrowed) */
@@ -189,7 +199,7 @@ struct PeerObject {
 
 typedef struct core_state {
     PyTypeObject *peer_type, *method_type, *data_type, *value_type, *bound_type, *module_type,
-        *buffer_type;
+        *buffer_type, *cursor_type, *iterator_type;
     PeerObject *first_peer; /* borrowed: all that live */
     struct table proxies;   /* address of a proxy -> struct proxy */
     struct table mirrors;   /* address of a type -> struct mirror */

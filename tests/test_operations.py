@@ -32,6 +32,7 @@ SCENARIOS = {
     "stubattr": "zoo.Animal.introduce.__doc__",
     "new": "class Cat(zoo.Animal): pass\nCat('tom')",
     "setclass": "zoo.Animal.legs = 4",
+    "iterate": "list(zoo.get_held_list())",
     "buffer": "bytes(memoryview(arrays.array('b', [1, 2])))",
 }
 

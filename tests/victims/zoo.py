@@ -5,6 +5,7 @@ on the order of a set, and everything that keeps state has a way to look at it.
 """
 
 import abc
+import copy
 import collections
 import contextlib
 import dataclasses
@@ -896,6 +897,25 @@ def get_held_list():
 
 def get_held_dict():
     return held_dict
+
+
+def keep_under(name, value):
+    """A copy of the value that the module keeps: it never moves."""
+    _kept_under[name] = value = copy.copy(value)
+    return value
+
+
+_kept_under = {}
+
+
+def set_item(container, key, value):
+    container[key] = value
+
+
+def count_through(holder):
+    """Iterates a list of the caller's."""
+    for item in holder.numbers:
+        yield item
 
 
 def reset_held():

@@ -1,0 +1,644 @@
+/* iteration.c: iterating a plain container of the other side, several items at a time where that
+ * cannot be told apart from one at a time.
+ *
+ * Who asks: an iterator of ours stands for the real one. It uses items that were fetched ahead only
+ * as long as nothing else has been asked of the other side, nor been asked by it, since they were
+ * fetched: nothing that this side could know of has happened in between. As soon as something has,
+ * what was fetched is dropped, and the rest comes item by item.
+ *
+ * Who answers: a cursor has two real iterators. `exact` has given what the other side has used,
+ * `ahead` what it was sent. So where items were dropped, or the container changed meanwhile,
+ * `exact` says what in-process would have come, or raises what it would have raised. */
+#include "codec.h"
+#include "iteration.h"
+
+#include "handles.h"
+#include "peer.h"
+#include "proxy.h"
+
+#include <string.h>
+
+#define FIRST 1024    /* cost of what the first request fetches; doubled with each one ... */
+#define MOST 16384    /* ... up to here */
+#define COST_VALUE 1  /* a small value */
+#define COST_BYTES 64 /* so many bytes cost as much as a small value more */
+#define COST_REFERENCE 16
+
+/* ---- which containers -------------------------------------------------------------------- */
+
+/* Built-in containers: iterating them runs no code of others and changes nothing. */
+bool
+is_plain_container(PyTypeObject *cls)
+{
+    PyTypeObject *plain[] = {&PyList_Type,
+                             &PyDict_Type,
+                             &PySet_Type,
+                             &PyFrozenSet_Type,
+                             &PyByteArray_Type,
+                             &PyDictKeys_Type,
+                             &PyDictValues_Type,
+                             &PyDictItems_Type,
+                             &PyODict_Type,
+                             &PyODictKeys_Type,
+                             &PyODictValues_Type,
+                             &PyODictItems_Type,
+                             (PyTypeObject *)core_get()->deque_type};
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        if (cls == plain[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- who answers ------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *exact;  /* strong */
+    PyObject *ahead;  /* strong or NULL: no item is sent ahead any more */
+    uint64_t pending; /* how many items `ahead` is before `exact` */
+} CursorObject;
+
+static int
+cursor_traverse(CursorObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->exact);
+    Py_VISIT(self->ahead);
+    return 0;
+}
+
+static int
+cursor_clear(CursorObject *self)
+{
+    Py_CLEAR(self->exact);
+    Py_CLEAR(self->ahead);
+    return 0;
+}
+
+static void
+cursor_dealloc(CursorObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    cursor_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot cursor_slots[] = {
+    {Py_tp_traverse, cursor_traverse},
+    {Py_tp_clear, cursor_clear},
+    {Py_tp_dealloc, cursor_dealloc},
+    {0, NULL},
+};
+static PyType_Spec cursor_spec = {
+    "ipython_isolation._core.Cursor", sizeof(CursorObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, cursor_slots};
+
+static bool
+is_small_value(PyObject *o)
+{
+    return PyLong_CheckExact(o) || PyFloat_CheckExact(o) || o == Py_None || PyBool_Check(o) ||
+           (PyUnicode_CheckExact(o) && PyUnicode_GET_LENGTH(o) < COST_BYTES) ||
+           (PyBytes_CheckExact(o) && PyBytes_GET_SIZE(o) < COST_BYTES);
+}
+
+static Py_ssize_t
+cost_of(PyObject *o)
+{
+    if (is_small_value(o)) {
+        return COST_VALUE;
+    }
+    if (PyUnicode_CheckExact(o) || PyBytes_CheckExact(o)) {
+        return COST_VALUE + PyObject_Size(o) / COST_BYTES;
+    }
+    if (PyTuple_CheckExact(o)) {
+        Py_ssize_t cost = COST_VALUE;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(o) && cost < MOST; i++) {
+            PyObject *item = PyTuple_GET_ITEM(o, i);
+            cost += is_small_value(item) ? COST_VALUE : COST_REFERENCE;
+        }
+        return cost;
+    }
+    return COST_REFERENCE;
+}
+
+/* New reference to a cursor at the beginning of o, as the class's own __iter__ says. */
+static CursorObject *
+cursor_new(PyObject *descriptor, PyObject *o)
+{
+    CursorObject *self = PyObject_GC_New(CursorObject, core_get()->cursor_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->pending = 0;
+    self->exact = PyObject_CallOneArg(descriptor, o);
+    self->ahead = self->exact == NULL ? NULL : PyObject_CallOneArg(descriptor, o);
+    PyObject_GC_Track(self);
+    if (self->ahead == NULL) {
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+/* The other side has used so many of the items that it was sent last. */
+static int
+cursor_consumed(CursorObject *self, uint64_t consumed)
+{
+    if (self->pending == 0 && consumed <= 1) {
+        return 0; /* a single one: `exact` gave it */
+    }
+    if (consumed > self->pending) {
+        return garbled("iteration");
+    }
+    if (consumed < self->pending) {
+        Py_CLEAR(self->ahead);
+    }
+    self->pending = 0;
+    while (consumed-- > 0) {
+        PyObject *item = PyIter_Next(self->exact);
+        if (item == NULL) {
+            return PyErr_Occurred() ? -1 : 0; /* it has become shorter */
+        }
+        Py_DECREF(item);
+    }
+    return 0;
+}
+
+/* The next items, as a list; *done: there are no more. */
+static PyObject *
+cursor_next(CursorObject *self, uint64_t want, bool *done)
+{
+    PyObject *items = PyList_New(0);
+    Py_ssize_t cost = 0;
+    bool one = want <= 1 || self->ahead == NULL;
+    if (one) {
+        Py_CLEAR(self->ahead);
+    }
+    while (items != NULL) {
+        PyObject *item = PyIter_Next(one ? self->exact : self->ahead);
+        if (item == NULL) {
+            *done = !PyErr_Occurred();
+            if (one && !*done) {
+                Py_CLEAR(items);
+            }
+            else if (!one) {
+                /* An error is raised when `exact` comes there; and a list iterator that has found
+                 * the end stays there, even if the list grows before the other side comes there. */
+                PyErr_Clear();
+                Py_CLEAR(self->ahead);
+            }
+            break;
+        }
+        cost += cost_of(item);
+        int rc = PyList_Append(items, item);
+        Py_DECREF(item);
+        if (rc < 0) {
+            Py_CLEAR(items);
+        }
+        else if (one) {
+            break;
+        }
+        else {
+            self->pending++;
+        }
+        if (cost >= (Py_ssize_t)want) {
+            break;
+        }
+    }
+    return items;
+}
+
+/* Borrowed: the dict whose keys iterating o gives, or NULL. */
+static PyObject *
+mapping_of(PyObject *o)
+{
+    if (PyDict_CheckExact(o)) {
+        return o;
+    }
+    if (Py_IS_TYPE(o, &PyDictKeys_Type)) {
+        PyObject *dict = (PyObject *)((_PyDictViewObject *)o)->dv_dict;
+        return dict != NULL && PyDict_CheckExact(dict) ? dict : NULL;
+    }
+    return NULL;
+}
+
+/* New reference: the values of these keys, those that are small, as a dict. */
+static PyObject *
+values_of(PyObject *mapping, PyObject *keys)
+{
+    PyObject *values = PyDict_New();
+    for (Py_ssize_t i = 0; values != NULL && i < PyList_GET_SIZE(keys); i++) {
+        PyObject *key = PyList_GET_ITEM(keys, i);
+        PyObject *value = is_small_value(key) ? PyDict_GetItemWithError(mapping, key) : NULL;
+        if (PyErr_Occurred() ||
+            (value != NULL && is_small_value(value) && PyDict_SetItem(values, key, value) < 0)) {
+            Py_CLEAR(values);
+        }
+    }
+    return values;
+}
+
+static Py_ssize_t
+length_of(PyObject *o)
+{
+    PyObject *method = compat_type_lookup(Py_TYPE(o), core_get()->str___len__);
+    if (method == NULL || !Py_IS_TYPE(method, &PyWrapperDescr_Type) ||
+        !is_plain_container(PyDescr_TYPE(method))) {
+        return -1;
+    }
+    return PyObject_Size(o);
+}
+
+/* (cursor, items, done, length, mapping, values); what is not known or asked for is None or -1. */
+PyObject *
+iteration_answer(PyObject *descriptor, PyObject *o, uint64_t consumed, uint64_t want)
+{
+    CursorObject *cursor = NULL;
+    PyObject *mapping = NULL, *items = NULL, *values = NULL, *result = NULL, *sent = NULL;
+    Py_ssize_t length = -1;
+    bool done = false;
+    if (Py_IS_TYPE(o, core_get()->cursor_type)) {
+        cursor = (CursorObject *)Py_NewRef(o);
+        if (cursor->exact == NULL) {
+            garbled("iteration");
+            goto done;
+        }
+        if (cursor_consumed(cursor, consumed) < 0) {
+            goto done;
+        }
+    }
+    else {
+        cursor = cursor_new(descriptor, o);
+        mapping = mapping_of(o);
+        length = cursor == NULL ? -1 : length_of(o);
+        if (cursor == NULL || PyErr_Occurred()) {
+            goto done;
+        }
+    }
+    if (want == 0) { /* the real iterator itself is wanted: nothing is sent ahead from now on */
+        Py_CLEAR(cursor->ahead);
+        result = Py_NewRef(cursor->exact);
+        goto done;
+    }
+    items = cursor_next(cursor, want, &done);
+    values = items == NULL     ? NULL
+             : mapping == NULL ? Py_NewRef(Py_None)
+                               : values_of(mapping, items);
+    sent = values == NULL ? NULL : PyList_AsTuple(items);
+    result = sent == NULL
+                 ? NULL
+                 : Py_BuildValue("(OOOnOO)", o == (PyObject *)cursor ? Py_None : (PyObject *)cursor,
+                                 sent, done ? Py_True : Py_False, length,
+                                 mapping == NULL ? Py_None : mapping, values);
+done:
+    Py_XDECREF(cursor);
+    Py_XDECREF(items);
+    Py_XDECREF(values);
+    Py_XDECREF(sent);
+    return result;
+}
+
+/* ---- who asks ---------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    PeerObject *peer; /* strong */
+    PyObject *cls;    /* strong: the mirrored class whose __iter__ it is */
+    PyObject *cursor; /* strong: a proxy; NULL at the end */
+    PyObject *exact;  /* strong or NULL: a proxy of the real iterator, once it was asked for */
+    PyObject *items;  /* strong or NULL: tuple of what was fetched */
+    Py_ssize_t next;  /* the first that was not used */
+    uint64_t effects; /* peer->effects when they were fetched */
+    uint64_t want;
+    uint32_t epoch;
+    bool done; /* there was no more behind `items` */
+} IteratorObject;
+
+static int
+iterator_traverse(IteratorObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->peer);
+    Py_VISIT(self->cls);
+    Py_VISIT(self->cursor);
+    Py_VISIT(self->exact);
+    Py_VISIT(self->items);
+    return 0;
+}
+
+static int
+iterator_clear(IteratorObject *self)
+{
+    Py_CLEAR(self->peer);
+    Py_CLEAR(self->cls);
+    Py_CLEAR(self->cursor);
+    Py_CLEAR(self->exact);
+    Py_CLEAR(self->items);
+    return 0;
+}
+
+static void
+iterator_dealloc(IteratorObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    iterator_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+/* Asks for items from o, the container or a cursor. New reference to the answer. */
+static PyObject *
+ask(PeerObject *peer, PyObject *cls, PyObject *o, uint64_t consumed, uint64_t want)
+{
+    struct message m;
+    if (request_begin(peer, &m, OP_ITERATE) < 0) {
+        return NULL;
+    }
+    m.operation = "method";
+    m.operand = cls;
+    m.pure = true;
+    if (encode(&m, cls, false) < 0 || encode_name(&m, core_get()->str___iter__) < 0 ||
+        encode(&m, o, false) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    write_u64(&m.w, consumed);
+    write_u64(&m.w, want);
+    return request_finish(&m);
+}
+
+/* The small values of a dict whose keys are iterated answer `dict[key]`. */
+static int
+remember_values(PeerObject *peer, PyObject *mapping, PyObject *values)
+{
+    struct proxy *p = proxy_find(mapping);
+    if (p == NULL || !PyDict_CheckExact(values)) {
+        return 0;
+    }
+    struct seen *seen = &peer->seen;
+    if (seen->values != NULL && seen->of_values == p->handle &&
+        seen->values_effects == peer->effects) {
+        return PyDict_Update(seen->values, values);
+    }
+    Py_XSETREF(seen->values, Py_NewRef(values));
+    seen->of_values = p->handle;
+    seen->values_effects = peer->effects;
+    return 0;
+}
+
+/* Takes an answer apart; `mapping` is remembered by the peer. Steals answer. */
+static int
+take(IteratorObject *self, PyObject *answer)
+{
+    PyObject *cursor, *items, *mapping, *values;
+    int done;
+    Py_ssize_t length;
+    if (answer == NULL) {
+        return -1;
+    }
+    if (!PyTuple_Check(answer) || !PyArg_ParseTuple(answer, "OO!pnOO", &cursor, &PyTuple_Type,
+                                                    &items, &done, &length, &mapping, &values)) {
+        PyErr_Clear();
+        Py_DECREF(answer);
+        return garbled("iteration");
+    }
+    if (cursor != Py_None) {
+        Py_XSETREF(self->cursor, Py_NewRef(cursor));
+    }
+    Py_XSETREF(self->items, Py_NewRef(items));
+    self->next = 0;
+    self->done = done;
+    self->effects = self->peer->effects;
+    self->epoch = self->peer->epoch;
+    self->want = self->want == 1 ? 1 : self->want * 2 < MOST ? self->want * 2 : MOST;
+    int rc = mapping == Py_None ? 0 : remember_values(self->peer, mapping, values);
+    Py_DECREF(answer);
+    return rc;
+}
+
+PyObject *
+iteration_new(StubObject *stub, struct proxy *p)
+{
+    PeerObject *peer = (PeerObject *)Py_NewRef(p->peer);
+    uint64_t handle = p->handle;
+    PyObject *answer = ask(peer, stub->cls, p->object, 0, FIRST);
+    IteratorObject *self =
+        answer == NULL ? NULL : PyObject_GC_New(IteratorObject, core_get()->iterator_type);
+    if (self == NULL) {
+        Py_XDECREF(answer);
+        Py_DECREF(peer);
+        return NULL;
+    }
+    memset((char *)self + sizeof(PyObject), 0, sizeof *self - sizeof(PyObject));
+    self->peer = peer;
+    self->cls = Py_NewRef(stub->cls);
+    self->want = FIRST;
+    PyObject_GC_Track(self);
+    PyObject *length = PyTuple_Check(answer) && PyTuple_GET_SIZE(answer) > 3
+                           ? Py_NewRef(PyTuple_GET_ITEM(answer, 3))
+                           : NULL;
+    if (take(self, answer) < 0 || self->cursor == NULL) {
+        if (!PyErr_Occurred()) {
+            garbled("iteration");
+        }
+        Py_CLEAR(self);
+    }
+    else if (length != NULL && PyLong_CheckExact(length)) {
+        peer->seen.of_length = handle;
+        peer->seen.length = PyLong_AsSsize_t(length);
+        peer->seen.length_effects = peer->effects;
+    }
+    Py_XDECREF(length);
+    return (PyObject *)self;
+}
+
+static PyObject *
+iterator_next(IteratorObject *self)
+{
+    if (self->exact != NULL) {
+        return PyIter_Next(self->exact);
+    }
+    if (self->cursor == NULL) {
+        return NULL;
+    }
+    PeerObject *peer = self->peer;
+    bool current =
+        self->effects == peer->effects && self->epoch == peer->epoch && peer->state == PEER_RUNNING;
+    bool used_up = self->next >= PyTuple_GET_SIZE(self->items);
+    if (!current || (used_up && !self->done)) {
+        if (!used_up) {
+            self->want = 1; /* the loop's body asks the other side too */
+        }
+        PyObject *cursor = Py_NewRef(self->cursor);
+        PyObject *answer = ask(peer, self->cls, cursor, (uint64_t)self->next, self->want);
+        Py_DECREF(cursor);
+        if (take(self, answer) < 0) {
+            return NULL;
+        }
+        used_up = PyTuple_GET_SIZE(self->items) == 0;
+    }
+    if (used_up) {
+        Py_CLEAR(self->cursor); /* an iterator that has ended stays so */
+        return NULL;
+    }
+    return Py_NewRef(PyTuple_GET_ITEM(self->items, self->next++));
+}
+
+/* New reference to a proxy of the real iterator, which is where this one is. */
+PyObject *
+iteration_exact(PyObject *o)
+{
+    IteratorObject *self = (IteratorObject *)o;
+    if (self->exact == NULL && self->cursor == NULL) {
+        PyObject *nothing = PyTuple_New(0);
+        self->exact = nothing == NULL ? NULL : PyObject_GetIter(nothing);
+        Py_XDECREF(nothing);
+    }
+    else if (self->exact == NULL) {
+        PyObject *exact = ask(self->peer, self->cls, self->cursor, (uint64_t)self->next, 0);
+        if (exact != NULL) {
+            Py_XSETREF(self->exact, exact);
+            Py_CLEAR(self->cursor);
+            Py_CLEAR(self->items);
+        }
+    }
+    return Py_XNewRef(self->exact);
+}
+
+PeerObject *
+iteration_peer(PyObject *o)
+{
+    return ((IteratorObject *)o)->peer;
+}
+
+/* What else the real iterator has (__setstate__, ...). */
+static PyObject *
+iterator_getattro(PyObject *self, PyObject *name)
+{
+    PyObject *o = PyObject_GenericGetAttr(self, name);
+    if (o != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError) || !is_special_name(name)) {
+        return o;
+    }
+    PyErr_Clear();
+    PyObject *exact = iteration_exact(self);
+    o = exact == NULL ? NULL : PyObject_GetAttr(exact, name);
+    Py_XDECREF(exact);
+    return o;
+}
+
+static PyObject *
+iterator_reduce(PyObject *self, PyObject *protocol)
+{
+    PyObject *exact = iteration_exact(self);
+    PyObject *parts =
+        exact == NULL ? NULL : PyObject_CallMethod(exact, "__reduce_ex__", "O", protocol);
+    Py_XDECREF(exact);
+    return parts;
+}
+
+static PyObject *
+iterator_hint(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    IteratorObject *it = (IteratorObject *)self;
+    if (it->cursor != NULL && it->done && it->effects == it->peer->effects) {
+        return PyLong_FromSsize_t(PyTuple_GET_SIZE(it->items) - it->next);
+    }
+    PyObject *exact = iteration_exact(self);
+    Py_ssize_t n = exact == NULL ? -1 : PyObject_LengthHint(exact, 0);
+    Py_XDECREF(exact);
+    return n < 0 ? NULL : PyLong_FromSsize_t(n);
+}
+
+/* The class of the real iterator, for isinstance(); as for mirrored classes of built-in targets. */
+static PyObject *
+iterator_class(PyObject *self, void *Py_UNUSED(closure))
+{
+    static const struct {
+        const char *container;
+        PyTypeObject *iterator;
+    } classes[] = {
+        {"list", &PyListIter_Type},           {"dict", &PyDictIterKey_Type},
+        {"dict_keys", &PyDictIterKey_Type},   {"dict_values", &PyDictIterValue_Type},
+        {"dict_items", &PyDictIterItem_Type}, {"set", &PySetIter_Type},
+        {"frozenset", &PySetIter_Type},       {"bytearray", &PyByteArrayIter_Type},
+    };
+    PyObject *cls = ((IteratorObject *)self)->cls;
+    for (size_t i = 0; cls != NULL && i < sizeof classes / sizeof *classes; i++) {
+        if (strcmp(((PyTypeObject *)cls)->tp_name, classes[i].container) == 0) {
+            return Py_NewRef(classes[i].iterator);
+        }
+    }
+    return Py_NewRef(Py_TYPE(self));
+}
+
+static PyObject *
+iterator_repr(PyObject *self)
+{
+    PyObject *exact = iteration_exact(self);
+    PyObject *text = exact == NULL ? NULL : PyObject_Repr(exact);
+    Py_XDECREF(exact);
+    return text;
+}
+
+static PyMethodDef iterator_methods[] = {
+    {"__reduce_ex__", iterator_reduce, METH_O, NULL},
+    {"__length_hint__", iterator_hint, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef iterator_getset[] = {
+    {"__class__", iterator_class, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot iterator_slots[] = {
+    {Py_tp_traverse, iterator_traverse}, {Py_tp_clear, iterator_clear},
+    {Py_tp_dealloc, iterator_dealloc},   {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, iterator_next},     {Py_tp_getattro, iterator_getattro},
+    {Py_tp_repr, iterator_repr},         {Py_tp_methods, iterator_methods},
+    {Py_tp_getset, iterator_getset},     {0, NULL},
+};
+static PyType_Spec iterator_spec = {
+    "ipython_isolation._core.iterator", sizeof(IteratorObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, iterator_slots};
+
+/* ---- answers that were fetched with the items ----------------------------------------------- */
+
+/* New reference to what `len(p)` or `p[key]` gives, if it came with the items and still holds; NULL
+ * without an exception where it must be asked for. */
+PyObject *
+iteration_seen(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct seen *seen = &p->peer->seen;
+    if (p->epoch != p->peer->epoch || p->peer->state != PEER_RUNNING) {
+        return NULL;
+    }
+    if (stub->kind == 'n' && nargs == 1 && seen->of_length == p->handle && seen->length >= 0 &&
+        seen->length_effects == p->peer->effects) {
+        return PyLong_FromSsize_t(seen->length);
+    }
+    if (stub->kind == 'g' && nargs == 2 && seen->values != NULL && seen->of_values == p->handle &&
+        seen->values_effects == p->peer->effects && is_small_value(args[1])) {
+        return Py_XNewRef(PyDict_GetItemWithError(seen->values, args[1]));
+    }
+    return NULL;
+}
+
+void
+iteration_effect(PeerObject *peer)
+{
+    peer->effects++;
+    Py_CLEAR(peer->seen.values);
+}
+
+int
+iteration_init(core_state *core, PyObject *module)
+{
+    core->cursor_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &cursor_spec, NULL);
+    core->iterator_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &iterator_spec, NULL);
+    return core->cursor_type == NULL || core->iterator_type == NULL ? -1 : 0;
+}
