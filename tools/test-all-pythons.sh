@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# The suite on every CPython 3.11 to 3.13 found in PATH or under ~/.pyenv/versions, each with a virtual
+# The suite (or, with TARGET=..., another target of the Makefile) on every CPython 3.11 to 3.13 found in PATH or under ~/.pyenv/versions, each with a virtual
 # environment of its own (.venv-3.11 ...). Arguments go to make, e.g. ARGS="-k name".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make=${MAKE:-make}
+target=test
+if [[ ${1:-} == TARGET=* ]]; then
+    target=${1#TARGET=}
+    shift
+fi
 
 tried=()
 failed=()
@@ -14,7 +19,7 @@ for version in 3.11 3.12 3.13; do
         [ "$found" = "$version" ] || continue
         echo "==== Python $version ($python)"
         tried+=("$version")
-        "$make" --no-print-directory test PYTHON="$python" VENV=".venv-$version" "$@" ||
+        "$make" --no-print-directory "$target" PYTHON="$python" VENV=".venv-$version" "$@" ||
             failed+=("$version")
         break
     done
