@@ -112,6 +112,9 @@ class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
     }
     if (PyType_IsSubtype(cls, &PyType_Type)) {
         flags |= CLASS_METACLASS;
+        if (cls->tp_new != PyType_Type.tp_new || cls->tp_init != PyType_Type.tp_init) {
+            flags |= CLASS_BUSY_META;
+        }
     }
     if (cls->tp_flags & Py_TPFLAGS_SEQUENCE) {
         flags |= CLASS_SEQUENCE;
@@ -589,8 +592,10 @@ mirror_refresh(PyTypeObject *type, PyObject *names)
 static void
 patch_slots(PyTypeObject *type, uint32_t flags, bool proxies)
 {
-    type->tp_finalize = proxy_finalize;
     if (!(flags & CLASS_METACLASS)) {
+        type->tp_finalize = proxy_finalize;
+    }
+    if (!(flags & CLASS_METACLASS) || (flags & CLASS_BUSY_META)) {
         type->tp_new = proxy_tp_new;
         if (flags & CLASS_OWN_INIT) {
             type->tp_init = proxy_tp_init; /* else object's: its check of arguments goes by that */
@@ -901,13 +906,13 @@ make_mirror(PeerObject *peer, struct description *d)
             goto error;
         }
     }
-    if (!home && !(d->flags & CLASS_METACLASS)) {
-        if (proxies) {
+    if (!home && (!(d->flags & CLASS_METACLASS) || (d->flags & CLASS_BUSY_META))) {
+        if (proxies || (d->flags & CLASS_METACLASS)) {
             PyObject *new_method = proxy_new_method();
             int rc =
                 new_method == NULL ? -1 : class_setattro_here(type, core->str___new__, new_method);
             Py_XDECREF(new_method);
-            if (rc < 0 || add_object_stubs(type, d->flags) < 0) {
+            if (rc < 0 || (proxies && add_object_stubs(type, d->flags) < 0)) {
                 goto error;
             }
         }

@@ -1191,18 +1191,14 @@ decode_pair(struct incoming *in)
         Py_DECREF(o);
         return NULL;
     }
-    switch (kind) {
-    case PAIR_LIST:
-        return decode_list(in, o);
-    case PAIR_DICT:
-        return decode_dict(in, o);
-    case PAIR_SET:
-        return decode_into(in, o, PySet_Add);
-    case PAIR_DEQUE:
-        return decode_into(in, o, deque_append);
-    default:
-        return o;
-    }
+    in->strand->in_pairs++;
+    o = kind == PAIR_LIST    ? decode_list(in, o)
+        : kind == PAIR_DICT  ? decode_dict(in, o)
+        : kind == PAIR_SET   ? decode_into(in, o, PySet_Add)
+        : kind == PAIR_DEQUE ? decode_into(in, o, deque_append)
+                             : o;
+    in->strand->in_pairs--;
+    return o;
 }
 
 static PyObject *

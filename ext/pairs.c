@@ -104,6 +104,9 @@ snapshot(struct pair *pair)
 int
 pairs_snapshot(struct strand *s, size_t from)
 {
+    if (s->in_pairs > 0) {
+        return 0;
+    }
     for (size_t i = from; i < s->npairs; i++) {
         if (s->pairs[i].snapshot == NULL) {
             PyObject *content = snapshot(&s->pairs[i]);
@@ -168,68 +171,43 @@ encode_middle(struct message *m, PyObject *object, PyObject *before, bool *chang
     return rc;
 }
 
-/* Whether deleting and then setting gives the very order of keys that the dict has now. */
-static bool
-same_order(PyObject *now, PyObject *before)
-{
-    Py_ssize_t i = 0, j = 0;
-    PyObject *key, *old, *value;
-    bool more = PyDict_Next(now, &j, &key, &value);
-    while (PyDict_Next(before, &i, &old, &value)) {
-        int kept = PyDict_Contains(now, old);
-        if (kept < 0) {
-            PyErr_Clear();
-            return false;
-        }
-        if (!kept) {
-            continue;
-        }
-        if (!more || key != old) {
-            return false;
-        }
-        more = PyDict_Next(now, &j, &key, &value);
-    }
-    return true;
-}
-
+/* What was deleted, then what was set. Keys are compared by identity, in order, and never hashed:
+ * that may run code of the other side, which is not to be asked while a frame is being made. A dict
+ * keeps the order of its keys, and new ones come last; so a key that is not where it was has been
+ * deleted, and set again if it comes later. */
 static int
 encode_dict_changes(struct message *m, PyObject *now, PyObject *before, bool *changed)
 {
-    Py_ssize_t i = 0;
-    PyObject *key, *value;
+    Py_ssize_t i = 0, j = 0;
+    PyObject *old, *old_value, *key = NULL, *value = NULL;
     uint64_t deleted = 0, set = 0;
-    if (!same_order(now, before)) {
-        *changed = true;
-        write_u8(&m->w, 1);
-        write_u64(&m->w, (uint64_t)PyDict_GET_SIZE(now));
-        while (PyDict_Next(now, &i, &key, &value)) {
-            if (encode(m, key, true) < 0 || encode(m, value, true) < 0) {
-                return -1;
-            }
-        }
-        return message_check(m);
-    }
-    write_u8(&m->w, 0);
     size_t at = m->w.size;
     write_u64(&m->w, 0);
-    while (PyDict_Next(before, &i, &key, &value)) {
-        if (PyDict_GetItemWithError(now, key) == NULL) {
-            if (PyErr_Occurred() || encode(m, key, false) < 0) {
-                return -1;
-            }
-            deleted++;
+    bool more = PyDict_Next(now, &j, &key, &value);
+    while (PyDict_Next(before, &i, &old, &old_value)) {
+        if (more && key == old) {
+            more = PyDict_Next(now, &j, &key, &value);
+        }
+        else if (deleted++, encode(m, old, false) < 0) {
+            return -1;
         }
     }
     size_t set_at = m->w.size;
     write_u64(&m->w, 0);
-    i = 0;
-    while (PyDict_Next(now, &i, &key, &value)) {
-        if (PyDict_GetItemWithError(before, key) != value) {
-            if (PyErr_Occurred() || encode(m, key, false) < 0 || encode(m, value, true) < 0) {
+    i = j = 0;
+    bool any = PyDict_Next(before, &i, &old, &old_value);
+    while (PyDict_Next(now, &j, &key, &value)) {
+        while (any && key != old) {
+            any = PyDict_Next(before, &i, &old, &old_value);
+        }
+        if (!any || value != old_value) {
+            set++;
+            /* As where a list is read: a reference of our own would make the value look shared. */
+            if (encode(m, key, false) < 0 || encode(m, value, true) < 0) {
                 return -1;
             }
-            set++;
         }
+        any = any && PyDict_Next(before, &i, &old, &old_value);
     }
     if (!m->w.failed) {
         memcpy(m->w.data + at, &deleted, sizeof deleted);
@@ -355,10 +333,11 @@ pairs_encode_changes(struct message *m, bool *any)
     uint64_t n = 0;
     bool result = m->result;
     *any = false;
-    if (s == NULL || npairs == 0) {
+    if (s == NULL || npairs == 0 || s->in_pairs > 0) {
         return 0;
     }
     write_u64(&m->w, 0);
+    s->in_pairs++;
     m->result = true; /* new items: fresh ones move, others go by reference */
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < npairs; i++) {
@@ -377,6 +356,7 @@ pairs_encode_changes(struct message *m, bool *any)
             n++;
         }
     }
+    s->in_pairs--;
     m->result = result;
     for (size_t i = 0; rc == 0 && i < npairs; i++) {
         Py_CLEAR(s->pairs[i].snapshot); /* control is lost; a new one is taken when it comes back */
@@ -446,20 +426,15 @@ apply_middle(struct incoming *in, PyObject *target)
 static int
 apply_dict(struct incoming *in, PyObject *target)
 {
-    if (read_u8(&in->r)) {
-        PyDict_Clear(target);
-    }
-    else {
-        for (uint64_t n = read_count(&in->r, 1); n > 0; n--) {
-            PyObject *key = decode(in);
-            if (key == NULL) {
-                return -1;
-            }
-            if (PyDict_DelItem(target, key) < 0) {
-                PyErr_Clear();
-            }
-            Py_DECREF(key);
+    for (uint64_t n = read_count(&in->r, 1); n > 0; n--) {
+        PyObject *key = decode(in);
+        if (key == NULL) {
+            return -1;
         }
+        if (PyDict_DelItem(target, key) < 0) {
+            PyErr_Clear();
+        }
+        Py_DECREF(key);
     }
     for (uint64_t n = read_count(&in->r, 2); n > 0; n--) {
         PyObject *key = decode(in);
@@ -553,8 +528,8 @@ apply_bytes(struct incoming *in, struct pair *pair)
     return rc;
 }
 
-int
-pairs_decode_changes(struct incoming *in)
+static int
+decode_changes(struct incoming *in)
 {
     for (uint64_t n = read_count(&in->r, 9); n > 0; n--) {
         struct pair *pair = in->strand ? pair_by_id(in->strand, read_u64(&in->r)) : NULL;
@@ -586,4 +561,16 @@ pairs_decode_changes(struct incoming *in)
         }
     }
     return in->r.failed ? garbled("changes") : 0;
+}
+
+int
+pairs_decode_changes(struct incoming *in)
+{
+    if (in->strand == NULL) {
+        return garbled("changes of an unknown pair");
+    }
+    in->strand->in_pairs++;
+    int rc = decode_changes(in);
+    in->strand->in_pairs--;
+    return rc;
 }

@@ -824,10 +824,59 @@ construct(PyTypeObject *type, PyObject *args, Py_ssize_t skip, PyObject *kwargs)
     return request_finish(&m);
 }
 
+/* The cell that `super()` and `__class__` of a class's methods read is filled by type.__new__,
+ * which runs over there when an isolated metaclass makes the class. So it is kept here, and filled
+ * here. New references to the arguments without it, and in *cell to the cell, or NULL. */
+static PyObject *
+without_classcell(PyObject *args, Py_ssize_t skip, PyObject **cell)
+{
+    *cell = NULL;
+    PyObject *namespace =
+        PyTuple_GET_SIZE(args) == skip + 3 ? PyTuple_GET_ITEM(args, skip + 2) : NULL;
+    PyObject *key = core_get()->str___classcell__;
+    if (namespace == NULL || !PyMapping_Check(namespace)) {
+        return Py_NewRef(args);
+    }
+    int there = PySequence_Contains(namespace, key);
+    if (there <= 0) {
+        return there < 0 ? NULL : Py_NewRef(args);
+    }
+    PyObject *copy = PyDict_CheckExact(namespace) ? PyDict_Copy(namespace) : Py_NewRef(namespace);
+    PyObject *changed = copy == NULL ? NULL : PySequence_List(args), *result = NULL;
+    *cell = changed == NULL ? NULL : PyObject_GetItem(namespace, key);
+    if (*cell != NULL && PyObject_DelItem(copy, key) == 0 &&
+        PyList_SetItem(changed, skip + 2, Py_NewRef(copy)) == 0) {
+        result = PyList_AsTuple(changed);
+    }
+    if (result == NULL) {
+        Py_CLEAR(*cell);
+    }
+    Py_XDECREF(copy);
+    Py_XDECREF(changed);
+    return result;
+}
+
+/* A class of the session that an isolated metaclass makes. It lives over there, like any instance;
+ * what its body defined is here. */
+static PyObject *
+construct_class(PyTypeObject *meta, PyObject *args, Py_ssize_t skip, PyObject *kwargs,
+                PyObject *(*make)(PyTypeObject *, PyObject *, Py_ssize_t, PyObject *))
+{
+    PyObject *cell, *without = without_classcell(args, skip, &cell);
+    PyObject *cls = without == NULL ? NULL : make(meta, without, skip, kwargs);
+    if (cls != NULL && cell != NULL && PyCell_Check(cell) && PyCell_Set(cell, cls) < 0) {
+        Py_CLEAR(cls);
+    }
+    Py_XDECREF(without);
+    Py_XDECREF(cell);
+    return cls;
+}
+
 PyObject *
 proxy_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    return construct(type, args, 0, kwargs);
+    return PyType_IsSubtype(type, &PyType_Type) ? construct_class(type, args, 0, kwargs, construct)
+                                                : construct(type, args, 0, kwargs);
 }
 
 int
@@ -836,19 +885,15 @@ proxy_tp_init(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args), PyObject *Py
     return 0; /* done by the call of the class over there */
 }
 
+/* cls.__new__(cls, ...): of an isolated class without __init__, which calling the class includes.
+ */
 static PyObject *
-new_method(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
+construct_bare(PyTypeObject *type, PyObject *args, Py_ssize_t skip, PyObject *kwargs)
 {
-    if (PyTuple_GET_SIZE(args) == 0 || !PyType_Check(PyTuple_GET_ITEM(args, 0))) {
-        PyErr_SetString(PyExc_TypeError, "__new__() needs a type as its first argument");
-        return NULL;
-    }
-    PyTypeObject *type = (PyTypeObject *)PyTuple_GET_ITEM(args, 0);
     PeerObject *peer = peer_of_type(type);
     if (peer == NULL || table_get(&core_get()->mirrors, ADDRESS(type)) == NULL) {
-        return construct(type, args, 1, kwargs);
+        return construct(type, args, skip, kwargs);
     }
-    /* cls.__new__(cls) of an isolated class: without __init__, which calling the class includes. */
     struct message m;
     if (request_begin(peer, &m, OP_CALLATTR) < 0) {
         return NULL;
@@ -861,6 +906,19 @@ new_method(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
         return NULL;
     }
     return request_finish(&m);
+}
+
+static PyObject *
+new_method(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
+{
+    if (PyTuple_GET_SIZE(args) == 0 || !PyType_Check(PyTuple_GET_ITEM(args, 0))) {
+        PyErr_SetString(PyExc_TypeError, "__new__() needs a type as its first argument");
+        return NULL;
+    }
+    PyTypeObject *type = (PyTypeObject *)PyTuple_GET_ITEM(args, 0);
+    return PyType_IsSubtype(type, &PyType_Type)
+               ? construct_class(type, args, 1, kwargs, construct_bare)
+               : construct_bare(type, args, 1, kwargs);
 }
 
 static PyMethodDef new_method_def = {"__new__", (PyCFunction)(void (*)(void))new_method,

@@ -50,6 +50,7 @@ enum {
     CLASS_IMMUTABLE = 2048,     /* its attributes cannot be set */
     CLASS_FINAL = 4096,         /* nothing can derive from it */
     CLASS_OWN_INIT = 8192,      /* somewhere in the MRO there is an __init__ besides object's */
+    CLASS_BUSY_META = 16384,    /* a metaclass with a __new__ or __init__ of its own */
     CLASS_HOME = 1 << 30,       /* never on the wire: see remember() */
 };
 
@@ -117,6 +118,9 @@ struct strand {
     struct waiting *waiting; /* innermost wait of this strand, on its thread's stack; or NULL */
     struct pair *pairs;
     size_t npairs, cappairs;
+    unsigned
+        in_pairs; /* > 0: contents of pairs are being read, compared or written. What a
+                   * __hash__ or __eq__ asks of the other side meanwhile says nothing of them */
     uint64_t next_pair;
     struct table pair_by_address; /* address -> index + 1 */
     struct table pair_by_id;

@@ -349,3 +349,51 @@ def test_views_and_iterators(zoo):
         zoo.consume(d.keys()), zoo.consume(d.items()), zoo.consume(iter([1, 2])), zoo.consume(map(str, [1])),
         zoo.consume(x * 2 for x in [1, 2]), zoo.consume("ab"), zoo.consume(zip("ab", [1, 2])),
     )  # fmt: skip
+
+
+class Key:
+    """Hashed and compared by code of the session."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __hash__(self):
+        return hash(self.n)
+
+    def __eq__(self, other):
+        return isinstance(other, Key) and self.n == other.n
+
+    def __repr__(self):
+        return f"Key({self.n})"
+
+
+@both
+def test_keys_that_are_hashed_by_the_session(zoo):
+    keys = [Key(1), Key(2), Key(3)]
+    mapping = dict.fromkeys(keys, "old")
+
+    def change(m):
+        m[keys[0]] = "new"
+        del m[keys[1]]
+        m[keys[1]] = "again"
+        m[Key(4)] = "late"
+        return [m[k] for k in keys]
+
+    numbers = set(keys)
+    return zoo.call(change, mapping), mapping, zoo.call(lambda s: (s.discard(Key(2)), s.add(Key(5)), len(s)), numbers), len(numbers), Key(5) in numbers
+
+
+@both
+def test_order_of_keys(zoo):
+    def run(change, before="abcd"):
+        mapping = dict.fromkeys(before, 0)
+        zoo.call(eval, "exec(change, {'m': m})", {"m": mapping, "change": change})
+        return list(mapping.items())
+
+    return [
+        run(change)
+        for change in (
+            "m['a'] = m.pop('a')", "del m['b']; m['z'] = 1", "m['c'] = m.pop('c'); m['a'] = 5", "m.clear(); m.update(d=1, a=2)",
+            "x = list(m.items())[::-1]; m.clear(); m.update(x)", "m.popitem(); m['d'] = 9", "m['b'] = 7", "m.clear()", "pass",
+        )
+    ]  # fmt: skip
