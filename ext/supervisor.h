@@ -46,7 +46,7 @@ enum report_type {
     REPORT_STARTED = 1, /* pid has executed the program */
     REPORT_FAILED,      /* it could not be started: status is the errno */
     REPORT_ENDING,      /* pid runs no code any more, but is not gone: code, status */
-    REPORT_EXIT,        /* pid ended, and was reaped: code, status, usage */
+    REPORT_EXIT,        /* pid was reaped: code, status, usage; with or without ENDING before */
 };
 
 struct report {
