@@ -52,7 +52,7 @@ C_FLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra $(if $(WERROR
 
 c-tests: $(SETUP) $(C_TESTS) build/c-tests/_supervisor
 build/c-tests/_supervisor: ext/supervisor.c ext/fdpass.c $(wildcard ext/*.h) build/c-tests/.flags | $(SETUP)
-	gcc $(C_FLAGS) -Iext -o $@ $<
+	gcc $(C_FLAGS) -Iext -o $@ $< -pthread
 # Not a prerequisite that is ever up to date by accident: other flags build again.
 build/c-tests/.flags: FORCE
 	@mkdir -p $(@D)

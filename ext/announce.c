@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -361,6 +363,61 @@ announce_install(struct shared_page *page, int alarm_fd)
             return -1;
     return 0;
 }
+
+/* ---- the end ------------------------------------------------------------------------------- */
+
+/* The holder's stack: its frame and the static thread-local storage of all libraries. Address
+ * space, of which a page or two are used. */
+#define HOLDER_STACK_SIZE (256 * 1024)
+
+/* Holds page->alive. A thread of its own, because the others may end before the process does, and
+ * because libc has lists of robust futexes in those, which are not ours to change. Here it has no
+ * use for its list, and ours takes the place. */
+static void *
+hold(void *argument)
+{
+    struct shared_page *page = argument;
+    struct robust_list_head *list = &page->held;
+    uint32_t forever = 0;
+
+    prctl(PR_SET_NAME, "isolation-end");
+    list->futex_offset = (long)((uintptr_t)&page->alive - (uintptr_t)&page->held_alive);
+    list->list.next = &page->held_alive;
+    page->held_alive.next = &list->list;
+    if (syscall(SYS_set_robust_list, list, sizeof *list) < 0)
+        return NULL;
+    /* Who waits only reads: the bit for which it is woken is set here. */
+    atomic_store(&page->alive, (uint32_t)syscall(SYS_gettid) | FUTEX_WAITERS);
+    syscall(SYS_futex, &page->alive, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    for (;;) /* in a call that no sandbox forbids */
+        syscall(SYS_futex, &forever, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+}
+
+int
+announce_end(struct shared_page *page)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    pthread_t holder;
+    int error;
+
+    if ((error = pthread_attr_init(&attributes)) != 0)
+        goto done;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    error = pthread_attr_setstacksize(&attributes, HOLDER_STACK_SIZE);
+    if (!error) {
+        sigfillset(&all); /* signals are for the threads of the user's code */
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        error = pthread_create(&holder, &attributes, hold, page);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    pthread_attr_destroy(&attributes);
+done:
+    errno = error;
+    return error ? -1 : 0;
+}
+
+/* ---- interrupts ---------------------------------------------------------------------------- */
 
 int
 announce_interrupt_gate(struct shared_page *page, void (*trip)(void))

@@ -1,8 +1,8 @@
-/* Child side: says that a fatal signal has come before the process dies of it, and decides whether
- * a SIGINT is meant for what is executing.
+/* Child side: says that a fatal signal has come before the process dies of it, lets its end be seen
+ * at once, and decides whether a SIGINT is meant for what is executing.
  *
  * The kernel (of the operating system) may report a death seconds later, because it writes a core
- * dump or takes down much memory first; these handlers need microseconds. */
+ * dump or takes down much memory first; these need microseconds. */
 #ifndef ISOLATION_ANNOUNCE_H
 #define ISOLATION_ANNOUNCE_H
 
@@ -27,6 +27,12 @@ int announce_install(struct shared_page *page, int alarm_fd);
  * freed at the thread's end. Does nothing if the thread has a big enough one. After
  * announce_install(). 0, or -1 and errno. */
 int announce_thread_stack(void);
+
+/* Starts a thread that holds page->alive until this process ends, in whatever way; also by an exec,
+ * after which nothing of it is left either. A fork of this process holds nothing. The page must
+ * stay for good. To be called again, with the new page, in a forked copy that takes over. 0, or -1
+ * and errno: then the end is seen when the process has been reaped. */
+int announce_end(struct shared_page *page);
 
 /* Installs a SIGINT handler (without SA_RESTART) that calls trip(), which must be
  * async-signal-safe, if page->interrupt_request is not 0 and equals page->executing_request; or if

@@ -474,6 +474,7 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
         getsockopt(self->fdpass, SOL_SOCKET, SO_PEERCRED, &kernel, &size) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
+    (void)announce_end(self->page); /* without it, the end is only seen later */
     self->kernel_pid = kernel.pid;
     self->kernel_uid = kernel.uid;
     struct strand *service = strand_take(self, true, &gone);

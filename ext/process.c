@@ -211,12 +211,14 @@ take_report(process *self, const struct report *report)
         self->start_error = report->status;
         self->state = LIFE_NONE;
         break;
+    case REPORT_ENDING:
     case REPORT_EXIT:
         self->exit = (struct process_exit){
             .known = 1,
             .pid = report->pid,
             .code = report->code,
             .status = report->status,
+            .reaped = report->type == REPORT_EXIT,
             .usage = report->usage,
         };
         set_over(self);

@@ -20,9 +20,10 @@ typedef struct process process;
 struct process_exit {
     int known; /* 0: not over, or nobody could tell (the supervisor was killed) */
     pid_t pid;
-    int code;   /* CLD_EXITED, CLD_KILLED or CLD_DUMPED */
-    int status; /* the exit status, or the signal */
-    struct rusage usage;
+    int code;            /* CLD_EXITED, CLD_KILLED or CLD_DUMPED */
+    int status;          /* the exit status, or the signal */
+    int reaped;          /* 0: its memory is still being taken down */
+    struct rusage usage; /* once it is reaped */
 };
 
 /* Starts the supervisor, but no child. NULL and errno. */

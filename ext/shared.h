@@ -7,11 +7,12 @@
 #ifndef ISOLATION_SHARED_H
 #define ISOLATION_SHARED_H
 
+#include <linux/futex.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
 #define SHARED_MAGIC 0x49534f4cu
-#define SHARED_VERSION 2u
+#define SHARED_VERSION 3u
 
 /* The child's descriptors; 0 is /dev/null, 1 and 2 are pipes, there are no others. */
 enum child_fd {
@@ -45,6 +46,14 @@ struct shared_page {
     _Atomic uint64_t executing_request;
     /* Written by the child: the last request that its main thread began to execute. */
     _Atomic uint64_t taken_request;
+
+    /* A robust futex that a thread of the child holds while the process lives; 0: not yet. As soon
+     * as the process ends, the operating system sets FUTEX_OWNER_DIED in it and wakes who waits. */
+    _Atomic uint32_t alive;
+    /* The child's own: the list by which the operating system finds it. Here, because private
+     * memory may be taken from a process that is out of memory before it comes to its lists. */
+    struct robust_list_head held;
+    struct robust_list held_alive;
 };
 
 _Static_assert(sizeof(struct shared_page) <= 4096, "the shared page is one page");

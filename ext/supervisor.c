@@ -2,17 +2,19 @@
  * and kills everything below itself when its lifeline to the kernel closes.
  *
  * It is a program of its own because the kernel cannot do this for itself once it has been killed,
- * and because only a sub-reaper learns how the frozen copies of a child end. It has one thread,
- * runs no code but this, and is built from this one file. */
+ * and because only a sub-reaper learns how the frozen copies of a child end. It runs no code but
+ * this, and is built from this one file. All is done by one thread; another only waits. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -36,6 +38,15 @@
 /* Deeper descendants are left for the next round; by then they are nearer. Bounds open files. */
 #define WALK_DEPTH 16
 
+/* The thread that waits for the child's end. */
+struct watch {
+    int running;
+    pthread_t thread;
+    const struct shared_page *page; /* the child's too: what it says is looked into, not believed */
+    int ended;                      /* an eventfd: the wait is over */
+    atomic_int stop;
+};
+
 struct supervisor {
     pid_t pid;
     int signals;       /* signalfd of SIGCHLD */
@@ -43,6 +54,8 @@ struct supervisor {
     rlim_t core_limit; /* the RLIMIT_CORE under which no core is dumped */
     pid_t child;       /* 0: none */
     uint32_t life;     /* of that child */
+    struct watch watch;
+    int look_ms; /* the watch is over: look at the child again after this time; -1: do not */
 };
 
 static long
@@ -94,20 +107,30 @@ core_limit(void)
     return first == '|' ? 1 : 0;
 }
 
+/* Ends the watch's system call, and does nothing else. */
+static void
+ignore(int signum)
+{
+    (void)signum;
+}
+
 /* 0, or -1 and errno. */
 static int
 set_up(struct supervisor *self, pid_t kernel)
 {
-    static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGUSR1, SIGUSR2};
-    sigset_t child_signal;
+    static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGUSR2};
+    struct sigaction wake = {.sa_handler = ignore};
+    sigset_t child_signal, blocked;
 
     memset(self, 0, sizeof *self);
     self->pid = getpid();
+    self->look_ms = -1;
     close_from(SUPERVISOR_CONTROL_FD + 1);
     prctl(PR_SET_NAME, "isolation-sup");
     for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
         signal(ignored[i], SIG_IGN);
-    if (chdir("/") < 0) /* keep no file system busy */
+    sigaction(SIGUSR1, &wake, NULL); /* only the watch does not block it */
+    if (chdir("/") < 0)              /* keep no file system busy */
         return -1;
     self->core_limit = core_limit();
 
@@ -115,10 +138,13 @@ set_up(struct supervisor *self, pid_t kernel)
         return -1;
     sigemptyset(&child_signal);
     sigaddset(&child_signal, SIGCHLD);
-    if (sigprocmask(SIG_BLOCK, &child_signal, NULL) < 0)
+    blocked = child_signal;
+    sigaddset(&blocked, SIGUSR1);
+    if (sigprocmask(SIG_BLOCK, &blocked, NULL) < 0)
         return -1;
     self->signals = signalfd(-1, &child_signal, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (self->signals < 0)
+    self->watch.ended = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (self->signals < 0 || self->watch.ended < 0)
         return -1;
     if (fcntl(SUPERVISOR_CONTROL_FD, F_SETFD, FD_CLOEXEC) < 0)
         return -1;
@@ -136,6 +162,123 @@ set_up(struct supervisor *self, pid_t kernel)
     return 0;
 }
 
+/* ---- the child's end, before it can be reaped ----------------------------------------------- */
+
+/* The kernel (of the operating system) says that a process has ended when its memory is taken down,
+ * which takes some 60 ms for each GB. But first it lets go of the robust futexes that its threads
+ * hold, and of these there is one in the shared page. */
+static void *
+watch_main(void *argument)
+{
+    struct watch *self = argument;
+    const _Atomic uint32_t *alive = &self->page->alive;
+    sigset_t wake;
+
+    sigemptyset(&wake);
+    sigaddset(&wake, SIGUSR1);
+    pthread_sigmask(SIG_UNBLOCK, &wake, NULL);
+    while (!atomic_load(&self->stop)) {
+        uint32_t seen = atomic_load(alive);
+        if (seen & FUTEX_OWNER_DIED)
+            break;
+        if (syscall(SYS_futex, alive, FUTEX_WAIT, seen, NULL, NULL, 0) < 0 && errno != EAGAIN &&
+            errno != EINTR)
+            break;
+    }
+    eventfd_write(self->ended, 1);
+    return NULL;
+}
+
+static void
+watch_stop(struct watch *self)
+{
+    struct pollfd ended = {.fd = self->ended, .events = POLLIN};
+    eventfd_t count;
+
+    if (!self->running)
+        return;
+    atomic_store(&self->stop, 1);
+    /* A signal ends the wait, whatever the child does to the futex; one that comes just before the
+     * wait does not, and has to be sent again. */
+    while (poll(&ended, 1, 0) == 0) {
+        pthread_kill(self->thread, SIGUSR1);
+        poll(&ended, 1, 1);
+    }
+    pthread_join(self->thread, NULL);
+    eventfd_read(self->ended, &count);
+    munmap((void *)self->page, sysconf(_SC_PAGESIZE));
+    self->running = 0;
+}
+
+/* Where it cannot be, the child's end is only seen later. */
+static void
+watch_start(struct watch *self, int shared)
+{
+    struct shared_page *page = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ, MAP_SHARED, shared, 0);
+
+    if (page == MAP_FAILED)
+        return;
+    self->page = page;
+    atomic_store(&self->stop, 0);
+    self->running = pthread_create(&self->thread, NULL, watch_main, self) == 0;
+    if (!self->running)
+        munmap(page, sysconf(_SC_PAGESIZE));
+}
+
+/* Reads what the system says about a process. Returns where its third field begins, NULL if there
+ * is none. */
+static const char *
+read_stat(pid_t pid, char *text, size_t size)
+{
+    char path[64];
+    ssize_t n;
+    int fd;
+
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return NULL;
+    n = read(fd, text, size - 1);
+    close(fd);
+    if (n <= 0)
+        return NULL;
+    text[n] = 0;
+    /* "pid (name) state parent ...", and the name may hold anything */
+    char *name_end = strrchr(text, ')');
+    return name_end && name_end[1] == ' ' ? name_end + 2 : NULL;
+}
+
+/* Has a process of ours begun to end, and how? Then none of its threads has a program any more,
+ * since that goes when its memory begins to be taken down. One thread that still has one may be on
+ * the way to another: an exec ends all others first, the main one too. */
+static int
+has_ended(pid_t pid, int *status)
+{
+    char path[64], text[1024];
+    struct dirent *thread;
+    int ended = 1;
+
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *threads = opendir(path);
+    if (!threads)
+        return 0;
+    while (ended && (thread = readdir(threads))) {
+        if (thread->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, "/proc/%d/task/%.16s/exe", pid, thread->d_name);
+        /* EACCES where the system does not let us look: there the status below would be 0. */
+        ended = readlink(path, text, sizeof text) < 0 && errno == ENOENT;
+    }
+    closedir(threads);
+
+    const char *field = ended ? read_stat(pid, text, sizeof text) : NULL;
+    for (int i = 3; field && i < 52; i++)
+        if ((field = strchr(field, ' ')))
+            field++;
+    return field && sscanf(field, "%d", status) == 1 &&
+           (WIFEXITED(*status) || WIFSIGNALED(*status));
+}
+
 /* ---- reaping ------------------------------------------------------------------------------- */
 
 /* A kernel that does not listen any more is noticed at the lifeline, not here. */
@@ -146,15 +289,13 @@ report(const struct report *report)
 }
 
 static void
-report_exit(struct supervisor *self, int status, const struct rusage *usage)
+report_end(const struct supervisor *self, enum report_type type, int status,
+           const struct rusage *usage)
 {
-    struct report message = {
-        .type = REPORT_EXIT,
-        .life = self->life,
-        .pid = self->child,
-        .usage = *usage,
-    };
+    struct report message = {.type = type, .life = self->life, .pid = self->child};
 
+    if (usage)
+        message.usage = *usage;
     if (WIFEXITED(status)) {
         message.code = CLD_EXITED;
         message.status = WEXITSTATUS(status);
@@ -164,7 +305,32 @@ report_exit(struct supervisor *self, int status, const struct rusage *usage)
         message.status = WTERMSIG(status);
     }
     report(&message);
+}
+
+/* From now on there is no child. */
+static void
+forget_child(struct supervisor *self)
+{
+    watch_stop(&self->watch);
+    self->look_ms = -1;
     self->child = 0;
+}
+
+/* The watch is over: reports how the child ends if it does. The other threads may need a moment
+ * more. It may also have become another program, or play with the futex: then its end is seen when
+ * it is reaped, and this looks ever more rarely. */
+static void
+look(struct supervisor *self, int again)
+{
+    int status;
+
+    if (has_ended(self->child, &status)) {
+        report_end(self, REPORT_ENDING, status, NULL);
+        kill(self->child, SIGKILL); /* whatever its threads were when they were looked at */
+        self->look_ms = -1;
+    }
+    else if (again && self->look_ms < 1 << 20)
+        self->look_ms *= 2;
 }
 
 /* Reaps whatever has ended, and reports it if it was the child. 1 if other children are left. */
@@ -179,8 +345,10 @@ reap(struct supervisor *self)
     while (read(self->signals, drained, sizeof drained) > 0)
         ;
     while ((pid = wait4(-1, &status, WNOHANG | __WALL, &usage)) > 0)
-        if (pid == self->child)
-            report_exit(self, status, &usage);
+        if (pid == self->child) {
+            report_end(self, REPORT_EXIT, status, &usage);
+            forget_child(self);
+        }
     return pid == 0;
 }
 
@@ -189,25 +357,11 @@ reap(struct supervisor *self)
 static pid_t
 parent_of(pid_t pid)
 {
-    char path[64], text[512];
-    pid_t parent = -1;
-    ssize_t n;
-    int fd;
+    char text[512];
+    const char *field = read_stat(pid, text, sizeof text);
+    pid_t parent;
 
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    n = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0)
-        return -1;
-    text[n] = 0;
-    /* "pid (name) state parent ...", and the name may hold anything */
-    char *name_end = strrchr(text, ')');
-    if (!name_end || sscanf(name_end + 1, " %*c %d", &parent) != 1)
-        return -1;
-    return parent;
+    return field && sscanf(field, "%*c %d", &parent) == 1 ? parent : -1;
 }
 
 /* Our own children keep their pids until we reap them. Others are reaped by their parents at any
@@ -454,7 +608,9 @@ start(struct supervisor *self, const struct command *command, const int *fds, in
     struct spec spec = {.mapping = MAP_FAILED};
     pid_t pid = 0;
 
-    if (nfds != START_FDS || self->child != 0)
+    if (self->child) /* of the last life; killed, and cannot be reaped yet */
+        forget_child(self);
+    if (nfds != START_FDS)
         answer.status = EPROTO;
     else
         answer.status = spec_read(&spec, command, fds[START_SPEC]);
@@ -463,6 +619,7 @@ start(struct supervisor *self, const struct command *command, const int *fds, in
     if (answer.status == 0) {
         self->child = pid;
         self->life = command->life;
+        watch_start(&self->watch, fds[START_SHARED]);
         answer.type = REPORT_STARTED;
         answer.pid = pid;
     }
@@ -523,11 +680,19 @@ main(int argc, char **argv)
             {.fd = self.signals, .events = POLLIN},
             {.fd = SUPERVISOR_CONTROL_FD, .events = POLLIN},
             {.fd = self.kernel, .events = POLLIN},
+            {.fd = self.watch.ended, .events = POLLIN},
         };
-        if (poll(fds, 3, -1) < 0 && errno != EINTR)
+        int n = poll(fds, 4, self.look_ms);
+        if (n < 0 && errno != EINTR)
             break;
         if (fds[0].revents)
             reap(&self); /* before a command, which could mean the pid that this frees */
+        if (fds[3].revents && self.watch.running) { /* there still is that child */
+            watch_stop(&self.watch);
+            self.look_ms = 1;
+        }
+        if (self.look_ms >= 0)
+            look(&self, n == 0);
         if (fds[1].revents && obey(&self) < 0)
             break;
         if (fds[2].revents)

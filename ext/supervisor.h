@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <sys/resource.h>
 
-#define SUPERVISOR_PROTOCOL 1u
+#define SUPERVISOR_PROTOCOL 2u
 #define SUPERVISOR_CONTROL_FD 3
 
 /* Kernel to supervisor. */
@@ -45,7 +45,8 @@ enum start_fd {
 enum report_type {
     REPORT_STARTED = 1, /* pid has executed the program */
     REPORT_FAILED,      /* it could not be started: status is the errno */
-    REPORT_EXIT,        /* pid ended: code, status, usage */
+    REPORT_ENDING,      /* pid runs no code any more, but is not gone: code, status */
+    REPORT_EXIT,        /* pid was reaped: code, status, usage; with or without ENDING before */
 };
 
 struct report {

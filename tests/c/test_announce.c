@@ -655,6 +655,104 @@ test_obstacles(void)
     }
 }
 
+/* ---- the end ------------------------------------------------------------------------------- */
+
+static void
+hold(void)
+{
+    if (announce_end(page) < 0)
+        _exit(100);
+    while (atomic_load(&page->alive) == 0)
+        syscall(SYS_futex, &page->alive, FUTEX_WAIT, 0, NULL, NULL, 0);
+}
+
+static int
+held(void)
+{
+    uint32_t word = atomic_load(&page->alive);
+
+    return (word & FUTEX_TID_MASK) != 0 && (word & FUTEX_WAITERS) && !(word & FUTEX_OWNER_DIED);
+}
+
+static void
+end_by_exit(void)
+{
+    hold();
+    _exit(held() ? 0 : 1);
+}
+
+static void
+end_by_kill(void)
+{
+    hold();
+    raise(SIGKILL);
+}
+
+static void
+end_by_exec(void)
+{
+    hold();
+    execl("/bin/true", "true", NULL);
+}
+
+/* The end of a copy is not the end; and where it takes over, it is another one's. */
+static void
+end_of_copies(void)
+{
+    int status;
+
+    hold();
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    waitpid(pid, &status, 0);
+    if (!ended_well(status) || !held())
+        _exit(1);
+
+    uint32_t before = atomic_load(&page->alive);
+    pid = fork();
+    if (pid == 0) {
+        page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        hold();
+        if (!held() || atomic_load(&page->alive) == before)
+            _exit(1);
+        pid = fork();
+        if (pid == 0)
+            _exit(0);
+        waitpid(pid, &status, 0);
+        _exit(ended_well(status) && held() ? 0 : 2);
+    }
+    waitpid(pid, &status, 0);
+    _exit(ended_well(status) && held() && atomic_load(&page->alive) == before ? 0 : 2);
+}
+
+static void
+end_unseen(void)
+{
+    _exit(atomic_load(&page->alive) != 0);
+}
+
+static int
+seen_to_end(void)
+{
+    return (atomic_load(&page->alive) & FUTEX_OWNER_DIED) != 0;
+}
+
+static void
+test_end(void)
+{
+    CHECK(ended_well(run(end_by_exit)));
+    CHECK(seen_to_end());
+    CHECK(died_of(run(end_by_kill), SIGKILL));
+    CHECK(seen_to_end());
+    CHECK(ended_well(run(end_by_exec)));
+    CHECK(seen_to_end());
+    CHECK(ended_well(run(end_of_copies)));
+    CHECK(seen_to_end());
+    CHECK(ended_well(run(end_unseen)));
+    CHECK(!seen_to_end());
+}
+
 static void
 test_descriptor_is_not_inherited(void)
 {
@@ -765,6 +863,7 @@ main(void)
     test_earlier_handlers();
     test_obstacles();
     test_map();
+    test_end();
     test_gate();
     test_descriptor_is_not_inherited(); /* the last: installs in this process */
     return check_report();

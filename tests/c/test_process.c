@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -10,9 +11,11 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -178,6 +181,93 @@ child_family(int ignoring)
         pause();
 }
 
+static void *
+exit_in_thread(void *status)
+{
+    char word;
+
+    if (fdpass_recv(CHILD_FD_PASS, &word, 1, NULL, NULL, 0) == 1)
+        _exit((int)(intptr_t)status);
+    return NULL;
+}
+
+static void *
+exec_in_thread(void *number)
+{
+    execl("/proc/self/exe", here, "exit", (char *)number, NULL);
+    _exit(104);
+}
+
+static long
+futex(_Atomic uint32_t *word, int operation, uint32_t value, uintptr_t fourth, void *fifth,
+      uint32_t sixth)
+{
+    return syscall(SYS_futex, word, operation, value, fourth, fifth, sixth);
+}
+
+/* Lets its end be seen, says that it is ready, and ends at the next word from the kernel. */
+static int
+child_end(const char *how, const char *number)
+{
+    struct shared_page *page = announce_map(CHILD_FD_SHARED);
+    intptr_t n = atoi(number);
+    pthread_t thread;
+    char word;
+
+    if (!page || announce_end(page) < 0)
+        return 100;
+    while (atomic_load(&page->alive) == 0)
+        futex(&page->alive, FUTEX_WAIT, 0, 0, NULL, 0);
+    if (strcmp(how, "memory") == 0) {
+        size_t size = 512u << 20;
+        char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED)
+            return 101;
+        memset(memory, 1, size);
+    }
+    if (strcmp(how, "copied") == 0 && fork() == 0) /* a copy that lives on */
+        for (;;)
+            pause();
+    if (strcmp(how, "copy") == 0 && fork() == 0) /* a copy that ends */
+        _exit(0);
+    if (strcmp(how, "unseen") == 0) { /* by a supervisor without privileges */
+        if (geteuid() == 0 && setuid(65534) < 0)
+            return 103;
+        prctl(PR_SET_DUMPABLE, 0);
+    }
+    if (strcmp(how, "pretended") == 0) {
+        atomic_store(&page->alive, FUTEX_OWNER_DIED);
+        futex(&page->alive, FUTEX_WAKE, INT_MAX, 0, NULL, 0);
+    }
+    if (strcmp(how, "moved") == 0) /* whoever waits now waits where nobody wakes it */
+        while (futex(&page->alive, FUTEX_REQUEUE, 0, INT_MAX, &page->held, 0) < 1)
+            check_sleep(1);
+    if (write(1, "ready", 5) != 5)
+        return 102;
+
+    if (strcmp(how, "main thread") == 0) {
+        pthread_create(&thread, NULL, exit_in_thread, (void *)n);
+        syscall(SYS_exit, 5); /* this thread alone */
+    }
+    if (strcmp(how, "flutter") == 0)
+        for (uint32_t i = 1;; i = i % 1000 + 1) {
+            atomic_store(&page->alive, i);
+            futex(&page->alive, FUTEX_WAKE, INT_MAX, 0, NULL, 0);
+        }
+    if (fdpass_recv(CHILD_FD_PASS, &word, 1, NULL, NULL, 0) != 1)
+        return 105;
+    if (strcmp(how, "signal") == 0 || strcmp(how, "memory") == 0)
+        raise(n);
+    if (strcmp(how, "exec") == 0)
+        exec_in_thread((void *)number);
+    if (strcmp(how, "exec in a thread") == 0) {
+        pthread_create(&thread, NULL, exec_in_thread, (void *)number);
+        for (;;)
+            pause();
+    }
+    _exit(n);
+}
+
 static int
 child_main(char **argv)
 {
@@ -191,6 +281,8 @@ child_main(char **argv)
         return child_announce(atoi(argv[2]), atoi(argv[3]));
     if (strcmp(what, "recover") == 0)
         return child_recover();
+    if (strcmp(what, "end") == 0)
+        return child_end(argv[2], argv[3]);
     if (strcmp(what, "family") == 0)
         return child_family(atoi(argv[2]));
     if (strcmp(what, "echo") == 0) { /* sends back the descriptor that it gets */
@@ -549,6 +641,199 @@ test_page_is_sealed(void)
     CHECK(truncate(path, 0) < 0 && errno == EPERM);
     CHECK(truncate(path, 1 << 20) < 0 && errno == EPERM);
     process_close(p);
+}
+
+/* ---- the end, before it is reaped ------------------------------------------------------------ */
+
+/* A process that is traced is not reaped before its tracer has heard of its end. So it looks for as
+ * long as the test likes as if much memory had to be taken down. */
+static int
+hold_back(pid_t pid)
+{
+    return ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0;
+}
+
+static int
+let_go(pid_t pid)
+{
+    return waitpid(pid, NULL, __WALL) == pid;
+}
+
+static int
+start_end(process *p, const char *how, const char *number)
+{
+    return start(p, "end", how, number) == 0 && ready(p);
+}
+
+static int
+go(process *p)
+{
+    return fdpass_send(process_fdpass(p), "g", 1, NULL, 0) == 0;
+}
+
+/* Waits until the child of p has been reaped, and not only been seen to end. */
+static int
+await_reaped(process *p)
+{
+    while (!process_exit_info(p).reaped && readable(process_control(p), 5000))
+        process_update(p);
+    return process_exit_info(p).reaped;
+}
+
+static void
+check_exit(process *p, int code, int status)
+{
+    struct process_exit info = process_exit_info(p);
+
+    CHECK_EQUAL(info.known, 1);
+    CHECK_EQUAL(info.pid, process_pid(p));
+    CHECK_EQUAL(info.code, code);
+    CHECK_EQUAL(info.status, status);
+}
+
+static void
+test_end_is_seen(void)
+{
+    static const struct {
+        const char *how, *number;
+        int code, status;
+    } cases[] = {
+        {"exit", "0", CLD_EXITED, 0},          {"exit", "3", CLD_EXITED, 3},
+        {"exit", "255", CLD_EXITED, 255},      {"signal", "9", CLD_KILLED, SIGKILL},
+        {"copied", "4", CLD_EXITED, 4},        {"pretended", "7", CLD_EXITED, 7},
+        {"outside", "9", CLD_KILLED, SIGKILL},
+    };
+    process *p = process_open(supervisor);
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        CHECK(start_end(p, cases[i].how, cases[i].number));
+        pid_t pid = process_pid(p);
+        CHECK(hold_back(pid));
+        CHECK_EQUAL(process_wait_exit(p, 20), 0);
+        if (strcmp(cases[i].how, "outside") == 0)
+            kill(pid, SIGKILL);
+        else
+            CHECK(go(p));
+        CHECK_EQUAL(process_wait_exit(p, 5000), 1);
+        CHECK(readable(process_dead_fd(p), 0));
+        check_exit(p, cases[i].code, cases[i].status);
+        CHECK_EQUAL(process_exit_info(p).reaped, 0);
+        CHECK(process_kill(p, SIGKILL) < 0 && errno == ESRCH);
+        CHECK(let_go(pid));
+        CHECK(await_reaped(p));
+        check_exit(p, cases[i].code, cases[i].status);
+        CHECK(process_exit_info(p).usage.ru_maxrss > 100);
+        CHECK(is_gone(pid));
+    }
+
+    /* The next life does not wait for ever, and is not disturbed. */
+    CHECK(start_end(p, "exit", "3"));
+    pid_t pid = process_pid(p);
+    CHECK(hold_back(pid));
+    CHECK(go(p));
+    CHECK_EQUAL(process_wait_exit(p, 5000), 1);
+    CHECK(start_end(p, "exit", "4"));
+    CHECK(let_go(pid));
+    double begin = check_now();
+    while (!is_gone(pid) && check_now() - begin < 5000)
+        check_sleep(1);
+    CHECK(is_gone(pid));
+    CHECK_EQUAL(process_update(p), 0);
+    CHECK(go(p));
+    CHECK(await_reaped(p));
+    check_exit(p, CLD_EXITED, 4);
+    process_close(p);
+    CHECK(no_children());
+}
+
+/* As it is in earnest. */
+static void
+test_end_with_memory(void)
+{
+    process *p = process_open(supervisor);
+    static const char *const signals[] = {"9", "11"};
+
+    for (int i = 0; i < 2; i++) {
+        CHECK(start_end(p, "memory", signals[i]));
+        CHECK(go(p));
+        double begin = check_now();
+        CHECK_EQUAL(process_wait_exit(p, 5000), 1);
+        double seen = check_now();
+        check_exit(p, CLD_KILLED, atoi(signals[i]));
+        CHECK(await_reaped(p));
+        check_exit(p, CLD_KILLED, atoi(signals[i]));
+        printf("   512 MB: end seen after %.2f ms, reaped %.1f ms later\n", seen - begin,
+               check_now() - seen);
+    }
+    process_close(p);
+}
+
+/* No end of the child, though something of it has ended, or it says so. */
+static void
+test_no_end(void)
+{
+    process *p = process_open(supervisor);
+    static const char *const cases[] = {"copy", "main thread", "pretended", "moved"};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        CHECK(start_end(p, cases[i], "7"));
+        CHECK_EQUAL(process_wait_exit(p, 100), 0);
+        CHECK(go(p));
+        CHECK(await_reaped(p));
+        check_exit(p, CLD_EXITED, 7);
+    }
+
+    CHECK(start_end(p, "flutter", "0"));
+    CHECK_EQUAL(process_wait_exit(p, 100), 0);
+    CHECK_EQUAL(process_kill(p, SIGKILL), 0);
+    CHECK(await_reaped(p));
+    check_exit(p, CLD_KILLED, SIGKILL);
+
+    /* An exec: it ends when the other program does. By turns in a thread, where the main one ends.
+     */
+    for (int i = 0; i < 100; i++) {
+        CHECK(start_end(p, i % 2 ? "exec" : "exec in a thread", "9"));
+        CHECK(go(p));
+        CHECK(await_reaped(p));
+        check_exit(p, CLD_EXITED, 9);
+    }
+    process_close(p);
+}
+
+/* A supervisor that the system does not let look into its child. */
+static int
+plain_kernel(void)
+{
+    if (geteuid() == 0 && prctl(PR_CAPBSET_DROP, CAP_SYS_PTRACE, 0, 0, 0) < 0)
+        return 1;
+    process *p = process_open(supervisor);
+    for (int i = 0; i < 20; i++) {
+        if (!p || !start_end(p, "unseen", "3") || !go(p))
+            return 2;
+        if (!process_wait_exit(p, 5000))
+            return 3;
+        struct process_exit info = process_exit_info(p);
+        if (!info.known || info.code != CLD_EXITED || info.status != 3)
+            return 4;
+        if (!await_reaped(p))
+            return 5;
+    }
+    process_close(p);
+    return 0;
+}
+
+static void
+test_end_is_not_seen(void)
+{
+    int status;
+
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(plain_kernel());
+    waitpid(pid, &status, 0);
+    CHECK(WIFEXITED(status));
+    CHECK_EQUAL(WEXITSTATUS(status), 0);
 }
 
 /* ---- killing -------------------------------------------------------------------------------- */
@@ -955,6 +1240,10 @@ main(int argc, char **argv)
     test_announced();
     test_tentative();
     test_page_is_sealed();
+    test_end_is_seen();
+    test_end_with_memory();
+    test_no_end();
+    test_end_is_not_seen();
     test_signals();
     test_family();
     test_kernel_killed(0);
