@@ -57,6 +57,7 @@ struct message {
     unsigned flags;
     uint64_t request;
     bool released; /* queued releases went into this frame, right after the header */
+    bool begun;    /* counted in strand->framing */
     size_t npairs; /* of the strand, before this message */
     struct sent {
         uint64_t handle;
