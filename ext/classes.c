@@ -158,7 +158,7 @@ stub_kind(PyObject *name, PyObject *value)
     return 'v';
 }
 
-/* The ABCs that cls was registered with, as rows of kind 'r'. How many, or -1. */
+/* What cls was registered with, or what with it (abcs.py), as rows of kind 'r': how many, or -1. */
 static Py_ssize_t
 encode_registrations(struct message *m, PyTypeObject *cls)
 {
@@ -182,7 +182,7 @@ encode_registrations(struct message *m, PyTypeObject *cls)
 
 /* Registers a mirror as its description says. What this side does not have is left out. */
 static void
-register_mirror(PeerObject *peer, PyTypeObject *type, PyObject *names)
+register_mirror(PyTypeObject *type, PyObject *names)
 {
     PyObject *abcs = NULL, *all = PyList_New(0), *none = NULL;
     for (Py_ssize_t i = 0; all != NULL && i < PyList_GET_SIZE(names); i++) {
@@ -194,7 +194,7 @@ register_mirror(PeerObject *peer, PyTypeObject *type, PyObject *names)
     }
     if (all != NULL && PyList_GET_SIZE(all) > 0 &&
         (abcs = PyImport_ImportModule("ipython_isolation.abcs")) != NULL) {
-        none = PyObject_CallMethod(abcs, "register", "OOO", peer, type, all);
+        none = PyObject_CallMethod(abcs, "register", "OO", type, all);
     }
     Py_XDECREF(none);
     Py_XDECREF(abcs);
@@ -785,7 +785,7 @@ make_mirror(PeerObject *peer, struct description *d)
         mirror->reported = facade_class(peer, type, d);
     }
     building--;
-    register_mirror(peer, type, d->names);
+    register_mirror(type, d->names);
     Py_DECREF(bases);
     Py_DECREF(namespace);
     return type;

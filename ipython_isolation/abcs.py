@@ -1,4 +1,4 @@
-"""Which abstract base classes a class was registered with, for its mirror on the other side.
+"""What was registered with abstract base classes, for the mirrors on the other side.
 
 Bases cross with the description of a class, and what ABCs find out by looking (``__len__`` makes a
 `Sized`) holds for mirrors too. What was said by ``ABC.register(cls)`` is kept by the ABC alone.
@@ -19,6 +19,11 @@ _token = None  # abc.get_cache_token() when _registered was gathered; each regis
 _registered = {}  # id(class) -> [(weak reference to it, weak reference to an ABC that it is registered with)]
 
 
+def _is_abc(cls):
+    """Without asking the class, whose metaclass may have a mind of its own."""
+    return abc.ABCMeta in type(cls).__mro__ and "_abc_impl" in type.__getattribute__(cls, "__dict__")
+
+
 def _all_abcs():
     """The ABCs of this process: a walk over all classes (0.3 µs each)."""
     seen, left = set(), [object]
@@ -27,7 +32,7 @@ def _all_abcs():
             if id(cls) not in seen:
                 seen.add(id(cls))
                 left.append(cls)
-                if abc.ABCMeta in type(cls).__mro__ and "_abc_impl" in type.__getattribute__(cls, "__dict__"):
+                if _is_abc(cls):
                     yield cls
 
 
@@ -58,8 +63,20 @@ def _find(name, load=False):
     return found
 
 
+def _name(peer, cls):
+    """"module:qualname" of a class that the other side may have too, or None."""
+    module, qualname = cls.__module__, cls.__qualname__
+    name = f"{module}:{qualname}"
+    return name if module != "__main__" and not _is_isolated(peer, module) and _find(name) is cls else None
+
+
+def _is_isolated(peer, module):
+    parts = module.split(".")
+    return any(".".join(parts[: n + 1]) in peer.isolated for n in range(len(parts)))
+
+
 def registered(peer, cls):
-    """The ABCs that `cls` itself was registered with, as the other side can find them.
+    """What `cls` itself was registered with, and what with it, as the other side can find them.
 
     Parameters
     ----------
@@ -68,8 +85,9 @@ def registered(peer, cls):
 
     Returns
     -------
-    list of str or type
-        "module:qualname"; of an ABC that lives on the other side its mirror.
+    list of str, type or (str,)
+        The ABCs that have the class: "module:qualname", or the mirror of one that lives on the other
+        side. In a tuple of one: a class that the class, an ABC, has.
     """
     if _dump is None:
         return []
@@ -85,32 +103,43 @@ def registered(peer, cls):
             if proxy[0] is peer and not proxy[3]:
                 found.append(abstract)
             continue
-        name = f"{abstract.__module__}:{abstract.__qualname__}"
-        if not name.startswith("__main__:") and _find(name) is abstract:
+        name = _name(peer, abstract)
+        if name is not None:
             found.append(name)
+    if _is_abc(cls):
+        # Members that are mirrors over there are asked for, one by one, when they are.
+        members = (reference() for reference in _dump(cls)[0])
+        names = (_name(peer, member) for member in members if member is not None)
+        found.extend((name,) for name in names if name is not None)
     return found
 
 
-def register(peer, cls, abstracts):
-    """Registers a mirror as the class that it stands for is. ABCs that are not here are left out.
+def register(cls, entries):
+    """Registers a mirror as the class that it stands for is. What is not here is left out.
 
     Parameters
     ----------
-    peer : _core.Peer
     cls : type
         A mirror.
-    abstracts : list of str or type
+    entries : list of str, type or (str,)
         What `registered` said on the other side.
     """
     global _token
-    for abstract in abstracts:
-        if isinstance(abstract, str):
-            module = abstract.partition(":")[0].split(".")
-            if any(".".join(module[: n + 1]) in peer.isolated for n in range(len(module))):
+    current = _token == abc.get_cache_token()
+    for entry in entries:
+        match entry:
+            case str():
+                abstract, member = _find(entry, load=True), cls
+            case type():
+                abstract, member = entry, cls
+            case (str(name),):
+                abstract, member = cls, _find(name)
+            case _:
                 continue
-            abstract = _find(abstract, load=True)
-        if isinstance(abstract, abc.ABCMeta):
-            current = _token == abc.get_cache_token()
-            abc.ABCMeta.register(abstract, cls)
-            if current:
-                _token = abc.get_cache_token()  # a mirror is never described: what was gathered holds
+        if isinstance(abstract, abc.ABCMeta) and isinstance(member, type):
+            try:
+                abc.ABCMeta.register(abstract, member)
+            except RuntimeError:
+                pass  # one derives from the other here
+    if current:
+        _token = abc.get_cache_token()  # mirrors are never described: what was gathered holds

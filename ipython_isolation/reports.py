@@ -6,6 +6,7 @@ the session, whose filters and hooks deal with them.
 
 import _thread
 import collections
+import functools
 import os
 import sys
 import threading
@@ -258,16 +259,24 @@ class SessionReports:
         """
         registry = None
         if level:
-            filename, lineno, module, registry = self._frame(level, below, filename, lineno)
-        if registry is None and module is not None:
-            registry = self._registries.setdefault(module, {})
+            filename, lineno, module, registry = self._frame(level, below)
+        known = {}
+        if module is not None:  # a None that is passed on would mean the end of the interpreter
+            known["module"] = module
+            if registry is None:
+                registry = self._registries.setdefault(module, {})
         try:
-            self.run(warnings.warn_explicit, message, category, filename, lineno, module, registry, None, source)
+            self.run(
+                functools.partial(
+                    warnings.warn_explicit, message, category, filename, lineno,
+                    registry=registry, source=source, **known,
+                )
+            )  # fmt: skip
         except Warning as error:
             return error
         return _is_silent(message, category, filename, lineno, module, registry)
 
-    def _frame(self, level, below, filename, lineno):
+    def _frame(self, level, below):
         """The place `level` frames up from the child: (file, line, module, registry or None)."""
         entries = self._peer.entries()
         below = iter(below)
