@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 
-from ipython_isolation import _core, reports
+from ipython_isolation import _core, abcs, reports  # abcs: for the core, which could not import it in a chroot
 
 _VALUES = """
     datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone
@@ -201,7 +201,10 @@ class _Logging:
         class SessionHandler(logging.Handler):
             def emit(self, record):
                 try:
-                    child.send_record(record)
+                    if not child.reports.closed:
+                        child.send_record(record)
+                    elif logging.lastResort is not None and record.levelno >= logging.lastResort.level:
+                        logging.lastResort.handle(record)
                 except RecursionError:
                     raise
                 except Exception:

@@ -56,7 +56,7 @@ class ChildReports:
         self._peer = peer
         self._queue = collections.deque()
         self._sending = False
-        self._closed = False
+        self.closed = False
         self._turn = None
         self._silent = {}  # warnings that the session would ignore, until when
         self._serve = _levels()
@@ -85,7 +85,7 @@ class ChildReports:
 
     def close(self):
         """From now on (the session has gone, or this is a fork) the interpreter reports by itself."""
-        self._closed = True
+        self.closed = True
         if self._always in warnings.filters:
             at = warnings.filters.index(self._always)
             warnings.filters[at : at + 1] = self._filters
@@ -96,7 +96,7 @@ class ChildReports:
     # -- to the session -------------------------------------------------------------------------
 
     def _may_ask(self):
-        return False if self._closed else self._peer.may_ask
+        return False if self.closed else self._peer.may_ask
 
     def tell(self, name, *args):
         """Calls ``remote_<name>`` in the session; later, and from another thread, where the calling one
@@ -107,7 +107,7 @@ class ChildReports:
         self._later(name, args)
 
     def _later(self, name, args):
-        if self._closed:
+        if self.closed:
             return
         # No lock: a finaliser may come here at any point of another's way through.
         self._queue.append((name, args))
@@ -141,7 +141,7 @@ class ChildReports:
 
     def _warn(self, message):
         may = self._may_ask()
-        if self._closed:
+        if self.closed:
             return self._show_impl(message)
         key = (message.filename, message.lineno, message.category, str(message.message), _thread.get_ident())
         if self._turn != self._peer.turn:
@@ -201,7 +201,7 @@ class ChildReports:
     def _unraisable(self, report):
         details = (report.exc_type, report.exc_value, report.err_msg, report.object)
         may = self._may_ask()
-        if self._closed:
+        if self.closed:
             sys.__unraisablehook__(report)
         elif may:
             self._peer.host_call("unraisable", *details)

@@ -48,9 +48,9 @@ def test_place_and_category(reporter):
 
     return (
         seen(reporter.warn, "plain"), seen(reporter.warn, "built-in", DeprecationWarning),
-        [seen(reporter.warn, "levels", stacklevel=n) for n in range(1, 6)],
-        [seen(reporter.warn_below, "deeper", n) for n in range(1, 6)],
-        [seen(here, n) for n in range(1, 6)],
+        [seen(reporter.warn, "levels", stacklevel=n) for n in range(1, 5)],
+        [seen(reporter.warn_below, "deeper", n) for n in range(1, 5)],
+        [seen(here, n) for n in range(1, 5)],
     )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_place_when_calls_alternate(reporter):
     def outer(level):
         reporter.pass_on(inner, level)
 
-    return [seen(reporter.call_twice, outer, n) for n in range(1, 12)]
+    return [seen(reporter.call_twice, outer, n) for n in range(1, 10)]
 
 
 @both
@@ -336,4 +336,4 @@ os.waitpid(pid, 0)
         warnings.simplefilter("always")
         context.call(exec, code, {})
     assert marker.read_text() == "went on"
-    assert log == []
+    assert [w for w in log if "in a fork" in str(w.message)] == []  # 3.12 warns of the fork itself

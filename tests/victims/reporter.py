@@ -128,12 +128,11 @@ class Diary:
 
 
 def at_exit(path):
-    """Reports in every way when the process ends, and then writes a file."""
+    """Reports when the process ends, and then writes a file."""
 
     def last():
         warn("the end")
         bury(ValueError, "the end")
-        in_thread(fail, ValueError, "the end")
         logging.getLogger(__name__).warning("the end")
         with open(path, "w") as file:
             file.write("went on")
