@@ -194,6 +194,50 @@ is_of_receiver(PeerObject *peer, PyObject *value)
     return p != NULL && p->peer == peer && p->epoch == peer->epoch;
 }
 
+/* What cls was registered with, or what with it (abcs.py), as rows of kind 'r': how many, or -1. */
+static Py_ssize_t
+encode_registrations(struct message *m, PyTypeObject *cls)
+{
+    PyObject *abcs = PyImport_ImportModule("ipython_isolation.abcs");
+    PyObject *found =
+        abcs == NULL ? NULL : PyObject_CallMethod(abcs, "registered", "OO", m->peer, cls);
+    Py_ssize_t n = found == NULL || !PyList_Check(found) ? 0 : PyList_GET_SIZE(found), rc = n;
+    PyErr_Clear(); /* a metaclass with a mind of its own: isinstance() sees less */
+    for (Py_ssize_t i = 0; rc >= 0 && i < n; i++) {
+        write_bytes(&m->w, "", 0);
+        write_u8(&m->w, 'r');
+        write_u8(&m->w, 0);
+        if (encode(m, PyList_GET_ITEM(found, i), false) < 0) {
+            rc = -1;
+        }
+    }
+    Py_XDECREF(abcs);
+    Py_XDECREF(found);
+    return rc;
+}
+
+/* Registers a mirror as its description says. What this side does not have is left out. */
+static void
+register_mirror(PyTypeObject *type, PyObject *names)
+{
+    PyObject *abcs = NULL, *all = PyList_New(0), *none = NULL;
+    for (Py_ssize_t i = 0; all != NULL && i < PyList_GET_SIZE(names); i++) {
+        PyObject *row = PyList_GET_ITEM(names, i);
+        if (PyUnicode_READ_CHAR(PyTuple_GET_ITEM(row, 1), 0) == 'r' &&
+            PyList_Append(all, PyTuple_GET_ITEM(row, 3)) < 0) {
+            Py_CLEAR(all);
+        }
+    }
+    if (all != NULL && PyList_GET_SIZE(all) > 0 &&
+        (abcs = PyImport_ImportModule("ipython_isolation.abcs")) != NULL) {
+        none = PyObject_CallMethod(abcs, "register", "OO", type, all);
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(abcs);
+    Py_XDECREF(all);
+    PyErr_Clear();
+}
+
 int
 encode_class_names(struct message *m, PyTypeObject *cls)
 {
@@ -235,6 +279,9 @@ encode_class_names(struct message *m, PyTypeObject *cls)
     }
     Py_XDECREF(dict);
     Py_XDECREF(items);
+    Py_ssize_t registrations = rc == 0 ? encode_registrations(m, cls) : -1;
+    rc = registrations < 0 ? -1 : 0;
+    n += (uint64_t)registrations;
     if (rc == 0 && !m->w.failed) {
         memcpy(m->w.data + count_at, &n, sizeof n);
     }
@@ -407,9 +454,9 @@ decode_class_names(struct incoming *in)
         PyObject *name = decode_name(in);
         char kind = (char)read_u8(&in->r);
         bool abstract = read_u8(&in->r);
-        PyObject *literal = name == NULL                 ? NULL
-                            : kind == 'l' || kind == 'b' ? decode(in)
-                                                         : Py_NewRef(Py_None);
+        PyObject *literal = name == NULL                                ? NULL
+                            : kind == 'l' || kind == 'b' || kind == 'r' ? decode(in)
+                                                                        : Py_NewRef(Py_None);
         PyObject *row = literal == NULL ? NULL
                                         : Py_BuildValue("(OCiO)", name, (int)(unsigned char)kind,
                                                         (int)abstract, literal);
@@ -483,6 +530,9 @@ add_stubs(PyTypeObject *mirror, PyTypeObject *cls, PyObject *names, PyObject *ex
         Py_UCS4 kind = PyUnicode_READ_CHAR(PyTuple_GET_ITEM(row, 1), 0);
         bool abstract =
             PyTuple_GET_ITEM(row, 2) != Py_False && PyLong_AsLong(PyTuple_GET_ITEM(row, 2));
+        if (kind == 'r') {
+            continue;
+        }
         if (existing != NULL && PyUnicode_Compare(name, core->str___init_subclass__) == 0) {
             continue; /* that of a shared base runs here, where the class is made */
         }
@@ -933,6 +983,7 @@ make_mirror(PeerObject *peer, struct description *d)
         type->tp_flags &= ~(d->flags & CLASS_FINAL ? Py_TPFLAGS_BASETYPE : 0);
     }
     building--;
+    register_mirror(type, d->names);
     Py_DECREF(bases);
     Py_DECREF(namespace);
     return type;

@@ -36,6 +36,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->flags = 0;
     m->request = 0;
     m->released = false;
+    m->begun = false;
     m->npairs = strand != NULL ? strand->npairs : 0;
     m->changes_upto = 0;
     m->sent = NULL;
@@ -58,6 +59,10 @@ message_free(struct message *m, bool abandon)
             }
             export_release(m->peer, m->sent[i].handle, 1);
         }
+    }
+    if (m->begun) {
+        m->begun = false;
+        m->strand->framing--;
     }
     free(m->sent);
     m->sent = NULL;
@@ -988,8 +993,8 @@ call_free(struct call *call)
     call->block = NULL;
 }
 
-int
-decode_call(struct incoming *in, struct call *call, PyObject *first)
+static int
+decode_arguments(struct incoming *in, struct call *call, PyObject *first)
 {
     memset(call, 0, sizeof *call);
     uint64_t nargs = read_count(&in->r, 1), nkw = read_count(&in->r, 1);
@@ -1034,6 +1039,15 @@ decode_call(struct incoming *in, struct call *call, PyObject *first)
 error:
     call_free(call);
     return -1;
+}
+
+int
+decode_call(struct incoming *in, struct call *call, PyObject *first)
+{
+    in->strand->framing++;
+    int rc = decode_arguments(in, call, first);
+    in->strand->framing--;
+    return rc;
 }
 
 static PyObject *

@@ -58,6 +58,7 @@ struct message {
     unsigned flags;
     uint64_t request;
     bool released;         /* queued releases went into this frame, right after the header */
+    bool begun;            /* counted in strand->framing */
     size_t npairs;         /* of the strand, before this message */
     uint64_t changes_upto; /* serial of the last change of a class that went into this frame */
     struct sent {

@@ -82,12 +82,35 @@ core_zmq_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return Py_BuildValue("(iii)", major, minor, patch);
 }
 
+static PyObject *
+raise_result(PyObject *function, PyObject *argument)
+{
+    PyObject *result = PyObject_CallOneArg(function, argument);
+    if (result != NULL && PyExceptionInstance_Check(result)) {
+        PyException_SetTraceback(result, Py_None);
+        PyErr_SetObject((PyObject *)Py_TYPE(result), result);
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+static PyMethodDef raise_result_def = {"raise_result", raise_result, METH_O, NULL};
+
+/* raiser(f): a function of one argument that calls f and raises what it returns, if that is an
+ * exception, without a trace of f: as the caller's own. */
+static PyObject *
+core_raiser(PyObject *Py_UNUSED(module), PyObject *function)
+{
+    return PyCFunction_New(&raise_result_def, function);
+}
+
 static PyMethodDef methods[] = {
     {"isproxy", core_isproxy, METH_O,
      "isproxy(o) -> bool\n\nWhether o stands for an object of another process. Local and safe for "
      "any object."},
     {"proxy_info", core_proxy_info, METH_O, NULL},
     {"target_name", core_target_name, METH_O, NULL},
+    {"raiser", core_raiser, METH_O, NULL},
     {"zmq_version", core_zmq_version, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

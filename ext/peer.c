@@ -90,6 +90,8 @@ frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
         .op = (uint8_t)op, .epoch = peer->epoch, .strand = m->strand->id, .request = request};
     m->op = (unsigned char)op;
     m->request = request;
+    m->begun = true;
+    m->strand->framing++;
     blobs_collect();
     write_header(&m->w, &h);
     if (peer->nreleases > 0) {
@@ -203,9 +205,8 @@ late_releases_apply(PeerObject *peer)
     free(late);
 }
 
-/* Header, releases and changes of a received frame. */
 static int
-frame_open(struct incoming *in)
+open_frame(struct incoming *in)
 {
     if (in->header.flags & FRAME_RELEASES) {
         PeerObject *peer = in->peer;
@@ -231,6 +232,16 @@ frame_open(struct incoming *in)
         return -1;
     }
     return in->header.flags & FRAME_PAIRS ? pairs_decode_changes(in) : 0;
+}
+
+/* Header, releases and changes of a received frame. */
+static int
+frame_open(struct incoming *in)
+{
+    in->strand->framing++;
+    int rc = open_frame(in);
+    in->strand->framing--;
+    return rc;
 }
 
 static void
@@ -406,9 +417,16 @@ serve(struct incoming *in)
     }
     s->serving++;
     iteration_effect(peer);
+    struct entry entry = {.outer = s->entries};
+    if (s->depth > 0) {
+        entry.frame = PyThreadState_GetFrame(PyThreadState_Get());
+        s->entries = &entry;
+    }
     if (frame_open(in) == 0) {
         result = op_execute(in, &flags);
     }
+    s->entries = entry.outer;
+    Py_CLEAR(entry.frame);
     incoming_free(in);
     if (interruptible) {
         atomic_store(&peer->page->executing_request, outer);
@@ -493,6 +511,7 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
         }
         s->checked = true;
     }
+    peer->turn++;
     peer_trace(peer, "<-", in->frame.data, in->frame.size);
     if (peer->tap != NULL) {
         PyObject *none = PyObject_CallFunction(peer->tap, "y#", (const char *)in->frame.data,
@@ -789,7 +808,9 @@ wait_reply(struct message *m)
         }
         s->cacheable = (in.header.flags & FRAME_CACHEABLE) != 0;
         if (frame_open(&in) == 0) {
+            s->framing++;
             result = decode(&in);
+            s->framing--;
         }
         incoming_free(&in);
         if (result != NULL && (in.header.flags & FRAME_ERROR)) {
@@ -1248,6 +1269,7 @@ peer_child_service(PeerObject *peer)
 {
     struct strand *s = strand_by_id(peer, STRAND_SERVICE);
     int announced = 0; /* callback strands asked for so far */
+    peer->service_thread = PyThread_get_thread_ident();
     bool quiet = true;
     while (s != NULL) {
         struct incoming in;

@@ -549,6 +549,38 @@ peer_check_dead(PeerObject *self, PyObject *Py_UNUSED(ignored))
                            process_update(self->process));
 }
 
+/* May the calling thread ask the other side something here and now? True: it executes a request,
+ * and is not in the middle of a frame. None: it is a thread of this side's own, which has to wait
+ * until it is lent a strand. False: no. */
+static PyObject *
+peer_may_ask(PeerObject *self, void *Py_UNUSED(closure))
+{
+    if (self->state != PEER_RUNNING || PyThread_get_thread_ident() == self->service_thread) {
+        Py_RETURN_FALSE;
+    }
+    struct strand *s = strand_known(self);
+    if (s == NULL) {
+        Py_RETURN_NONE;
+    }
+    return PyBool_FromLong(s->framing == 0 && (s->serving > 0 || s->callback));
+}
+
+/* The frames of the calling thread that wait for the other side while it asks something, innermost
+ * first. */
+static PyObject *
+peer_entries(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct strand *s = strand_known(self);
+    PyObject *frames = PyList_New(0);
+    for (struct entry *e = s == NULL ? NULL : s->entries; frames != NULL && e != NULL;
+         e = e->outer) {
+        if (PyList_Append(frames, e->frame == NULL ? Py_None : (PyObject *)e->frame) < 0) {
+            Py_CLEAR(frames);
+        }
+    }
+    return frames;
+}
+
 /* Child: the interrupt has been raised; the kernel need not send the signal again. */
 static PyObject *
 peer_interrupt_taken(PeerObject *self, PyObject *Py_UNUSED(ignored))
@@ -574,12 +606,14 @@ static PyMethodDef peer_methods[] = {
     {"serve_strand", (PyCFunction)peer_serve_strand, METH_O, NULL},
     {"connect", (PyCFunction)peer_connect, METH_NOARGS, NULL},
     {"is_over", (PyCFunction)peer_check_dead, METH_NOARGS, NULL},
+    {"entries", (PyCFunction)peer_entries, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef peer_members[] = {
     {"epoch", T_UINT, offsetof(PeerObject, epoch), READONLY, NULL},
     {"requests", T_ULONGLONG, offsetof(PeerObject, requests_sent), READONLY, NULL},
+    {"turn", T_ULONGLONG, offsetof(PeerObject, turn), READONLY, NULL},
     {"isolated", T_OBJECT, offsetof(PeerObject, isolated), READONLY, NULL},
     {"modules", T_OBJECT, offsetof(PeerObject, modules), READONLY, NULL},
     {"_tap", T_OBJECT, offsetof(PeerObject, tap), 0, NULL},
@@ -594,6 +628,7 @@ static PyGetSetDef peer_getset[] = {
     {"pid", (getter)peer_pid, NULL, NULL, NULL},
     {"supervisor_pid", (getter)peer_supervisor_pid, NULL, NULL, NULL},
     {"counts", (getter)peer_counts, NULL, NULL, NULL},
+    {"may_ask", (getter)peer_may_ask, NULL, NULL, NULL},
     {"sync", (getter)peer_get_sync, (setter)peer_set_sync, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -100,6 +100,12 @@ struct ending {
     uint64_t taken; /* the last request that the child's main thread began */
 };
 
+/* Where a request of the other side was begun in the stack of this side's thread. */
+struct entry {
+    struct entry *outer;
+    PyFrameObject *frame; /* strong or NULL: the frame that waits meanwhile */
+};
+
 /* One thread of this side and its connection to the paired thread. */
 struct strand {
     PeerObject *peer; /* borrowed */
@@ -116,6 +122,8 @@ struct strand {
     bool owned;              /* a capsule in its thread's state refers to the record */
     bool callback;           /* lent to threads of the child that no kernel thread is paired with */
     struct waiting *waiting; /* innermost wait of this strand, on its thread's stack; or NULL */
+    struct entry *entries;   /* innermost request being executed, on its thread's stack; or NULL */
+    unsigned framing;        /* a frame is being written or read: nothing may be asked meanwhile */
     struct pair *pairs;
     size_t npairs, cappairs;
     unsigned
@@ -160,6 +168,8 @@ struct PeerObject {
     } * late; /* received, but a frame of another strand may still name the handle; see peer.c */
     size_t nlate, caplate;
     uint64_t stamp;
+    uint64_t
+        turn; /* frames received so far: as long as it stands, the other side changed nothing */
     uint64_t cache_generation; /* module attribute caches of older generations are void */
     struct watched {
         PyObject *dict, *name, *value; /* strong */
@@ -195,7 +205,8 @@ struct PeerObject {
     unsigned long starter;     /* kernel: the thread that starts a life and sets it up, or 0 */
     bool drowsy;               /* the service thread sleeps until it is woken: releases do that */
     unsigned long main_thread; /* kernel: the one that strand 1 belongs to */
-    pid_t kernel_pid;          /* child: who may connect */
+    unsigned long service_thread; /* child: the one that must never ask, or 0 */
+    pid_t kernel_pid;             /* child: who may connect */
     uid_t kernel_uid;
     pthread_mutex_t lock;   /* child: of `arrived` */
     pthread_cond_t arrived; /* child: a callback strand came */

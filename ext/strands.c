@@ -300,7 +300,7 @@ strand_give_back(struct strand *s)
 }
 
 struct strand *
-strand_current(PeerObject *peer)
+strand_known(PeerObject *peer)
 {
     unsigned long thread = PyThread_get_thread_ident();
     for (size_t i = 0; i < peer->nstrands; i++) {
@@ -308,6 +308,16 @@ strand_current(PeerObject *peer)
         if (s->thread == thread && !s->closed && s->epoch == peer->epoch) {
             return s;
         }
+    }
+    return NULL;
+}
+
+struct strand *
+strand_current(PeerObject *peer)
+{
+    struct strand *s = strand_known(peer);
+    if (s != NULL) {
+        return s;
     }
     return peer->is_kernel ? kernel_strand(peer) : borrowed_strand(peer);
 }

@@ -16,6 +16,8 @@ struct strand_offer {
 };
 #define STRAND_MAGIC 0x53545231u
 
+/* The calling thread's strand, or NULL without an exception when there is none. */
+struct strand *strand_known(PeerObject *peer);
 /* The calling thread's strand, made when there is none; NULL with an exception. */
 struct strand *strand_current(PeerObject *peer);
 /* Kernel: makes strand `id` and offers its other end to the child. */

@@ -2,7 +2,7 @@
 
 from contextvars import Context
 from os import PathLike
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, Callable
 
 #: Trace names of the operation table (ext/ops.def), by id.
@@ -21,6 +21,9 @@ def proxy_info(o: object, /) -> tuple[Peer, int, int, bool] | None:
 def target_name(o: object, /) -> str | None:
     """"module.qualname" of what a proxy or class stands for, where it is reached by name. Local."""
 
+def raiser(function: Callable[[Any], Any], /) -> Callable[[Any], Any]:
+    """A function that calls `function` and raises what it returns, if that is an exception, as its caller's own."""
+
 def zmq_version() -> tuple[int, int, int]: ...
 
 class Peer:
@@ -38,6 +41,11 @@ class Peer:
 
     epoch: int
     requests: int
+    #: Grows with each frame received: as long as it stands, the other side has changed nothing.
+    turn: int
+    #: Whether the calling thread may ask the other side now: it executes a request and no frame is being
+    #: written or read. None: it is a thread of this side's own, and waits until it is lent a strand.
+    may_ask: bool | None
     isolated: set[str]
     modules: dict[str, ModuleType]
     call_context: Context | None
@@ -73,6 +81,9 @@ class Peer:
 
     def host_call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """Calls ``host.remote_<name>`` over there."""
+
+    def entries(self) -> list[FrameType | None]:
+        """The frames of the calling thread that wait while it serves the other side, innermost first."""
 
     def interrupt_taken(self) -> None:
         """Child: the SIGINT of the request under way has been raised."""

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 
-from ipython_isolation import _core
+from ipython_isolation import _core, abcs, reports  # abcs: for the core, which could not import it in a chroot
 
 _VALUES = """
     datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone
@@ -37,6 +37,7 @@ class Child:
 
     def __init__(self):
         self.peer = _core.Peer(self)
+        self.reports = reports.ChildReports(self.peer)
         self.following = {"path": None, "environ": None, "cwd": None}
 
     # -- what the core calls --------------------------------------------------------------------
@@ -50,10 +51,9 @@ class Child:
     def spawn(self, strand):
         import threading
 
-        def serve():
-            self.peer.serve_strand(strand)
-
-        threading.Thread(target=serve, name=f"isolation-{strand}", daemon=True).start()
+        threading.Thread(
+            target=self.reports.serve, args=(strand,), name=f"isolation-{strand}", daemon=True
+        ).start()
 
     def signature(self, function):
         import inspect
@@ -95,7 +95,8 @@ class Child:
         if path is not None:
             _paths[name] = path
         try:
-            module = importlib.import_module(name)
+            __import__(name)  # no frame of importlib's own: a stacklevel would count it
+            module = sys.modules[name]
         except BaseException as error:
             _strip_import_frames(error)
             raise
@@ -148,7 +149,7 @@ class Child:
             import traceback
 
             record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        self.peer.host_call(
+        self.reports.tell(
             "log",
             (
                 ("name", record.name),
@@ -200,7 +201,10 @@ class _Logging:
         class SessionHandler(logging.Handler):
             def emit(self, record):
                 try:
-                    child.send_record(record)
+                    if not child.reports.closed:
+                        child.send_record(record)
+                    elif logging.lastResort is not None and record.levelno >= logging.lastResort.level:
+                        logging.lastResort.handle(record)
                 except RecursionError:
                     raise
                 except Exception:
@@ -282,4 +286,6 @@ def main():
     register_default_values()
     child.peer.connect()
     threading.Thread(target=child.peer.run_service, name="isolation-service", daemon=True).start()
-    child.peer.serve_strand(1)
+    child.reports.install()
+    child.reports.serve(1)
+    child.reports.close()

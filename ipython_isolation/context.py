@@ -14,7 +14,7 @@ import threading
 import types
 import weakref
 
-from . import _core, errors, output, shipping
+from . import _core, errors, output, reports, shipping
 from .child import register_default_values
 
 _SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_supervisor")
@@ -103,6 +103,7 @@ class IsolationContext:
         self._peer = _core.Peer(self, _SUPERVISOR)
         self._peer.main_thread = threading.main_thread().ident
         self._output = output.OutputRelay(self._peer)
+        self._reports = reports.SessionReports(self._peer)
         with _lock:
             _all.add(self)
 
@@ -226,6 +227,7 @@ class IsolationContext:
         try:
             self._sent = dict.fromkeys(self._sent)
             self._output.reset()
+            self._reports.reset()
             arguments = [
                 self._python,
                 *subprocess._args_from_interpreter_flags(),
@@ -302,7 +304,7 @@ class IsolationContext:
 
     def spawn(self, strand):
         threading.Thread(
-            target=self._peer.serve_strand, args=(strand,), name=f"isolation-callbacks-{strand}", daemon=True
+            target=self._reports.serve_callbacks, args=(strand,), name=f"isolation-callbacks-{strand}", daemon=True
         ).start()
 
     def stale(self, name):
@@ -350,6 +352,18 @@ class IsolationContext:
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
+
+    def remote_warn(self, *details):
+        return self._reports.warn(*details)
+
+    def remote_unraisable(self, *details):
+        self._reports.unraisable(*details)
+
+    def remote_thread_ended(self, *details):
+        self._reports.thread_ended(*details)
+
+    def remote_uncaught(self, *details):
+        self._reports.uncaught(*details)
 
     # -- use ------------------------------------------------------------------------------------
 
