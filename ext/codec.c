@@ -43,6 +43,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->nblobs = 0;
     m->operation = NULL;
     m->operand = NULL;
+    m->values = NULL;
 }
 
 void
@@ -67,6 +68,12 @@ message_free(struct message *m, bool abandon)
     m->blobs = NULL;
     m->nblobs = 0;
     writer_free(&m->w);
+    if (m->values != NULL) {
+        struct values *values = m->values;
+        m->values = NULL;
+        values_clear(values);
+        free(values);
+    }
 }
 
 /* ---- blobs ------------------------------------------------------------------------------- */
@@ -313,6 +320,54 @@ write_tag(struct message *m, enum tag tag)
     write_u8(&m->w, (uint8_t)tag);
 }
 
+/* The value whose tag was written at `at` gets the next number of this request. */
+static int
+keep(struct message *m, size_t at, PyObject *o)
+{
+    if (m->values == NULL) {
+        m->values = calloc(1, sizeof *m->values);
+        if (m->values == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        m->values->request = m->request;
+        m->values->mine = true;
+    }
+    if (message_check(m) < 0 || values_add(m->values, o) < 0) {
+        return -1;
+    }
+    m->w.data[at] |= TAG_KEPT;
+    return 0;
+}
+
+/* Writes the number that o has as a value of a request under way. False: it has none. */
+static bool
+encode_kept(struct message *m, PyObject *o)
+{
+    uint32_t index;
+    /* One that is kept already has a reference there; inside of arguments each has one more, held
+     * while it is encoded. */
+    if (Py_REFCNT(o) <= (m->result ? 1 : 2) || m->strand == NULL ||
+        (m->values == NULL && m->strand->values == NULL)) {
+        return false;
+    }
+    struct values *v = values_find(m, o, &index);
+    if (v == NULL) {
+        return false;
+    }
+    write_tag(m, TAG_ARGUMENT);
+    write_u64(&m->w, v->request << 1 | v->mine);
+    write_u32(&m->w, index);
+    return true;
+}
+
+static bool
+encode_kept_number(struct message *m, PyObject *o)
+{
+    struct values *v = m->values != NULL ? m->values : m->strand != NULL ? m->strand->values : NULL;
+    return v != NULL && v->numbers && encode_kept(m, o);
+}
+
 static int
 encode_long(struct message *m, PyObject *o)
 {
@@ -344,13 +399,41 @@ encode_long(struct message *m, PyObject *o)
 static int
 encode_str(struct message *m, PyObject *o)
 {
-    if (PyUnicode_IS_COMPACT_ASCII(o)) {
-        write_tag(m, TAG_ASCII);
-        write_bytes(&m->w, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o));
+    size_t at = m->w.size;
+    if (PyUnicode_GET_LENGTH(o) > 1 && encode_kept(m, o)) {
         return 0;
     }
-    write_tag(m, TAG_STR);
-    return encode_name(m, o);
+    if (!PyUnicode_IS_COMPACT_ASCII(o)) {
+        write_tag(m, TAG_STR);
+        if (encode_name(m, o) < 0) {
+            return -1;
+        }
+    }
+    else if (PyUnicode_GET_LENGTH(o) < BLOB_SIZE) {
+        write_tag(m, TAG_ASCII);
+        write_bytes(&m->w, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o));
+    }
+    else {
+        write_tag(m, TAG_BLOBTEXT);
+        if (encode_blob(m, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o), o) < 0) {
+            return -1;
+        }
+    }
+    return m->result || PyUnicode_GET_LENGTH(o) < 2 ? 0 : keep(m, at, o);
+}
+
+static int
+encode_bytes(struct message *m, PyObject *o)
+{
+    size_t at = m->w.size;
+    if (PyBytes_GET_SIZE(o) > 1 && encode_kept(m, o)) {
+        return 0;
+    }
+    write_tag(m, TAG_BYTES);
+    if (encode_blob(m, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o), o) < 0) {
+        return -1;
+    }
+    return m->result || PyBytes_GET_SIZE(o) < 2 ? 0 : keep(m, at, o);
 }
 
 static bool
@@ -761,12 +844,27 @@ is_value_type(PyTypeObject *type)
     return yes;
 }
 
+/* An array that is not written back is an immutable value as far as the other side goes. */
+static int
+keep_unpaired(struct message *m, size_t at, PyObject *o)
+{
+    return m->result || pair_find(m->strand, o) != NULL ? 0 : keep(m, at, o);
+}
+
 static int
 encode_compound(struct message *m, PyObject *o, bool owned)
 {
     bool done = false;
+    size_t at = m->w.size;
     if (PyTuple_CheckExact(o)) {
+        if (PyTuple_GET_SIZE(o) > 0 && encode_kept(m, o)) {
+            return 0;
+        }
         write_tag(m, TAG_TUPLE);
+        /* Before its items: they may lead back to it. */
+        if (!m->result && PyTuple_GET_SIZE(o) > 0 && keep(m, at, o) < 0) {
+            return -1;
+        }
         return encode_sequence(m, o, is_unshared(o, owned));
     }
     struct proxy *p = proxy_find(o);
@@ -785,9 +883,13 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     if (encode_container(m, o, owned, &done) < 0 || done) {
         return done && !PyErr_Occurred() ? 0 : -1;
     }
+    if (encode_kept(m, o)) {
+        return 0;
+    }
     if (PyFrozenSet_CheckExact(o)) {
         write_tag(m, TAG_FROZENSET);
-        return encode_sequence(m, o, false);
+        int rc = encode_sequence(m, o, false);
+        return rc < 0 || m->result ? rc : keep(m, at, o);
     }
     if (PySlice_Check(o) || PyRange_Check(o)) {
         static const char *const fields[] = {"start", "stop", "step"};
@@ -800,7 +902,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
                 return -1;
             }
         }
-        return 0;
+        return m->result ? 0 : keep(m, at, o);
     }
     if (PyExceptionInstance_Check(o)) {
         return encode_exception(m, o);
@@ -840,7 +942,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     if (is_ndarray(m->peer, o)) {
         if (encode_ndarray(m, o, owned, &done) < 0 || done) {
-            return PyErr_Occurred() ? -1 : 0;
+            return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
         }
     }
     else if (is_array(m->peer, o)) {
@@ -850,7 +952,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     else if (PyMemoryView_Check(o)) {
         if (encode_memoryview(m, o, &done) < 0 || done) {
-            return PyErr_Occurred() ? -1 : 0;
+            return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
         }
     }
     else {
@@ -867,7 +969,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
                     return -1;
                 }
                 if (done) {
-                    return 0;
+                    return m->result ? 0 : keep(m, at, o);
                 }
             }
         }
@@ -880,9 +982,12 @@ encode(struct message *m, PyObject *o, bool owned)
 {
     PyTypeObject *type = Py_TYPE(o);
     if (type == &PyLong_Type) {
-        return encode_long(m, o);
+        return encode_kept_number(m, o) ? 0 : encode_long(m, o);
     }
     if (type == &PyFloat_Type) {
+        if (encode_kept_number(m, o)) {
+            return 0;
+        }
         write_tag(m, TAG_FLOAT);
         write_f64(&m->w, PyFloat_AS_DOUBLE(o));
         return 0;
@@ -899,10 +1004,12 @@ encode(struct message *m, PyObject *o, bool owned)
         return 0;
     }
     if (type == &PyBytes_Type) {
-        write_tag(m, TAG_BYTES);
-        return encode_blob(m, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o), o);
+        return encode_bytes(m, o);
     }
     if (type == &PyComplex_Type) {
+        if (encode_kept_number(m, o)) {
+            return 0;
+        }
         Py_complex v = PyComplex_AsCComplex(o);
         write_tag(m, TAG_COMPLEX);
         write_f64(&m->w, v.real);
@@ -922,6 +1029,29 @@ encode(struct message *m, PyObject *o, bool owned)
 }
 
 int
+encode_argument(struct message *m, PyObject *o)
+{
+    size_t at = m->w.size;
+    if (encode(m, o, false) < 0) {
+        return -1;
+    }
+    bool number = PyFloat_CheckExact(o) || PyComplex_CheckExact(o);
+    if (PyLong_CheckExact(o)) {
+        int overflow;
+        long v = PyLong_AsLongAndOverflow(o, &overflow);
+        number = overflow || v < -5 || v > 256; /* the others are the same everywhere */
+    }
+    if (!number || (!m->w.failed && m->w.data[at] == TAG_ARGUMENT)) {
+        return 0;
+    }
+    if (keep(m, at, o) < 0) {
+        return -1;
+    }
+    m->values->numbers = true;
+    return 0;
+}
+
+int
 encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
@@ -933,7 +1063,7 @@ encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject
         }
     }
     for (Py_ssize_t i = 0; i < nargs + nkw; i++) {
-        if (encode(m, args[i], false) < 0) {
+        if (encode_argument(m, args[i]) < 0) {
             return -1;
         }
     }
@@ -1025,7 +1155,7 @@ decode_list(struct incoming *in, PyObject *list)
 }
 
 static PyObject *
-decode_tuple(struct incoming *in)
+decode_tuple(struct incoming *in, bool kept)
 {
     uint64_t n = read_count(&in->r, 1);
     if (in->r.failed) {
@@ -1033,6 +1163,15 @@ decode_tuple(struct incoming *in)
         return NULL;
     }
     PyObject *tuple = PyTuple_New((Py_ssize_t)n);
+    if (kept && tuple != NULL) {
+        /* Its items may lead back to it: whoever sees it before it is complete finds None. */
+        for (uint64_t i = 0; i < n; i++) {
+            PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, Py_NewRef(Py_None));
+        }
+        if (values_add(in->values, tuple) < 0) {
+            Py_CLEAR(tuple);
+        }
+    }
     for (uint64_t i = 0; tuple != NULL && i < n; i++) {
         PyObject *item = decode(in);
         if (item == NULL) {
@@ -1041,7 +1180,60 @@ decode_tuple(struct incoming *in)
         }
         PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, item);
     }
+    if (kept && tuple != NULL && !PyObject_GC_IsTracked(tuple)) {
+        PyObject_GC_Track(tuple); /* a collection has found nothing but None in it */
+    }
     return tuple;
+}
+
+static PyObject *
+decode_kept(struct incoming *in)
+{
+    uint64_t request = read_u64(&in->r);
+    uint32_t index = read_u32(&in->r);
+    if (in->discarded) {
+        return Py_NewRef(Py_None);
+    }
+    PyObject *o =
+        in->strand == NULL ? NULL : values_get(in->strand, request >> 1, !(request & 1), index);
+    if (o == NULL) {
+        garbled("unknown argument");
+        return NULL;
+    }
+    return Py_NewRef(o);
+}
+
+/* A child may send anything: it is ASCII only if it is. */
+static PyObject *
+decode_blob_text(struct incoming *in)
+{
+    size_t size;
+    const struct frame *frame;
+    const unsigned char *data = decode_blob(in, &size, &frame);
+    if (in->r.failed || size > PY_SSIZE_T_MAX) {
+        garbled("text");
+        return NULL;
+    }
+    PyObject *text = PyUnicode_New((Py_ssize_t)size, 127);
+    if (text == NULL || size == 0) {
+        return text;
+    }
+    uint64_t bits = 0, word;
+    size_t i = 0;
+    for (; i + sizeof word <= size; i += sizeof word) {
+        memcpy(&word, data + i, sizeof word);
+        bits |= word;
+    }
+    for (; i < size; i++) {
+        bits |= data[i];
+    }
+    if (bits & 0x8080808080808080u) {
+        Py_DECREF(text);
+        garbled("text");
+        return NULL;
+    }
+    memcpy(PyUnicode_1BYTE_DATA(text), data, size);
+    return text;
 }
 
 /* Into a set, frozenset or deque, by `add`. Steals `target`. */
@@ -1320,7 +1512,7 @@ decode_slice_or_range(struct incoming *in, bool slice)
 }
 
 static PyObject *
-decode_compound(struct incoming *in, uint8_t tag)
+decode_compound(struct incoming *in, uint8_t tag, bool kept)
 {
     struct reader *r = &in->r;
     switch (tag) {
@@ -1328,7 +1520,7 @@ decode_compound(struct incoming *in, uint8_t tag)
     case TAG_SLICE:
         return decode_slice_or_range(in, tag == TAG_SLICE);
     case TAG_TUPLE:
-        return decode_tuple(in);
+        return decode_tuple(in, kept);
     case TAG_FROZENSET: {
         /* PySet_Add accepts a frozenset that nobody else has seen. */
         return decode_into(in, PyFrozenSet_New(NULL), PySet_Add);
@@ -1395,6 +1587,10 @@ decode_compound(struct incoming *in, uint8_t tag)
         return decode_array(in);
     case TAG_MEMORYVIEW:
         return decode_memoryview(in);
+    case TAG_ARGUMENT:
+        return decode_kept(in);
+    case TAG_BLOBTEXT:
+        return decode_blob_text(in);
     default:
         garbled("unknown tag");
         return NULL;
@@ -1413,6 +1609,12 @@ decode(struct incoming *in)
         garbled("too short");
         return NULL;
     }
+    bool kept = tag & TAG_KEPT;
+    if (kept && in->values == NULL) {
+        garbled("value");
+        return NULL;
+    }
+    tag &= (uint8_t)~TAG_KEPT;
     switch (tag) {
     case TAG_NONE:
         Py_RETURN_NONE;
@@ -1458,7 +1660,8 @@ decode(struct incoming *in)
         if (Py_EnterRecursiveCall(" while reading an object from another process")) {
             return NULL;
         }
-        o = decode_compound(in, tag);
+        o = decode_compound(in, tag, kept);
+        kept = kept && tag != TAG_TUPLE; /* that was done before its items */
         Py_LeaveRecursiveCall();
         break;
     }
@@ -1466,6 +1669,13 @@ decode(struct incoming *in)
         Py_CLEAR(o);
         if (!PyErr_Occurred()) {
             garbled("too short");
+        }
+    }
+    if (kept && o != NULL) {
+        in->values->numbers = in->values->numbers || PyLong_CheckExact(o) ||
+                              PyFloat_CheckExact(o) || PyComplex_CheckExact(o);
+        if (values_add(in->values, o) < 0) {
+            Py_CLEAR(o);
         }
     }
     return o;

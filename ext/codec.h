@@ -45,6 +45,9 @@ enum tag {
     TAG_TRACEBACK,      /* frames: file, function, line */
     TAG_EXCEPTION_BACK, /* handle, frames: an exception of the receiver, raised through the sender
                          */
+    TAG_ARGUMENT,       /* request * 2 + (the sender asked), number: a value of its arguments */
+    TAG_BLOBTEXT,       /* blob: a long ASCII text */
+    TAG_KEPT = 128,     /* added to the tag of a value that gets the next number of its request */
 };
 
 /* A frame being built. */
@@ -68,6 +71,7 @@ struct message {
     size_t nblobs;
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
     PyObject *operand;
+    struct values *values; /* owned or NULL: those in this request, once there are any */
 };
 
 /* A frame being read. */
@@ -77,7 +81,9 @@ struct incoming {
     struct strand *strand;
     struct frame frame;
     struct frame_header header;
-    PyObject *seen; /* strong or NULL: dict of the exceptions in this frame, by handle */
+    PyObject *seen;        /* strong or NULL: dict of the exceptions in this frame, by handle */
+    struct values *values; /* borrowed: of the request that is read; NULL in any other frame */
+    bool discarded;        /* read for its handles alone: requests it refers to may be over */
 };
 
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);
@@ -89,6 +95,8 @@ void message_free(struct message *m, bool abandon);
 int encode(struct message *m, PyObject *o, bool owned);
 int encode_name(struct message *m, PyObject *name);
 int encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+/* An argument as such, not inside a container: numbers are told apart by identity too. */
+int encode_argument(struct message *m, PyObject *o);
 /* New reference, or NULL with an exception. */
 PyObject *decode(struct incoming *in);
 PyObject *decode_name(struct incoming *in);
@@ -157,6 +165,17 @@ struct flat {
 };
 int flat_open(PyObject *o, struct flat *f);
 void flat_close(struct flat *f);
+
+/* values.c */
+int values_add(struct values *v, PyObject *o);
+void values_clear(struct values *v);
+/* The request that v belongs to begins, and ends, on this strand. */
+void values_begin(struct strand *s, struct values *v);
+void values_end(struct strand *s, struct values *v);
+/* Of which request under way, known to the receiver of m, o is a value; NULL: of none. */
+struct values *values_find(struct message *m, PyObject *o, uint32_t *index);
+/* Borrowed; NULL when there is none. */
+PyObject *values_get(struct strand *s, uint64_t request, bool mine, uint32_t index);
 
 /* pairs.c */
 enum pair_kind { PAIR_LIST, PAIR_DICT, PAIR_SET, PAIR_BYTEARRAY, PAIR_DEQUE, PAIR_BUFFER };

@@ -384,6 +384,9 @@ serve(struct incoming *in)
     bool interruptible = peer->page != NULL && s->id == STRAND_MAIN;
     PyObject *result = NULL;
     struct message m;
+    struct values values = {.request = in->header.request};
+    in->values = &values;
+    values_begin(s, &values);
     if (interruptible) {
         atomic_store(&peer->page->taken_request, in->header.request);
         outer = atomic_exchange(&peer->page->executing_request, in->header.request);
@@ -442,6 +445,7 @@ serve(struct incoming *in)
     /* What the request made or held goes before the answer, so that whoever reads the answer finds
      * it gone; finalisers may even call back. */
     Py_XDECREF(result);
+    values_end(s, &values);
     int rc = frame_send(&m);
     pairs_truncate(s, npairs);
     s->serving--;
@@ -459,6 +463,8 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
     in->peer = peer;
     in->strand = s;
     in->seen = NULL;
+    in->values = NULL;
+    in->discarded = false;
     reader_init(&in->r, in->frame.data, in->frame.size);
     if (!read_header(&in->r, &in->header)) {
         frame_free(&in->frame);
@@ -493,6 +499,7 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
 static void
 discard(struct incoming *in)
 {
+    in->discarded = true;
     if (frame_open(in) == 0) {
         Py_XDECREF(decode(in));
     }
@@ -519,12 +526,21 @@ peer_feed(PeerObject *peer, const void *data, size_t size)
         return got < 0 ? NULL : Py_NewRef(Py_None);
     }
     s->serving++;
+    struct values values = {.request = in.header.request};
+    bool request = !(in.header.flags & (FRAME_EVENT | FRAME_REPLY));
+    if (request) {
+        in.values = &values;
+        values_begin(s, &values);
+    }
     if (frame_open(&in) == 0) {
         result = in.header.flags & FRAME_EVENT   ? Py_NewRef(Py_None)
                  : in.header.flags & FRAME_REPLY ? decode(&in)
                                                  : op_execute(&in, &flags);
     }
     incoming_free(&in);
+    if (request) {
+        values_end(s, &values);
+    }
     pairs_truncate(s, npairs);
     s->serving--;
     return result;
@@ -956,10 +972,19 @@ request_finish(struct message *m)
     struct strand *s = m->strand;
     size_t npairs = m->npairs;
     struct message facts = *m; /* request, operation, operand: frame_send frees the rest */
+    struct values *values = m->values;
     PyObject *result = NULL;
     peer->requests_sent++;
+    m->values = NULL;
+    if (values != NULL) {
+        values_begin(s, values);
+    }
     if (frame_send(m) == 0) {
         result = wait_reply(&facts);
+    }
+    if (values != NULL) {
+        values_end(s, values);
+        free(values);
     }
     pairs_truncate(s, npairs);
     if (s->npairs > 0 && !s->closed) {

@@ -743,13 +743,13 @@ encode_args(struct message *m, PyObject *args, Py_ssize_t skip, PyObject *kwargs
         }
     }
     for (Py_ssize_t i = skip; i < PyTuple_GET_SIZE(args); i++) {
-        if (encode(m, PyTuple_GET_ITEM(args, i), false) < 0) {
+        if (encode_argument(m, PyTuple_GET_ITEM(args, i)) < 0) {
             return -1;
         }
     }
     position = 0;
     while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
-        if (encode(m, value, false) < 0) {
+        if (encode_argument(m, value) < 0) {
             return -1;
         }
     }

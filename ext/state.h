@@ -69,6 +69,19 @@ struct pair {
     unsigned char kind; /* PAIR_* */
 };
 
+/* The immutable values of one request's arguments, by number; see values.c. */
+struct values {
+    uint64_t request;
+    bool mine;        /* this side asked */
+    bool numbers;     /* there are int, float or complex among them */
+    PyObject **items; /* strong */
+    size_t n, capacity;
+    unsigned searches;
+    struct table index; /* address -> number + 1, of the first `indexed` */
+    size_t indexed;
+    struct values *outer;
+};
+
 /* How a life of the child ended, kept for the requests that were under way. */
 enum ending_how { END_NONE, END_DIED, END_CLOSED, END_RESTARTED };
 struct ending {
@@ -103,7 +116,8 @@ struct strand {
     uint64_t next_pair;
     struct table pair_by_address; /* address -> index + 1 */
     struct table pair_by_id;
-    bool cacheable; /* the last reply said that its result may be cached */
+    struct values *values; /* borrowed: of the requests under way, innermost first */
+    bool cacheable;        /* the last reply said that its result may be cached */
     /* Handles of the classes described in frames of this strand. Per strand, because frames of two
      * strands may be read in another order than they were written. */
     struct table described;

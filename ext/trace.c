@@ -63,7 +63,7 @@ value(struct line *l, struct reader *r, int depth)
         add(l, "...");
         return false;
     }
-    switch (read_u8(r)) {
+    switch (read_u8(r) & ~TAG_KEPT) {
     case TAG_NONE:
         add(l, "None");
         return true;
@@ -138,6 +138,15 @@ value(struct line *l, struct reader *r, int depth)
         }
         return false;
     }
+    case TAG_ARGUMENT: {
+        uint64_t request = read_u64(r);
+        add(l, "<argument %u of #%llu>", read_u32(r), (unsigned long long)request >> 1);
+        return true;
+    }
+    case TAG_BLOBTEXT:
+        read_u8(r);
+        add(l, "<text blob %llu>", (unsigned long long)read_u64(r));
+        return true;
     case TAG_NAMED:
         add_text(l, r, "");
         add(l, ".");

@@ -846,6 +846,12 @@ def identity(value):
     return value
 
 
+def echoes(function):
+    """Whether a value that the function is given and returns is the same object."""
+    values = (tuple([1, 2]), "".join(["ab", "c"]), bytes([1, 2]), frozenset(["x"]))
+    return [function(value) is value for value in values]
+
+
 def first(items):
     return items[0]
 
