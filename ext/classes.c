@@ -1,6 +1,7 @@
 /* classes.c: a class of one side, described once to the other, where a real class stands for it:
  * same name, module, documentation, bases in order, and a stub for each name in its own __dict__.
  */
+#include "buffers.h"
 #include "codec.h"
 #include "handles.h"
 #include "peer.h"
@@ -485,7 +486,7 @@ patch_slots(PyTypeObject *type, uint32_t flags, bool proxies)
         type->tp_setattro = proxy_setattro;
         if (flags & CLASS_BUFFER) {
             ((PyHeapTypeObject *)type)->as_buffer.bf_getbuffer = proxy_getbuffer;
-            ((PyHeapTypeObject *)type)->as_buffer.bf_releasebuffer = NULL;
+            ((PyHeapTypeObject *)type)->as_buffer.bf_releasebuffer = proxy_releasebuffer;
             type->tp_as_buffer = &((PyHeapTypeObject *)type)->as_buffer;
         }
     }

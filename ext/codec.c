@@ -34,7 +34,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->op = 0;
     m->flags = 0;
     m->request = 0;
-    m->released = false;
+    m->released = 0;
     m->npairs = strand != NULL ? strand->npairs : 0;
     m->sent = NULL;
     m->nsent = m->capsent = 0;

@@ -59,8 +59,8 @@ struct message {
     unsigned char op;
     unsigned flags;
     uint64_t request;
-    bool released; /* queued releases went into this frame, right after the header */
-    size_t npairs; /* of the strand, before this message */
+    size_t released; /* where queued releases are in this frame; 0: there are none */
+    size_t npairs;   /* of the strand, before this message */
     struct sent {
         uint64_t handle;
         bool described; /* its description went into this frame */
@@ -189,5 +189,9 @@ int pairs_snapshot(struct strand *s, size_t from);
 int pairs_encode_changes(struct message *m, bool *any);
 int pairs_decode_changes(struct incoming *in);
 void pairs_truncate(struct strand *s, size_t npairs);
+/* The runs of bytes that are not what they were `before`: count, (offset, bytes). */
+int encode_ranges(struct message *m, const char *now, const char *before, size_t size,
+                  bool *changed);
+int apply_ranges(struct incoming *in, char *data, size_t size);
 
 #endif

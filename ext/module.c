@@ -1,4 +1,5 @@
 /* module.c: ipython_isolation._core. */
+#include "buffers.h"
 #include "codec.h"
 #include "handles.h"
 #include "peer.h"
@@ -131,8 +132,8 @@ module_exec(PyObject *module)
     }
     int rc = core->deque_type == NULL || operations == NULL ||
                      PyModule_AddObjectRef(module, "operations", operations) < 0 ||
-                     proxy_init(core, module) < 0 || module_proxy_init(core, module) < 0 ||
-                     peer_init(core, module) < 0
+                     proxy_init(core, module) < 0 || buffers_init(core, module) < 0 ||
+                     module_proxy_init(core, module) < 0 || peer_init(core, module) < 0
                  ? -1
                  : 0;
     Py_XDECREF(operations);

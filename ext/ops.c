@@ -1,5 +1,6 @@
 /* ops.c: the executors of ops.def. Each reads its operands, does what the operation says with the
  * real object, and returns the result. */
+#include "buffers.h"
 #include "codec.h"
 #include "handles.h"
 #include "peer.h"
@@ -417,19 +418,13 @@ static PyObject *
 op_buffer(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
     PyObject *o = decode(in), *result = NULL;
-    PyObject *view = o == NULL ? NULL : PyMemoryView_FromObject(o);
-    PyObject *bytes = view == NULL ? NULL : PyObject_CallMethod(view, "tobytes", NULL);
-    if (bytes != NULL) {
-        Py_buffer *buffer = PyMemoryView_GET_BUFFER(view);
-        PyObject *shape = PyObject_GetAttrString(view, "shape");
-        result = shape == NULL
-                     ? NULL
-                     : Py_BuildValue("(OynO)", bytes, buffer->format ? buffer->format : "B",
-                                     buffer->itemsize, shape);
-        Py_XDECREF(shape);
+    int flags = (int)read_u32(&in->r);
+    if (o != NULL && in->r.failed) {
+        garbled("buffer");
     }
-    Py_XDECREF(bytes);
-    Py_XDECREF(view);
+    else if (o != NULL) {
+        result = buffer_hold(in->peer, o, flags);
+    }
     Py_XDECREF(o);
     return result;
 }

@@ -289,17 +289,9 @@ write_runs(struct message *m, const char *now, const char *before, size_t i, siz
     return n;
 }
 
-static int
-encode_byte_changes(struct message *m, const char *now, size_t size, const char *before, size_t old,
-                    bool *changed)
+int
+encode_ranges(struct message *m, const char *now, const char *before, size_t size, bool *changed)
 {
-    if (size != old) {
-        *changed = true;
-        write_u8(&m->w, 1);
-        write_bytes(&m->w, now, size);
-        return message_check(m);
-    }
-    write_u8(&m->w, 0);
     size_t count_at = m->w.size;
     uint64_t n = 0;
     write_u64(&m->w, 0);
@@ -314,6 +306,20 @@ encode_byte_changes(struct message *m, const char *now, size_t size, const char 
     }
     *changed = n != 0;
     return message_check(m);
+}
+
+static int
+encode_byte_changes(struct message *m, const char *now, size_t size, const char *before, size_t old,
+                    bool *changed)
+{
+    if (size != old) {
+        *changed = true;
+        write_u8(&m->w, 1);
+        write_bytes(&m->w, now, size);
+        return message_check(m);
+    }
+    write_u8(&m->w, 0);
+    return encode_ranges(m, now, before, size, changed);
 }
 
 static int
@@ -492,7 +498,7 @@ apply_set(struct incoming *in, PyObject *target)
     return in->r.failed ? garbled("changes of a set") : 0;
 }
 
-static int
+int
 apply_ranges(struct incoming *in, char *data, size_t size)
 {
     for (uint64_t n = read_count(&in->r, 16); n > 0; n--) {

@@ -1,5 +1,6 @@
 #include "peer.h"
 
+#include "buffers.h"
 #include "handles.h"
 #include "proxy.h"
 #include "strands.h"
@@ -91,15 +92,22 @@ frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
     m->request = request;
     blobs_collect();
     write_header(&m->w, &h);
+    if (peer->copies != NULL || peer->holds != NULL) {
+        if (buffers_encode(m, &changes) < 0) {
+            return -1;
+        }
+        flags |= changes ? FRAME_BUFFERS : 0;
+        changes = false;
+    }
     if (peer->nreleases > 0) {
         flags |= FRAME_RELEASES;
+        m->released = m->w.size;
         write_u64(&m->w, peer->nreleases);
         for (size_t i = 0; i < peer->nreleases; i++) {
             write_u64(&m->w, peer->releases[i].handle);
             write_u64(&m->w, peer->releases[i].count);
         }
         peer->nreleases = 0;
-        m->released = true;
     }
     m->npairs = m->strand->npairs;
     if (m->npairs > 0 && pairs_encode_changes(m, &changes) < 0) {
@@ -146,6 +154,9 @@ frame_send(struct message *m)
     }
     if (rc < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (rc == 0 && (m->flags & FRAME_BUFFERS)) {
+        buffers_sent(m->peer);
     }
     message_free(m, rc < 0);
     return rc;
@@ -197,13 +208,16 @@ late_releases_apply(PeerObject *peer)
 static int
 frame_open(struct incoming *in)
 {
+    if ((in->header.flags & FRAME_BUFFERS) && buffers_decode(in) < 0) {
+        return -1;
+    }
     if (in->header.flags & FRAME_RELEASES) {
         PeerObject *peer = in->peer;
         bool wait = oldest_request(peer, in->strand) != UINT64_MAX;
         uint64_t stamp = wait ? ++peer->stamp : 0;
         for (uint64_t n = read_count(&in->r, 16); n > 0; n--) {
             uint64_t handle = read_u64(&in->r), count = read_u64(&in->r);
-            if (wait) {
+            if (wait && !is_hold(export_find(peer, handle))) {
                 release_later(peer, handle, count, stamp);
             }
             else {
@@ -765,7 +779,10 @@ wait_reply(struct message *m)
         }
         if (got == 0 || (in.header.flags & FRAME_EVENT)) {
             if (got == 1) {
-                frame_free(&in.frame);
+                if (frame_open(&in) < 0) {
+                    PyErr_Clear();
+                }
+                incoming_free(&in);
             }
             continue;
         }
@@ -954,7 +971,7 @@ request_abandon(struct message *m)
     if (m->released) {
         /* The releases were not sent after all. */
         struct reader r;
-        reader_init(&r, m->w.data + WIRE_HEADER_SIZE, m->w.size - WIRE_HEADER_SIZE);
+        reader_init(&r, m->w.data + m->released, m->w.size - m->released);
         for (uint64_t n = read_count(&r, 16); n > 0; n--) {
             uint64_t handle = read_u64(&r);
             release_queue(m->peer, handle, read_u64(&r));

@@ -41,7 +41,6 @@ PyObject *proxy_getattro(PyObject *self, PyObject *name);
 int proxy_setattro(PyObject *self, PyObject *name, PyObject *value);
 PyObject *proxy_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 int proxy_tp_init(PyObject *self, PyObject *args, PyObject *kwargs);
-int proxy_getbuffer(PyObject *self, Py_buffer *view, int flags);
 /* A built-in `__new__` for the mirrored class's __dict__, so that super().__new__() works. */
 PyObject *proxy_new_method(void);
 

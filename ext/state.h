@@ -145,6 +145,8 @@ struct PeerObject {
         uint64_t handle, count;
     } * releases;
     size_t nreleases, capreleases;
+    struct copy *copies;      /* owned: of the other side's buffers; see buffers.c */
+    struct HoldObject *holds; /* borrowed: of this side's buffers that it has copies of */
     struct late_release {
         uint64_t handle, count, stamp;
     } * late; /* received, but a frame of another strand may still name the handle; see peer.c */
@@ -190,7 +192,7 @@ struct PeerObject {
 
 typedef struct core_state {
     PyTypeObject *peer_type, *method_type, *data_type, *value_type, *bound_type, *module_type,
-        *buffer_type;
+        *hold_type;
     struct table proxies;  /* address of a proxy -> struct proxy */
     struct table mirrors;  /* address of a type -> struct mirror */
     PyObject *value_types; /* dict: type -> True; registered to cross by value */

@@ -228,6 +228,12 @@ peer_trace(PeerObject *peer, const char *direction, const void *data, size_t siz
     add(&l, "isolation %s e%u s%u %s #%llu %s%s%s", peer->is_kernel ? "kernel" : "child ", h.epoch,
         h.strand, direction, (unsigned long long)h.request, op_name(h.op),
         h.flags & FRAME_REPLY ? " reply" : "", h.flags & FRAME_ERROR ? " error" : "");
+    if (h.flags & FRAME_BUFFERS) {
+        add(&l, " [buffers]  %zu bytes\n", size);
+        ssize_t ignored = write(2, l.text, l.used);
+        (void)ignored;
+        return;
+    }
     if (h.flags & FRAME_RELEASES) {
         uint64_t n = read_count(&r, 16);
         read_raw(&r, (size_t)n * 16);

@@ -43,6 +43,7 @@ enum {
     FRAME_EVENT = 16,      /* no reply is expected */
     FRAME_INVALIDATE = 32, /* cached module attributes may have changed */
     FRAME_CACHEABLE = 64,  /* the result may be cached until an INVALIDATE */
+    FRAME_BUFFERS = 128,   /* the body starts with changes of buffers, before the releases */
 };
 
 void writer_init(struct writer *w);
