@@ -216,6 +216,19 @@ is_special(PyObject *name)
     return n > 4 && PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_';
 }
 
+PyObject *
+add_size(PyObject *size, Py_ssize_t more)
+{
+    if (size != NULL && PyLong_CheckExact(size)) {
+        Py_ssize_t n = PyLong_AsSsize_t(size);
+        if (n >= 0) {
+            Py_SETREF(size, PyLong_FromSsize_t(n + more > 0 ? n + more : 0));
+        }
+        PyErr_Clear();
+    }
+    return size;
+}
+
 static PyObject *
 op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
@@ -259,6 +272,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
             result = PyObject_Vectorcall(f, call.args + 1, (size_t)(call.nargs - 1), call.kwnames);
             Py_DECREF(f);
         }
+    }
+    if (name == core_get()->str___sizeof__ && self != NULL && !PyType_Check(self)) {
+        result = add_size(result, compat_size_before(Py_TYPE(self)));
     }
     call_free(&call);
 done:

@@ -101,6 +101,9 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
         return NULL;
     }
     PyObject *result = request_finish(&m);
+    if (p != NULL && stub->name == core->str___sizeof__ && !PyType_Check(args[0])) {
+        result = add_size(result, -compat_size_before(Py_TYPE(args[0])));
+    }
     if (result != NULL && reduced) {
         Py_SETREF(result, PyObject_CallMethod(peer->host, "reduced", "(O)", result));
     }
@@ -687,6 +690,9 @@ proxy_getattro(PyObject *self, PyObject *name)
         PyObject *descr = compat_type_lookup(type, name);
         if (descr != NULL && Py_TYPE(descr) != core->value_type) {
             descrgetfunc get = Py_TYPE(descr)->tp_descr_get;
+            if (name == core->str___sizeof__ && Py_TYPE(descr) == core->method_type) {
+                return bound_new(self, (StubObject *)descr); /* see add_size */
+            }
             if (get != NULL) {
                 Py_INCREF(descr);
                 PyObject *o = get(descr, self, (PyObject *)type);
