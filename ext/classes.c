@@ -82,7 +82,7 @@ class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
     PyTypeObject *mutable[] = {&PyList_Type, &PyDict_Type, &PySet_Type, &PyByteArray_Type,
                                (PyTypeObject *)core_get()->deque_type};
     PyObject *found = resolve_name(module, qualname, false);
-    if (found == (PyObject *)cls) {
+    if (found == (PyObject *)cls && mirror_of(cls) == NULL) { /* else: see is_importable_there */
         flags |= CLASS_IMPORTABLE;
     }
     Py_XDECREF(found);
@@ -265,8 +265,8 @@ static bool
 is_importable_there(struct message *m, PyTypeObject *cls)
 {
     core_state *core = core_get();
-    if (!m->peer->is_kernel) {
-        return false;
+    if (!m->peer->is_kernel || mirror_of(cls) != NULL) {
+        return false; /* imported there, one that derives from an isolated class is another */
     }
     PyObject *module = text_attribute(cls, core->str___module__);
     PyObject *qualname = text_attribute(cls, core->str___qualname__);
@@ -732,6 +732,9 @@ make_mirror(PeerObject *peer, struct description *d)
     mirror->reported = proxies ? reported_class(peer, d) : NULL;
     if (proxies && mirror->reported == NULL && (d->flags & CLASS_MUTABLE_BUILTIN)) {
         mirror->reported = facade_class(peer, type, d);
+    }
+    if (proxies && proxy_add_copying(type, mirror->reported) < 0) {
+        PyErr_Clear();
     }
     building--;
     Py_DECREF(bases);

@@ -646,7 +646,7 @@ encode_proxy(struct message *m, struct proxy *p)
 static int
 encode_reduced(struct message *m, PyObject *o, bool *done)
 {
-    PyObject *parts = PyObject_CallMethod(core_get()->errors, "reduce", "O", o);
+    PyObject *parts = PyObject_CallMethod(core_get()->errors, "reduce", "(O)", o);
     if (parts == NULL) {
         PyErr_Clear(); /* cannot be taken apart: it goes by reference */
         return 0;
@@ -913,10 +913,12 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     if (PyType_Check(o)) {
         write_tag(m, TAG_CLASS);
-        return encode_class(m, (PyTypeObject *)o, CLASS_AS_VALUE);
+        int rc = encode_class(m, (PyTypeObject *)o, CLASS_AS_VALUE);
+        return rc < 0 || m->result ? rc : keep(m, at, o);
     }
     if (PyModule_Check(o)) {
-        return encode_module(m, o);
+        int rc = encode_module(m, o);
+        return rc < 0 || m->result ? rc : keep(m, at, o);
     }
     if (m->peer->is_kernel && PyCFunction_CheckExact(o)) {
         PyObject *self = PyCFunction_GET_SELF(o), *module, *qualname;
@@ -925,7 +927,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
             int rc = encode_name(m, module) < 0 || encode_name(m, qualname) < 0 ? -1 : 0;
             Py_DECREF(module);
             Py_DECREF(qualname);
-            return rc;
+            return rc < 0 || m->result ? rc : keep(m, at, o);
         }
     }
     PyObject *self, *name;

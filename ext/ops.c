@@ -216,6 +216,20 @@ is_special(PyObject *name)
     return n > 4 && PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_';
 }
 
+/* What a reducer that is registered for self's class says: a new reference, or NULL with an
+ * exception. False when there is none. */
+static bool
+registered(PyObject *self, PyObject **result)
+{
+    *result =
+        self == NULL ? NULL : PyObject_CallMethod(core_get()->errors, "registered", "(O)", self);
+    if (*result == Py_None) {
+        Py_CLEAR(*result);
+        return false;
+    }
+    return self != NULL;
+}
+
 PyObject *
 add_size(PyObject *size, Py_ssize_t more)
 {
@@ -257,6 +271,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
     }
     else if (PyErr_Occurred()) {
         result = NULL;
+    }
+    else if (name == core_get()->str___reduce_ex__ && registered(self, &result)) {
+        /* that is it, or an exception */
     }
     else if (self == NULL || (Py_TYPE(descriptor)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR)) {
         result =

@@ -81,14 +81,19 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     }
     struct message m;
     PeerObject *peer = peer_of_type((PyTypeObject *)stub->cls);
-    bool reduced = p != NULL && peer->is_kernel &&
-                   (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__);
+    bool reduced =
+        p != NULL && (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__);
     if (reduced) {
         struct mirror *mirror = mirror_of(Py_TYPE(args[0]));
-        PyObject *reported = mirror == NULL ? NULL : mirror->reported;
-        if (reported == (PyObject *)&PyFunction_Type || reported == (PyObject *)&PyCFunction_Type) {
+        PyTypeObject *reported = mirror == NULL ? NULL : (PyTypeObject *)mirror->reported;
+        if (peer->is_kernel && (reported == &PyFunction_Type || reported == &PyCFunction_Type)) {
             return PyObject_GetAttr(args[0], core->str___qualname__); /* found again by its name */
         }
+        if (reported == &PyDict_Type || reported == &PyList_Type || reported == &PySet_Type ||
+            reported == &PyByteArray_Type) {
+            return PyObject_CallMethod(peer->host, "reduce_container", "O", args[0]);
+        }
+        reduced = peer->is_kernel;
     }
     if (request_begin(peer, &m, OP_METHOD) < 0) {
         return NULL;
@@ -847,6 +852,35 @@ new_method(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
 
 static PyMethodDef new_method_def = {"__new__", (PyCFunction)(void (*)(void))new_method,
                                      METH_VARARGS | METH_KEYWORDS, NULL};
+
+static PyObject *
+copy_of_itself(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    return Py_NewRef(self);
+}
+
+static PyMethodDef copy_methods[] = {
+    {"__copy__", copy_of_itself, METH_VARARGS, NULL},
+    {"__deepcopy__", copy_of_itself, METH_VARARGS, NULL},
+};
+
+int
+proxy_add_copying(PyTypeObject *type, PyObject *reported)
+{
+    PyTypeObject *atomic[] = {&PyFunction_Type, &PyCFunction_Type, &PyCode_Type, &PyProperty_Type,
+                              &_PyWeakref_RefType};
+    int rc = 0;
+    for (size_t i = 0; i < sizeof atomic / sizeof *atomic; i++) {
+        for (size_t k = 0; rc == 0 && k < 2 && reported == (PyObject *)atomic[i]; k++) {
+            PyObject *method = PyDescr_NewMethod(type, &copy_methods[k]);
+            rc = method == NULL
+                     ? -1
+                     : PyObject_SetAttrString((PyObject *)type, copy_methods[k].ml_name, method);
+            Py_XDECREF(method);
+        }
+    }
+    return rc;
+}
 
 PyObject *
 proxy_new_method(void)
