@@ -291,6 +291,10 @@ is_importable_there(struct message *m, PyTypeObject *cls)
 int
 encode_class(struct message *m, PyTypeObject *cls, enum class_use use)
 {
+    struct mirror *shadow = table_get(&core_get()->mirrors, ADDRESS(cls));
+    if (shadow != NULL && shadow->of != NULL) {
+        cls = shadow->of;
+    }
     struct proxy *p = proxy_find((PyObject *)cls);
     if (p != NULL && p->peer == m->peer) {
         if (p->epoch == m->peer->epoch) {

@@ -472,7 +472,7 @@ encode_sequence(struct message *m, PyObject *o, bool owned)
         }
     }
     else {
-        PyObject *iterator = PyObject_GetIter(o), *item;
+        PyObject *iterator = container_iter(o), *item;
         if (iterator == NULL) {
             return -1;
         }
@@ -501,10 +501,13 @@ encode_dict(struct message *m, PyObject *o, bool owned)
 {
     size_t count_at = m->w.size;
     uint64_t n = 0;
-    Py_ssize_t position = 0;
     PyObject *key, *value;
+    struct walk w;
+    if (walk_begin(&w, o) < 0) {
+        return -1;
+    }
     write_u64(&m->w, 0);
-    while (PyDict_Next(o, &position, &key, &value)) {
+    while (walk_next(&w, &key, &value)) {
         int rc;
         if (owned) {
             rc = encode(m, key, true) < 0 || encode(m, value, true) < 0 ? -1 : 0;
@@ -517,6 +520,7 @@ encode_dict(struct message *m, PyObject *o, bool owned)
             Py_DECREF(value);
         }
         if (rc < 0) {
+            walk_end(&w);
             return -1;
         }
         n++;
@@ -527,8 +531,8 @@ encode_dict(struct message *m, PyObject *o, bool owned)
     return message_check(m);
 }
 
-static bool
-is_deque(PeerObject *peer, PyObject *o)
+PyObject *
+deque_class(void)
 {
     core_state *core = core_get();
     if (core->deque_type == NULL) {
@@ -537,7 +541,13 @@ is_deque(PeerObject *peer, PyObject *o)
         Py_XDECREF(module);
         PyErr_Clear();
     }
-    if ((PyObject *)Py_TYPE(o) != core->deque_type) {
+    return core->deque_type;
+}
+
+static bool
+is_deque(PeerObject *peer, PyObject *o)
+{
+    if ((PyObject *)Py_TYPE(o) != deque_class()) {
         return false;
     }
     PyObject *name = PyUnicode_FromString("collections");
@@ -574,6 +584,56 @@ encode_content(struct message *m, PyObject *o, enum pair_kind kind, bool owned)
     }
 }
 
+/* One of `collections` that both sides have; `which`: see shadows.c. */
+static int
+encode_library(struct message *m, PyObject *o, int which, bool owned, bool *done)
+{
+    uint64_t id = 0;
+    if (m->result && !is_unshared(o, owned)) {
+        return 0;
+    }
+    *done = true;
+    PyObject *factory = PyObject_GetAttrString(o, "default_factory");
+    if (factory == NULL) {
+        PyErr_Clear();
+        factory = Py_NewRef(Py_None);
+    }
+    if (!m->result) {
+        id = pair_new_id(m->strand);
+        if (pair_add(m->strand, o, PAIR_DICT, id) == NULL) {
+            Py_DECREF(factory);
+            return -1;
+        }
+    }
+    write_tag(m, TAG_LIBRARY);
+    write_u64(&m->w, id);
+    write_u8(&m->w, (uint8_t)which);
+    int rc = encode(m, factory, false);
+    Py_DECREF(factory);
+    return rc < 0 ? -1 : encode_dict(m, o, id == 0);
+}
+
+static int
+encode_shadow(struct message *m, PyObject *o, enum pair_kind kind)
+{
+    struct export *e;
+    if (encode_export(m, o, &e) < 0) {
+        return -1;
+    }
+    write_tag(m, TAG_SHADOW);
+    write_u64(&m->w, e->handle);
+    if (encode_class(m, Py_TYPE(o), CLASS_OF_INSTANCE) < 0) {
+        return -1;
+    }
+    struct pair *pair = pair_add(m->strand, o, kind, pair_new_id(m->strand));
+    if (pair == NULL) {
+        return -1;
+    }
+    write_u64(&m->w, pair->id);
+    write_u8(&m->w, (uint8_t)kind);
+    return encode_content(m, o, kind, false);
+}
+
 /* A mutable built-in container: copied with a pair in arguments; in results it moves when nothing
  * else refers to it. *done stays false when it goes by reference. */
 static int
@@ -597,14 +657,22 @@ encode_container(struct message *m, PyObject *o, bool owned, bool *done)
         kind = PAIR_DEQUE;
     }
     else {
-        return 0;
+        kind = PAIR_BUFFER;
     }
     struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
-    if (pair != NULL) {
+    if (pair != NULL && pair->kind != PAIR_BUFFER) {
         *done = true;
         write_tag(m, TAG_PAIRREF);
         write_u64(&m->w, pair->id);
         return message_check(m);
+    }
+    if (kind == PAIR_BUFFER) {
+        int which = library_container(m->peer, o);
+        if (which >= 0) {
+            return encode_library(m, o, which, owned, done);
+        }
+        *done = !m->result && has_shadow(m->peer, o, &kind);
+        return *done ? encode_shadow(m, o, kind) : 0;
     }
     if (m->result) {
         if (!is_unshared(o, owned)) {
@@ -1265,7 +1333,7 @@ decode_into(struct incoming *in, PyObject *target, int (*add)(PyObject *, PyObje
 static int
 deque_append(PyObject *deque, PyObject *item)
 {
-    PyObject *none = PyObject_CallMethod(deque, "append", "O", item);
+    PyObject *none = deque_call(deque, "append", item);
     Py_XDECREF(none);
     return none == NULL ? -1 : 0;
 }
@@ -1284,7 +1352,7 @@ decode_dict(struct incoming *in, PyObject *dict)
     for (uint64_t i = 0; i < n; i++) {
         PyObject *key = decode(in);
         PyObject *value = key == NULL ? NULL : decode(in);
-        int rc = value == NULL ? -1 : PyDict_SetItem(dict, key, value);
+        int rc = value == NULL ? -1 : dict_set(dict, key, value);
         Py_XDECREF(key);
         Py_XDECREF(value);
         if (rc < 0) {
@@ -1362,6 +1430,120 @@ decode_pair(struct incoming *in)
     default:
         return o;
     }
+}
+
+static PyObject *
+decode_library(struct incoming *in)
+{
+    uint64_t id = read_u64(&in->r);
+    uint8_t which = read_u8(&in->r);
+    PyObject *factory = decode(in);
+    PyObject *o = factory == NULL ? NULL : library_new(which, factory);
+    Py_XDECREF(factory);
+    if (o != NULL && id != 0 &&
+        (in->strand == NULL || pair_by_id(in->strand, id) != NULL ||
+         pair_add(in->strand, o, PAIR_DICT, id) == NULL)) {
+        Py_CLEAR(o);
+    }
+    if (o == NULL) {
+        if (!PyErr_Occurred()) {
+            garbled("dict");
+        }
+        return NULL;
+    }
+    return decode_dict(in, o);
+}
+
+/* Sets what a deque's __init__ would. */
+static int
+deque_init(struct incoming *in, PyObject *deque)
+{
+    PyObject *maxlen = decode(in);
+    PyObject *args = maxlen == NULL ? NULL : Py_BuildValue("(()O)", maxlen);
+    int rc = args == NULL ? -1 : ((PyTypeObject *)deque_class())->tp_init(deque, args, NULL);
+    Py_XDECREF(maxlen);
+    Py_XDECREF(args);
+    return rc;
+}
+
+static PyObject *
+decode_shadow(struct incoming *in)
+{
+    uint64_t handle = read_u64(&in->r), id;
+    PyObject *cls = decode_class(in, CLASS_OF_INSTANCE), *o = NULL, *content = NULL;
+    if (cls == NULL) {
+        return NULL;
+    }
+    id = read_u64(&in->r);
+    uint8_t kind = read_u8(&in->r);
+    if (in->r.failed || handle == 0 || kind >= PAIR_BUFFER || in->strand == NULL ||
+        in->peer->is_kernel || pair_by_id(in->strand, id) != NULL) {
+        garbled("container");
+        goto error;
+    }
+    o = proxy_of_handle(in->peer, handle);
+    if (o == NULL) {
+        o = shadow_new(in->peer, (PyTypeObject *)cls, handle, kind);
+        content = Py_XNewRef(o);
+    }
+    else {
+        proxy_received(proxy_find(Py_NewRef(o)));
+        if (is_shadow(o, kind)) { /* one that was kept after an earlier call */
+            content = container_clear(o, kind) < 0 ? NULL : Py_NewRef(o);
+        }
+        else {
+            /* It came as a proxy before there was a copy, and stays one: the same target is the
+             * same proxy. */
+            content = kind == PAIR_LIST    ? PyList_New(0)
+                      : kind == PAIR_DICT  ? PyDict_New()
+                      : kind == PAIR_SET   ? PySet_New(NULL)
+                      : kind == PAIR_DEQUE ? PyObject_CallNoArgs(deque_class())
+                                           : PyByteArray_FromStringAndSize(NULL, 0);
+        }
+    }
+    if (content == NULL || pair_add(in->strand, content, kind, id) == NULL) {
+        goto error;
+    }
+    switch (kind) {
+    case PAIR_LIST:
+        content = decode_list(in, content);
+        break;
+    case PAIR_DICT:
+        content = decode_dict(in, content);
+        break;
+    case PAIR_SET:
+        content = decode_into(in, content, PySet_Add);
+        break;
+    case PAIR_DEQUE:
+        if (deque_init(in, content) < 0) {
+            goto error;
+        }
+        content = decode_into(in, content, deque_append);
+        break;
+    default: {
+        size_t size;
+        const unsigned char *data = read_bytes(&in->r, &size);
+        if (in->r.failed || PyByteArray_Resize(content, (Py_ssize_t)size) < 0) {
+            goto error;
+        }
+        memcpy(PyByteArray_AS_STRING(content), data, size);
+        break;
+    }
+    }
+    if (content == NULL) {
+        goto error;
+    }
+    Py_DECREF(content);
+    Py_DECREF(cls);
+    return o;
+error:
+    if (!PyErr_Occurred()) {
+        garbled("container");
+    }
+    Py_XDECREF(content);
+    Py_XDECREF(o);
+    Py_DECREF(cls);
+    return NULL;
 }
 
 static PyObject *
@@ -1591,6 +1773,10 @@ decode_compound(struct incoming *in, uint8_t tag, bool kept)
         return decode_memoryview(in);
     case TAG_ARGUMENT:
         return decode_kept(in);
+    case TAG_LIBRARY:
+        return decode_library(in);
+    case TAG_SHADOW:
+        return decode_shadow(in);
     case TAG_BLOBTEXT:
         return decode_blob_text(in);
     default:

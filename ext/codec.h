@@ -47,7 +47,9 @@ enum tag {
                          */
     TAG_ARGUMENT,       /* request * 2 + (the sender asked), number: a value of its arguments */
     TAG_BLOBTEXT,       /* blob: a long ASCII text */
-    TAG_KEPT = 128,     /* added to the tag of a value that gets the next number of its request */
+    TAG_LIBRARY,    /* id (0: it moves), which, factory, content: a dict of class `collections` */
+    TAG_SHADOW,     /* handle, class, id, kind, content: a container of a session class */
+    TAG_KEPT = 128, /* added to the tag of a value that gets the next number of its request */
 };
 
 /* A frame being built. */
@@ -189,6 +191,34 @@ int pairs_snapshot(struct strand *s, size_t from);
 int pairs_encode_changes(struct message *m, bool *any);
 int pairs_decode_changes(struct incoming *in);
 void pairs_truncate(struct strand *s, size_t npairs);
+/* Dicts in the order that they show, which an OrderedDict keeps apart from the dict's own. */
+struct walk {
+    PyObject *dict; /* borrowed */
+    PyObject *keys; /* strong: list; NULL for a plain order */
+    Py_ssize_t i;
+};
+int walk_begin(struct walk *w, PyObject *dict);
+/* Borrowed key and value; false at the end, where the walk ends itself. */
+bool walk_next(struct walk *w, PyObject **key, PyObject **value);
+void walk_end(struct walk *w);
+/* What a subclass defines does not count. */
+int dict_set(PyObject *dict, PyObject *key, PyObject *value);
+int container_clear(PyObject *o, enum pair_kind kind);
+PyObject *container_iter(PyObject *o);
+/* Borrowed; NULL when there is none. */
+PyObject *deque_class(void);
+PyObject *deque_call(PyObject *deque, const char *method, PyObject *arg);
+
+/* shadows.c */
+/* Which class of the library that both sides have o is of; -1: of none. */
+int library_container(PeerObject *peer, PyObject *o);
+/* A new one; NULL, perhaps without an exception. */
+PyObject *library_new(unsigned which, PyObject *factory);
+/* Is o, of this side, passed as a shadow? */
+bool has_shadow(PeerObject *peer, PyObject *o, enum pair_kind *kind);
+/* An empty shadow of an instance of a mirrored class, the proxy of `handle`. */
+PyObject *shadow_new(PeerObject *peer, PyTypeObject *type, uint64_t handle, enum pair_kind kind);
+bool is_shadow(PyObject *o, enum pair_kind kind);
 /* The runs of bytes that are not what they were `before`: count, (offset, bytes). */
 int encode_ranges(struct message *m, const char *now, const char *before, size_t size,
                   bool *changed);

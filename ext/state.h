@@ -15,6 +15,8 @@
 
 typedef struct PeerObject PeerObject;
 
+#define LIBRARY_CONTAINERS 3 /* see shadows.c */
+
 /* One object that the other side knows by a handle. Owned by peer->exports. */
 struct export
 {
@@ -57,8 +59,10 @@ struct mirror {
     PeerObject *peer;   /* borrowed: the peer owns the mirror */
     PyObject *reported; /* strong or NULL: what instance.__class__ says instead of the type */
     uint32_t flags;     /* CLASS_* */
-    bool proxies; /* instances are proxies (false: exceptions, and classes with a home here) */
-    bool home;    /* derives from a class of this side: instances are real here */
+    bool proxies;     /* instances are proxies (false: exceptions, and classes with a home here) */
+    PyObject *shadow; /* strong or NULL: the class with the real layout, see shadows.c */
+    PyTypeObject *of; /* borrowed or NULL: this is the shadow of that mirror */
+    bool home;        /* derives from a class of this side: instances are real here */
 };
 
 /* A container (or buffer) that an argument was copied from or to; see pairs.c. */
@@ -198,6 +202,7 @@ typedef struct core_state {
     PyObject *value_types; /* dict: type -> True; registered to cross by value */
     PyObject *empty_tuple;
     PyObject *errors;                                 /* the module ipython_isolation.errors */
+    PyObject *library[LIBRARY_CONTAINERS];            /* NULL until first needed */
     PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;

@@ -118,3 +118,11 @@ def test_named_tuples(load):
     p = Point(1, [2])
     flat, deep = module.copy(p), module.deepcopy(p)
     return type(flat) is Point, flat, deep, deep[1] is p[1]
+@both
+def test_library_containers_of_the_session(load):
+    module = load("copy")
+    values = [collections.OrderedDict(a=[1]), collections.defaultdict(list, a=[2]), collections.Counter("ab")]
+    copies = [(module.copy(x), module.deepcopy(x)) for x in values]
+    return copies, [type(x) is type(y) for x, pair in zip(values, copies) for y in pair], copies[1][1].default_factory
+
+
