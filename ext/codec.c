@@ -11,6 +11,8 @@
 #define BLOB_SIZE                                                                                  \
     65536 /* bytes; below this a copy into the frame is cheaper than a part of its own */
 
+#define TEXT_CHUNK 16384 /* bytes that are checked and copied while they are in the cache */
+
 int
 garbled(const char *what)
 {
@@ -1288,21 +1290,25 @@ decode_blob_text(struct incoming *in)
     if (text == NULL || size == 0) {
         return text;
     }
-    uint64_t bits = 0, word;
-    size_t i = 0;
-    for (; i + sizeof word <= size; i += sizeof word) {
-        memcpy(&word, data + i, sizeof word);
-        bits |= word;
+    char *to = (char *)PyUnicode_1BYTE_DATA(text);
+    for (size_t at = 0, n; at < size; at += n) {
+        uint64_t bits = 0, word;
+        n = size - at < TEXT_CHUNK ? size - at : TEXT_CHUNK;
+        size_t i = 0;
+        for (; i + sizeof word <= n; i += sizeof word) {
+            memcpy(&word, data + at + i, sizeof word);
+            bits |= word;
+        }
+        for (; i < n; i++) {
+            bits |= data[at + i];
+        }
+        if (bits & 0x8080808080808080u) {
+            Py_DECREF(text);
+            garbled("text");
+            return NULL;
+        }
+        memcpy(to + at, data + at, n);
     }
-    for (; i < size; i++) {
-        bits |= data[i];
-    }
-    if (bits & 0x8080808080808080u) {
-        Py_DECREF(text);
-        garbled("text");
-        return NULL;
-    }
-    memcpy(PyUnicode_1BYTE_DATA(text), data, size);
     return text;
 }
 

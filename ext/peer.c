@@ -110,7 +110,8 @@ frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
         peer->nreleases = 0;
     }
     m->npairs = m->strand->npairs;
-    if (m->npairs > 0 && pairs_encode_changes(m, &changes) < 0) {
+    /* An event takes no control away. */
+    if (m->npairs > 0 && !(flags & FRAME_EVENT) && pairs_encode_changes(m, &changes) < 0) {
         return -1;
     }
     m->flags = flags | (changes ? FRAME_PAIRS : 0);

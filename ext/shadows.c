@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LIBRARY_DEFAULTDICT 1
+
 /* ---- classes that both sides have -------------------------------------------------------- */
 
 /* Borrowed, or NULL with an exception. */
@@ -49,7 +51,7 @@ PyObject *
 library_new(unsigned which, PyObject *factory)
 {
     PyObject *cls = which < LIBRARY_CONTAINERS ? library_class(which) : NULL;
-    if (cls == NULL) {
+    if (cls == NULL || (factory != Py_None && which != LIBRARY_DEFAULTDICT)) {
         return NULL;
     }
     return factory == Py_None ? PyObject_CallNoArgs(cls) : PyObject_CallOneArg(cls, factory);
@@ -81,8 +83,7 @@ container_base(PyTypeObject *type, enum pair_kind *kind)
 bool
 has_shadow(PeerObject *peer, PyObject *o, enum pair_kind *kind)
 {
-    /* Instances of isolated classes live over there; what has taken over every look-up, or
-     * iterates by rules of its own, would not be what its content says. */
+    /* An instance of an isolated class lives over there. */
     return peer->is_kernel && container_base(Py_TYPE(o), kind) != NULL &&
            mirror_of(Py_TYPE(o)) == NULL;
 }
@@ -212,7 +213,6 @@ shadow_new(PeerObject *peer, PyTypeObject *type, uint64_t handle, enum pair_kind
     enum pair_kind same;
     PyTypeObject *base = shadow == NULL ? NULL : container_base(shadow, &same);
     PyObject *o = base == NULL ? NULL : base->tp_new(shadow, core_get()->empty_tuple, NULL);
-    /* A list's, or a bytearray's, __new__ leaves them usable; a deque's and a set's too. */
     if (o != NULL && proxy_bind(peer, o, handle) < 0) {
         Py_CLEAR(o);
     }

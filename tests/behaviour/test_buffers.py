@@ -125,6 +125,21 @@ def test_written_in_a_callback(load):
 
 
 @both
+def test_let_go_of_in_a_callback(load):
+    """What is written through the view arrives; what happens to other arguments after that is not lost."""
+    a, zoo, items = make(load), load("zoo"), [1]
+    m = memoryview(a)
+
+    def callback():
+        m[0] = 3
+        m.release()
+        items.append(a[0])
+
+    zoo.change_around_callback(items, callback)
+    return items, a.tolist(), zoo.call(len, items)
+
+
+@both
 def test_read_only(load):
     view = load("io").BytesIO(b"abc").getbuffer().toreadonly()
     m = memoryview(view)

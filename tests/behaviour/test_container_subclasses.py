@@ -151,7 +151,8 @@ def test_json(load):
 
 @both
 def test_sqlite(load):
-    cursor = load("sqlite3").connect(":memory:").cursor()
+    connection = load("sqlite3").connect(":memory:")
+    cursor = connection.cursor()
     cursor.execute("create table t(name)")
 
     class Name(dict):
@@ -161,7 +162,9 @@ def test_sqlite(load):
     cursor.execute("insert into t values (:name)", Name())
     cursor.execute("insert into t values (:name)", collections.OrderedDict(name="bar"))
     cursor.execute("insert into t values (?)", List(["baz"]))
-    return cursor.execute("select name from t").fetchall()
+    rows = cursor.execute("select name from t").fetchall()
+    connection.close()
+    return rows
 
 
 @both
