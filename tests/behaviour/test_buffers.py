@@ -133,7 +133,7 @@ def test_let_go_of_in_a_callback(load):
     def callback():
         m[0] = 3
         m.release()
-        items.append(a[0])
+        items.append(2)
 
     zoo.change_around_callback(items, callback)
     return items, a.tolist(), zoo.call(len, items)
