@@ -1,6 +1,7 @@
 /* classes.c: a class of one side, described once to the other, where a real class stands for it:
  * same name, module, documentation, bases in order, and a stub for each name in its own __dict__.
  */
+#include "buffers.h"
 #include "codec.h"
 #include "handles.h"
 #include "iteration.h"
@@ -82,7 +83,7 @@ class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
     PyTypeObject *mutable[] = {&PyList_Type, &PyDict_Type, &PySet_Type, &PyByteArray_Type,
                                (PyTypeObject *)core_get()->deque_type};
     PyObject *found = resolve_name(module, qualname, false);
-    if (found == (PyObject *)cls) {
+    if (found == (PyObject *)cls && mirror_of(cls) == NULL) { /* else: see is_importable_there */
         flags |= CLASS_IMPORTABLE;
     }
     Py_XDECREF(found);
@@ -350,8 +351,8 @@ static bool
 is_importable_there(struct message *m, PyTypeObject *cls)
 {
     core_state *core = core_get();
-    if (!m->peer->is_kernel) {
-        return false;
+    if (!m->peer->is_kernel || mirror_of(cls) != NULL) {
+        return false; /* imported there, one that derives from an isolated class is another */
     }
     PyObject *module = text_attribute(cls, core->str___module__);
     PyObject *qualname = text_attribute(cls, core->str___qualname__);
@@ -376,6 +377,10 @@ is_importable_there(struct message *m, PyTypeObject *cls)
 int
 encode_class(struct message *m, PyTypeObject *cls, enum class_use use)
 {
+    struct mirror *shadow = table_get(&core_get()->mirrors, ADDRESS(cls));
+    if (shadow != NULL && shadow->of != NULL) {
+        cls = shadow->of;
+    }
     struct proxy *p = proxy_find((PyObject *)cls);
     if (p != NULL && p->peer == m->peer) {
         if (p->epoch == m->peer->epoch) {
@@ -656,7 +661,7 @@ patch_slots(PyTypeObject *type, uint32_t flags, bool proxies)
         type->tp_setattro = proxy_setattro;
         if (flags & CLASS_BUFFER) {
             ((PyHeapTypeObject *)type)->as_buffer.bf_getbuffer = proxy_getbuffer;
-            ((PyHeapTypeObject *)type)->as_buffer.bf_releasebuffer = NULL;
+            ((PyHeapTypeObject *)type)->as_buffer.bf_releasebuffer = proxy_releasebuffer;
             type->tp_as_buffer = &((PyHeapTypeObject *)type)->as_buffer;
         }
     }
@@ -977,6 +982,9 @@ make_mirror(PeerObject *peer, struct description *d)
     mirror->reported = proxies ? reported_class(peer, d) : NULL;
     if (proxies && mirror->reported == NULL && (d->flags & CLASS_MUTABLE_BUILTIN)) {
         mirror->reported = facade_class(peer, type, d);
+    }
+    if (proxies && proxy_add_copying(type, mirror->reported) < 0) {
+        PyErr_Clear();
     }
     if (proxies) { /* last: this class, too, was filled and derived from until here */
         type->tp_flags |= d->flags & CLASS_IMMUTABLE ? Py_TPFLAGS_IMMUTABLETYPE : 0;

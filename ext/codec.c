@@ -12,6 +12,8 @@
 #define BLOB_SIZE                                                                                  \
     65536 /* bytes; below this a copy into the frame is cheaper than a part of its own */
 
+#define TEXT_CHUNK 16384 /* bytes that are checked and copied while they are in the cache */
+
 int
 garbled(const char *what)
 {
@@ -35,7 +37,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->op = 0;
     m->flags = 0;
     m->request = 0;
-    m->released = false;
+    m->released = 0;
     m->begun = false;
     m->npairs = strand != NULL ? strand->npairs : 0;
     m->changes_upto = 0;
@@ -47,6 +49,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->pure = false;
     m->operation = NULL;
     m->operand = NULL;
+    m->values = NULL;
 }
 
 void
@@ -75,6 +78,12 @@ message_free(struct message *m, bool abandon)
     m->blobs = NULL;
     m->nblobs = 0;
     writer_free(&m->w);
+    if (m->values != NULL) {
+        struct values *values = m->values;
+        m->values = NULL;
+        values_clear(values);
+        free(values);
+    }
 }
 
 /* ---- blobs ------------------------------------------------------------------------------- */
@@ -321,6 +330,54 @@ write_tag(struct message *m, enum tag tag)
     write_u8(&m->w, (uint8_t)tag);
 }
 
+/* The value whose tag was written at `at` gets the next number of this request. */
+static int
+keep(struct message *m, size_t at, PyObject *o)
+{
+    if (m->values == NULL) {
+        m->values = calloc(1, sizeof *m->values);
+        if (m->values == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        m->values->request = m->request;
+        m->values->mine = true;
+    }
+    if (message_check(m) < 0 || values_add(m->values, o) < 0) {
+        return -1;
+    }
+    m->w.data[at] |= TAG_KEPT;
+    return 0;
+}
+
+/* Writes the number that o has as a value of a request under way. False: it has none. */
+static bool
+encode_kept(struct message *m, PyObject *o)
+{
+    uint32_t index;
+    /* One that is kept already has a reference there; inside of arguments each has one more, held
+     * while it is encoded. */
+    if (Py_REFCNT(o) <= (m->result ? 1 : 2) || m->strand == NULL ||
+        (m->values == NULL && m->strand->values == NULL)) {
+        return false;
+    }
+    struct values *v = values_find(m, o, &index);
+    if (v == NULL) {
+        return false;
+    }
+    write_tag(m, TAG_ARGUMENT);
+    write_u64(&m->w, v->request << 1 | v->mine);
+    write_u32(&m->w, index);
+    return true;
+}
+
+static bool
+encode_kept_number(struct message *m, PyObject *o)
+{
+    struct values *v = m->values != NULL ? m->values : m->strand != NULL ? m->strand->values : NULL;
+    return v != NULL && v->numbers && encode_kept(m, o);
+}
+
 static int
 encode_long(struct message *m, PyObject *o)
 {
@@ -352,13 +409,41 @@ encode_long(struct message *m, PyObject *o)
 static int
 encode_str(struct message *m, PyObject *o)
 {
-    if (PyUnicode_IS_COMPACT_ASCII(o)) {
-        write_tag(m, TAG_ASCII);
-        write_bytes(&m->w, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o));
+    size_t at = m->w.size;
+    if (PyUnicode_GET_LENGTH(o) > 1 && encode_kept(m, o)) {
         return 0;
     }
-    write_tag(m, TAG_STR);
-    return encode_name(m, o);
+    if (!PyUnicode_IS_COMPACT_ASCII(o)) {
+        write_tag(m, TAG_STR);
+        if (encode_name(m, o) < 0) {
+            return -1;
+        }
+    }
+    else if (PyUnicode_GET_LENGTH(o) < BLOB_SIZE) {
+        write_tag(m, TAG_ASCII);
+        write_bytes(&m->w, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o));
+    }
+    else {
+        write_tag(m, TAG_BLOBTEXT);
+        if (encode_blob(m, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o), o) < 0) {
+            return -1;
+        }
+    }
+    return m->result || PyUnicode_GET_LENGTH(o) < 2 ? 0 : keep(m, at, o);
+}
+
+static int
+encode_bytes(struct message *m, PyObject *o)
+{
+    size_t at = m->w.size;
+    if (PyBytes_GET_SIZE(o) > 1 && encode_kept(m, o)) {
+        return 0;
+    }
+    write_tag(m, TAG_BYTES);
+    if (encode_blob(m, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o), o) < 0) {
+        return -1;
+    }
+    return m->result || PyBytes_GET_SIZE(o) < 2 ? 0 : keep(m, at, o);
 }
 
 static bool
@@ -397,7 +482,7 @@ encode_sequence(struct message *m, PyObject *o, bool owned)
         }
     }
     else {
-        PyObject *iterator = PyObject_GetIter(o), *item;
+        PyObject *iterator = container_iter(o), *item;
         if (iterator == NULL) {
             return -1;
         }
@@ -426,10 +511,13 @@ encode_dict(struct message *m, PyObject *o, bool owned)
 {
     size_t count_at = m->w.size;
     uint64_t n = 0;
-    Py_ssize_t position = 0;
     PyObject *key, *value;
+    struct walk w;
+    if (walk_begin(&w, o) < 0) {
+        return -1;
+    }
     write_u64(&m->w, 0);
-    while (PyDict_Next(o, &position, &key, &value)) {
+    while (walk_next(&w, &key, &value)) {
         int rc;
         if (owned) {
             rc = encode(m, key, true) < 0 || encode(m, value, true) < 0 ? -1 : 0;
@@ -442,6 +530,7 @@ encode_dict(struct message *m, PyObject *o, bool owned)
             Py_DECREF(value);
         }
         if (rc < 0) {
+            walk_end(&w);
             return -1;
         }
         n++;
@@ -452,8 +541,8 @@ encode_dict(struct message *m, PyObject *o, bool owned)
     return message_check(m);
 }
 
-static bool
-is_deque(PeerObject *peer, PyObject *o)
+PyObject *
+deque_class(void)
 {
     core_state *core = core_get();
     if (core->deque_type == NULL) {
@@ -462,7 +551,13 @@ is_deque(PeerObject *peer, PyObject *o)
         Py_XDECREF(module);
         PyErr_Clear();
     }
-    if ((PyObject *)Py_TYPE(o) != core->deque_type) {
+    return core->deque_type;
+}
+
+static bool
+is_deque(PeerObject *peer, PyObject *o)
+{
+    if ((PyObject *)Py_TYPE(o) != deque_class()) {
         return false;
     }
     PyObject *name = PyUnicode_FromString("collections");
@@ -499,6 +594,56 @@ encode_content(struct message *m, PyObject *o, enum pair_kind kind, bool owned)
     }
 }
 
+/* One of `collections` that both sides have; `which`: see shadows.c. */
+static int
+encode_library(struct message *m, PyObject *o, int which, bool owned, bool *done)
+{
+    uint64_t id = 0;
+    if (m->result && !is_unshared(o, owned)) {
+        return 0;
+    }
+    *done = true;
+    PyObject *factory = PyObject_GetAttrString(o, "default_factory");
+    if (factory == NULL) {
+        PyErr_Clear();
+        factory = Py_NewRef(Py_None);
+    }
+    if (!m->result) {
+        id = pair_new_id(m->strand);
+        if (pair_add(m->strand, o, PAIR_DICT, id) == NULL) {
+            Py_DECREF(factory);
+            return -1;
+        }
+    }
+    write_tag(m, TAG_LIBRARY);
+    write_u64(&m->w, id);
+    write_u8(&m->w, (uint8_t)which);
+    int rc = encode(m, factory, false);
+    Py_DECREF(factory);
+    return rc < 0 ? -1 : encode_dict(m, o, id == 0);
+}
+
+static int
+encode_shadow(struct message *m, PyObject *o, enum pair_kind kind)
+{
+    struct export *e;
+    if (encode_export(m, o, &e) < 0) {
+        return -1;
+    }
+    write_tag(m, TAG_SHADOW);
+    write_u64(&m->w, e->handle);
+    if (encode_class(m, Py_TYPE(o), CLASS_OF_INSTANCE) < 0) {
+        return -1;
+    }
+    struct pair *pair = pair_add(m->strand, o, kind, pair_new_id(m->strand));
+    if (pair == NULL) {
+        return -1;
+    }
+    write_u64(&m->w, pair->id);
+    write_u8(&m->w, (uint8_t)kind);
+    return encode_content(m, o, kind, false);
+}
+
 /* A mutable built-in container: copied with a pair in arguments; in results it moves when nothing
  * else refers to it. *done stays false when it goes by reference. */
 static int
@@ -531,14 +676,22 @@ encode_container(struct message *m, PyObject *o, bool owned, bool *done)
         kind = PAIR_DEQUE;
     }
     else {
-        return 0;
+        kind = PAIR_BUFFER;
     }
     struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
-    if (pair != NULL) {
+    if (pair != NULL && pair->kind != PAIR_BUFFER) {
         *done = true;
         write_tag(m, TAG_PAIRREF);
         write_u64(&m->w, pair->id);
         return message_check(m);
+    }
+    if (kind == PAIR_BUFFER) {
+        int which = library_container(m->peer, o);
+        if (which >= 0) {
+            return encode_library(m, o, which, owned, done);
+        }
+        *done = !m->result && has_shadow(m->peer, o, &kind);
+        return *done ? encode_shadow(m, o, kind) : 0;
     }
     if (m->result) {
         if (!is_unshared(o, owned)) {
@@ -580,7 +733,7 @@ encode_proxy(struct message *m, struct proxy *p)
 static int
 encode_reduced(struct message *m, PyObject *o, bool *done)
 {
-    PyObject *parts = PyObject_CallMethod(core_get()->errors, "reduce", "O", o);
+    PyObject *parts = PyObject_CallMethod(core_get()->errors, "reduce", "(O)", o);
     if (parts == NULL) {
         PyErr_Clear(); /* cannot be taken apart: it goes by reference */
         return 0;
@@ -792,12 +945,27 @@ is_value_type(PyTypeObject *type)
     return yes;
 }
 
+/* An array that is not written back is an immutable value as far as the other side goes. */
+static int
+keep_unpaired(struct message *m, size_t at, PyObject *o)
+{
+    return m->result || pair_find(m->strand, o) != NULL ? 0 : keep(m, at, o);
+}
+
 static int
 encode_compound(struct message *m, PyObject *o, bool owned)
 {
     bool done = false;
+    size_t at = m->w.size;
     if (PyTuple_CheckExact(o)) {
+        if (PyTuple_GET_SIZE(o) > 0 && encode_kept(m, o)) {
+            return 0;
+        }
         write_tag(m, TAG_TUPLE);
+        /* Before its items: they may lead back to it. */
+        if (!m->result && PyTuple_GET_SIZE(o) > 0 && keep(m, at, o) < 0) {
+            return -1;
+        }
         return encode_sequence(m, o, is_unshared(o, owned));
     }
     struct proxy *p = proxy_find(o);
@@ -816,9 +984,13 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     if (encode_container(m, o, owned, &done) < 0 || done) {
         return done && !PyErr_Occurred() ? 0 : -1;
     }
+    if (encode_kept(m, o)) {
+        return 0;
+    }
     if (PyFrozenSet_CheckExact(o)) {
         write_tag(m, TAG_FROZENSET);
-        return encode_sequence(m, o, false);
+        int rc = encode_sequence(m, o, false);
+        return rc < 0 || m->result ? rc : keep(m, at, o);
     }
     if (PySlice_Check(o) || PyRange_Check(o)) {
         static const char *const fields[] = {"start", "stop", "step"};
@@ -831,7 +1003,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
                 return -1;
             }
         }
-        return 0;
+        return m->result ? 0 : keep(m, at, o);
     }
     if (PyExceptionInstance_Check(o)) {
         return encode_exception(m, o);
@@ -842,10 +1014,12 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     if (PyType_Check(o)) {
         write_tag(m, TAG_CLASS);
-        return encode_class(m, (PyTypeObject *)o, CLASS_AS_VALUE);
+        int rc = encode_class(m, (PyTypeObject *)o, CLASS_AS_VALUE);
+        return rc < 0 || m->result ? rc : keep(m, at, o);
     }
     if (PyModule_Check(o)) {
-        return encode_module(m, o);
+        int rc = encode_module(m, o);
+        return rc < 0 || m->result ? rc : keep(m, at, o);
     }
     if (m->peer->is_kernel && PyCFunction_CheckExact(o)) {
         PyObject *self = PyCFunction_GET_SELF(o), *module, *qualname;
@@ -854,7 +1028,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
             int rc = encode_name(m, module) < 0 || encode_name(m, qualname) < 0 ? -1 : 0;
             Py_DECREF(module);
             Py_DECREF(qualname);
-            return rc;
+            return rc < 0 || m->result ? rc : keep(m, at, o);
         }
     }
     if (Py_IS_TYPE(o, core_get()->iterator_type) && iteration_peer(o) == m->peer) {
@@ -880,7 +1054,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     if (is_ndarray(m->peer, o)) {
         if (encode_ndarray(m, o, owned, &done) < 0 || done) {
-            return PyErr_Occurred() ? -1 : 0;
+            return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
         }
     }
     else if (is_array(m->peer, o)) {
@@ -890,7 +1064,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     else if (PyMemoryView_Check(o)) {
         if (encode_memoryview(m, o, &done) < 0 || done) {
-            return PyErr_Occurred() ? -1 : 0;
+            return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
         }
     }
     else {
@@ -907,7 +1081,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
                     return -1;
                 }
                 if (done) {
-                    return 0;
+                    return m->result ? 0 : keep(m, at, o);
                 }
             }
         }
@@ -920,9 +1094,12 @@ encode(struct message *m, PyObject *o, bool owned)
 {
     PyTypeObject *type = Py_TYPE(o);
     if (type == &PyLong_Type) {
-        return encode_long(m, o);
+        return encode_kept_number(m, o) ? 0 : encode_long(m, o);
     }
     if (type == &PyFloat_Type) {
+        if (encode_kept_number(m, o)) {
+            return 0;
+        }
         write_tag(m, TAG_FLOAT);
         write_f64(&m->w, PyFloat_AS_DOUBLE(o));
         return 0;
@@ -939,10 +1116,12 @@ encode(struct message *m, PyObject *o, bool owned)
         return 0;
     }
     if (type == &PyBytes_Type) {
-        write_tag(m, TAG_BYTES);
-        return encode_blob(m, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o), o);
+        return encode_bytes(m, o);
     }
     if (type == &PyComplex_Type) {
+        if (encode_kept_number(m, o)) {
+            return 0;
+        }
         Py_complex v = PyComplex_AsCComplex(o);
         write_tag(m, TAG_COMPLEX);
         write_f64(&m->w, v.real);
@@ -962,6 +1141,29 @@ encode(struct message *m, PyObject *o, bool owned)
 }
 
 int
+encode_argument(struct message *m, PyObject *o)
+{
+    size_t at = m->w.size;
+    if (encode(m, o, false) < 0) {
+        return -1;
+    }
+    bool number = PyFloat_CheckExact(o) || PyComplex_CheckExact(o);
+    if (PyLong_CheckExact(o)) {
+        int overflow;
+        long v = PyLong_AsLongAndOverflow(o, &overflow);
+        number = overflow || v < -5 || v > 256; /* the others are the same everywhere */
+    }
+    if (!number || (!m->w.failed && m->w.data[at] == TAG_ARGUMENT)) {
+        return 0;
+    }
+    if (keep(m, at, o) < 0) {
+        return -1;
+    }
+    m->values->numbers = true;
+    return 0;
+}
+
+int
 encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
@@ -973,7 +1175,7 @@ encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject
         }
     }
     for (Py_ssize_t i = 0; i < nargs + nkw; i++) {
-        if (encode(m, args[i], false) < 0) {
+        if (encode_argument(m, args[i]) < 0) {
             return -1;
         }
     }
@@ -1074,7 +1276,7 @@ decode_list(struct incoming *in, PyObject *list)
 }
 
 static PyObject *
-decode_tuple(struct incoming *in)
+decode_tuple(struct incoming *in, bool kept)
 {
     uint64_t n = read_count(&in->r, 1);
     if (in->r.failed) {
@@ -1082,6 +1284,15 @@ decode_tuple(struct incoming *in)
         return NULL;
     }
     PyObject *tuple = PyTuple_New((Py_ssize_t)n);
+    if (kept && tuple != NULL) {
+        /* Its items may lead back to it: whoever sees it before it is complete finds None. */
+        for (uint64_t i = 0; i < n; i++) {
+            PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, Py_NewRef(Py_None));
+        }
+        if (values_add(in->values, tuple) < 0) {
+            Py_CLEAR(tuple);
+        }
+    }
     for (uint64_t i = 0; tuple != NULL && i < n; i++) {
         PyObject *item = decode(in);
         if (item == NULL) {
@@ -1090,7 +1301,64 @@ decode_tuple(struct incoming *in)
         }
         PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, item);
     }
+    if (kept && tuple != NULL && !PyObject_GC_IsTracked(tuple)) {
+        PyObject_GC_Track(tuple); /* a collection has found nothing but None in it */
+    }
     return tuple;
+}
+
+static PyObject *
+decode_kept(struct incoming *in)
+{
+    uint64_t request = read_u64(&in->r);
+    uint32_t index = read_u32(&in->r);
+    if (in->discarded) {
+        return Py_NewRef(Py_None);
+    }
+    PyObject *o =
+        in->strand == NULL ? NULL : values_get(in->strand, request >> 1, !(request & 1), index);
+    if (o == NULL) {
+        garbled("unknown argument");
+        return NULL;
+    }
+    return Py_NewRef(o);
+}
+
+/* A child may send anything: it is ASCII only if it is. */
+static PyObject *
+decode_blob_text(struct incoming *in)
+{
+    size_t size;
+    const struct frame *frame;
+    const unsigned char *data = decode_blob(in, &size, &frame);
+    if (in->r.failed || size > PY_SSIZE_T_MAX) {
+        garbled("text");
+        return NULL;
+    }
+    PyObject *text = PyUnicode_New((Py_ssize_t)size, 127);
+    if (text == NULL || size == 0) {
+        return text;
+    }
+    char *to = (char *)PyUnicode_1BYTE_DATA(text);
+    for (size_t at = 0, n; at < size; at += n) {
+        uint64_t bits = 0, word;
+        n = size - at < TEXT_CHUNK ? size - at : TEXT_CHUNK;
+        size_t i = 0;
+        for (; i + sizeof word <= n; i += sizeof word) {
+            memcpy(&word, data + at + i, sizeof word);
+            bits |= word;
+        }
+        for (; i < n; i++) {
+            bits |= data[at + i];
+        }
+        if (bits & 0x8080808080808080u) {
+            Py_DECREF(text);
+            garbled("text");
+            return NULL;
+        }
+        memcpy(to + at, data + at, n);
+    }
+    return text;
 }
 
 /* Into a set, frozenset or deque, by `add`. Steals `target`. */
@@ -1120,7 +1388,7 @@ decode_into(struct incoming *in, PyObject *target, int (*add)(PyObject *, PyObje
 static int
 deque_append(PyObject *deque, PyObject *item)
 {
-    PyObject *none = PyObject_CallMethod(deque, "append", "O", item);
+    PyObject *none = deque_call(deque, "append", item);
     Py_XDECREF(none);
     return none == NULL ? -1 : 0;
 }
@@ -1139,7 +1407,7 @@ decode_dict(struct incoming *in, PyObject *dict)
     for (uint64_t i = 0; i < n; i++) {
         PyObject *key = decode(in);
         PyObject *value = key == NULL ? NULL : decode(in);
-        int rc = value == NULL ? -1 : PyDict_SetItem(dict, key, value);
+        int rc = value == NULL ? -1 : dict_set(dict, key, value);
         Py_XDECREF(key);
         Py_XDECREF(value);
         if (rc < 0) {
@@ -1159,6 +1427,21 @@ new_deque(struct incoming *in)
     Py_XDECREF(maxlen);
     Py_XDECREF(module);
     return deque;
+}
+
+/* Fills o, which is empty; steals it. What hashes the items may ask the other side: see in_pairs.
+ */
+static PyObject *
+decode_content(struct incoming *in, PyObject *o, unsigned kind)
+{
+    in->strand->in_pairs++;
+    o = kind == PAIR_LIST    ? decode_list(in, o)
+        : kind == PAIR_DICT  ? decode_dict(in, o)
+        : kind == PAIR_SET   ? decode_into(in, o, PySet_Add)
+        : kind == PAIR_DEQUE ? decode_into(in, o, deque_append)
+                             : o;
+    in->strand->in_pairs--;
+    return o;
 }
 
 static PyObject *
@@ -1205,14 +1488,107 @@ decode_pair(struct incoming *in)
         Py_DECREF(o);
         return NULL;
     }
-    in->strand->in_pairs++;
-    o = kind == PAIR_LIST    ? decode_list(in, o)
-        : kind == PAIR_DICT  ? decode_dict(in, o)
-        : kind == PAIR_SET   ? decode_into(in, o, PySet_Add)
-        : kind == PAIR_DEQUE ? decode_into(in, o, deque_append)
-                             : o;
-    in->strand->in_pairs--;
+    return decode_content(in, o, kind);
+}
+
+static PyObject *
+decode_library(struct incoming *in)
+{
+    uint64_t id = read_u64(&in->r);
+    uint8_t which = read_u8(&in->r);
+    PyObject *factory = decode(in);
+    PyObject *o = factory == NULL ? NULL : library_new(which, factory);
+    Py_XDECREF(factory);
+    if (o != NULL && id != 0 &&
+        (in->strand == NULL || pair_by_id(in->strand, id) != NULL ||
+         pair_add(in->strand, o, PAIR_DICT, id) == NULL)) {
+        Py_CLEAR(o);
+    }
+    if (o == NULL) {
+        if (!PyErr_Occurred()) {
+            garbled("dict");
+        }
+        return NULL;
+    }
+    return in->strand == NULL ? decode_dict(in, o) : decode_content(in, o, PAIR_DICT);
+}
+
+/* Sets what a deque's __init__ would. */
+static int
+deque_init(struct incoming *in, PyObject *deque)
+{
+    PyObject *maxlen = decode(in);
+    PyObject *args = maxlen == NULL ? NULL : Py_BuildValue("(()O)", maxlen);
+    int rc = args == NULL ? -1 : ((PyTypeObject *)deque_class())->tp_init(deque, args, NULL);
+    Py_XDECREF(maxlen);
+    Py_XDECREF(args);
+    return rc;
+}
+
+static PyObject *
+decode_shadow(struct incoming *in)
+{
+    uint64_t handle = read_u64(&in->r), id;
+    PyObject *cls = decode_class(in, CLASS_OF_INSTANCE), *o = NULL, *content = NULL;
+    if (cls == NULL) {
+        return NULL;
+    }
+    id = read_u64(&in->r);
+    uint8_t kind = read_u8(&in->r);
+    if (in->r.failed || handle == 0 || kind >= PAIR_BUFFER || in->strand == NULL ||
+        in->peer->is_kernel || pair_by_id(in->strand, id) != NULL) {
+        garbled("container");
+        goto error;
+    }
+    o = proxy_of_handle(in->peer, handle);
+    if (o == NULL) {
+        o = shadow_new(in->peer, (PyTypeObject *)cls, handle, kind);
+        content = Py_XNewRef(o);
+    }
+    else {
+        proxy_received(proxy_find(Py_NewRef(o)));
+        if (is_shadow(o, kind)) { /* one that was kept after an earlier call */
+            content = container_clear(o, kind) < 0 ? NULL : Py_NewRef(o);
+        }
+        else {
+            /* It came as a proxy before there was a copy, and stays one: the same target is the
+             * same proxy. */
+            content = kind == PAIR_LIST    ? PyList_New(0)
+                      : kind == PAIR_DICT  ? PyDict_New()
+                      : kind == PAIR_SET   ? PySet_New(NULL)
+                      : kind == PAIR_DEQUE ? PyObject_CallNoArgs(deque_class())
+                                           : PyByteArray_FromStringAndSize(NULL, 0);
+        }
+    }
+    if (content == NULL || pair_add(in->strand, content, kind, id) == NULL) {
+        goto error;
+    }
+    if (kind == PAIR_DEQUE && deque_init(in, content) < 0) {
+        goto error;
+    }
+    if (kind == PAIR_BYTEARRAY) {
+        size_t size;
+        const unsigned char *data = read_bytes(&in->r, &size);
+        if (in->r.failed || PyByteArray_Resize(content, (Py_ssize_t)size) < 0) {
+            goto error;
+        }
+        memcpy(PyByteArray_AS_STRING(content), data, size);
+    }
+    content = decode_content(in, content, kind);
+    if (content == NULL) {
+        goto error;
+    }
+    Py_DECREF(content);
+    Py_DECREF(cls);
     return o;
+error:
+    if (!PyErr_Occurred()) {
+        garbled("container");
+    }
+    Py_XDECREF(content);
+    Py_XDECREF(o);
+    Py_DECREF(cls);
+    return NULL;
 }
 
 static PyObject *
@@ -1386,7 +1762,7 @@ decode_slice_or_range(struct incoming *in, bool slice)
 }
 
 static PyObject *
-decode_compound(struct incoming *in, uint8_t tag)
+decode_compound(struct incoming *in, uint8_t tag, bool kept)
 {
     struct reader *r = &in->r;
     switch (tag) {
@@ -1394,7 +1770,7 @@ decode_compound(struct incoming *in, uint8_t tag)
     case TAG_SLICE:
         return decode_slice_or_range(in, tag == TAG_SLICE);
     case TAG_TUPLE:
-        return decode_tuple(in);
+        return decode_tuple(in, kept);
     case TAG_FROZENSET: {
         /* PySet_Add accepts a frozenset that nobody else has seen. */
         return decode_into(in, PyFrozenSet_New(NULL), PySet_Add);
@@ -1463,6 +1839,14 @@ decode_compound(struct incoming *in, uint8_t tag)
         return decode_array(in);
     case TAG_MEMORYVIEW:
         return decode_memoryview(in);
+    case TAG_ARGUMENT:
+        return decode_kept(in);
+    case TAG_LIBRARY:
+        return decode_library(in);
+    case TAG_SHADOW:
+        return decode_shadow(in);
+    case TAG_BLOBTEXT:
+        return decode_blob_text(in);
     default:
         garbled("unknown tag");
         return NULL;
@@ -1481,6 +1865,12 @@ decode(struct incoming *in)
         garbled("too short");
         return NULL;
     }
+    bool kept = tag & TAG_KEPT;
+    if (kept && in->values == NULL) {
+        garbled("value");
+        return NULL;
+    }
+    tag &= (uint8_t)~TAG_KEPT;
     switch (tag) {
     case TAG_NONE:
         Py_RETURN_NONE;
@@ -1526,7 +1916,8 @@ decode(struct incoming *in)
         if (Py_EnterRecursiveCall(" while reading an object from another process")) {
             return NULL;
         }
-        o = decode_compound(in, tag);
+        o = decode_compound(in, tag, kept);
+        kept = kept && tag != TAG_TUPLE; /* that was done before its items */
         Py_LeaveRecursiveCall();
         break;
     }
@@ -1534,6 +1925,13 @@ decode(struct incoming *in)
         Py_CLEAR(o);
         if (!PyErr_Occurred()) {
             garbled("too short");
+        }
+    }
+    if (kept && o != NULL) {
+        in->values->numbers = in->values->numbers || PyLong_CheckExact(o) ||
+                              PyFloat_CheckExact(o) || PyComplex_CheckExact(o);
+        if (values_add(in->values, o) < 0) {
+            Py_CLEAR(o);
         }
     }
     return o;

@@ -46,6 +46,11 @@ enum tag {
     TAG_TRACEBACK,      /* frames: file, function, line */
     TAG_EXCEPTION_BACK, /* handle, frames: an exception of the receiver, raised through the sender
                          */
+    TAG_ARGUMENT,       /* request * 2 + (the sender asked), number: a value of its arguments */
+    TAG_BLOBTEXT,       /* blob: a long ASCII text */
+    TAG_LIBRARY,    /* id (0: it moves), which, factory, content: a dict of class `collections` */
+    TAG_SHADOW,     /* handle, class, id, kind, content: a container of a session class */
+    TAG_KEPT = 128, /* added to the tag of a value that gets the next number of its request */
 };
 
 /* A frame being built. */
@@ -57,7 +62,7 @@ struct message {
     unsigned char op;
     unsigned flags;
     uint64_t request;
-    bool released;         /* queued releases went into this frame, right after the header */
+    size_t released;       /* where queued releases are in this frame; 0: there are none */
     bool begun;            /* counted in strand->framing */
     size_t npairs;         /* of the strand, before this message */
     uint64_t changes_upto; /* serial of the last change of a class that went into this frame */
@@ -72,6 +77,7 @@ struct message {
     bool pure;             /* a request that changes nothing over there */
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
     PyObject *operand;
+    struct values *values; /* owned or NULL: those in this request, once there are any */
 };
 
 /* A frame being read. */
@@ -81,7 +87,9 @@ struct incoming {
     struct strand *strand;
     struct frame frame;
     struct frame_header header;
-    PyObject *seen; /* strong or NULL: dict of the exceptions in this frame, by handle */
+    PyObject *seen;        /* strong or NULL: dict of the exceptions in this frame, by handle */
+    struct values *values; /* borrowed: of the request that is read; NULL in any other frame */
+    bool discarded;        /* read for its handles alone: requests it refers to may be over */
 };
 
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);
@@ -93,6 +101,8 @@ void message_free(struct message *m, bool abandon);
 int encode(struct message *m, PyObject *o, bool owned);
 int encode_name(struct message *m, PyObject *name);
 int encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+/* An argument as such, not inside a container: numbers are told apart by identity too. */
+int encode_argument(struct message *m, PyObject *o);
 /* New reference, or NULL with an exception. */
 PyObject *decode(struct incoming *in);
 PyObject *decode_name(struct incoming *in);
@@ -177,6 +187,17 @@ struct flat {
 int flat_open(PyObject *o, struct flat *f);
 void flat_close(struct flat *f);
 
+/* values.c */
+int values_add(struct values *v, PyObject *o);
+void values_clear(struct values *v);
+/* The request that v belongs to begins, and ends, on this strand. */
+void values_begin(struct strand *s, struct values *v);
+void values_end(struct strand *s, struct values *v);
+/* Of which request under way, known to the receiver of m, o is a value; NULL: of none. */
+struct values *values_find(struct message *m, PyObject *o, uint32_t *index);
+/* Borrowed; NULL when there is none. */
+PyObject *values_get(struct strand *s, uint64_t request, bool mine, uint32_t index);
+
 /* pairs.c */
 enum pair_kind { PAIR_LIST, PAIR_DICT, PAIR_SET, PAIR_BYTEARRAY, PAIR_DEQUE, PAIR_BUFFER };
 struct pair *pair_find(struct strand *s, PyObject *o);
@@ -189,5 +210,37 @@ int pairs_snapshot(struct strand *s, size_t from);
 int pairs_encode_changes(struct message *m, bool *any);
 int pairs_decode_changes(struct incoming *in);
 void pairs_truncate(struct strand *s, size_t npairs);
+/* Dicts in the order that they show, which an OrderedDict keeps apart from the dict's own. */
+struct walk {
+    PyObject *dict; /* borrowed */
+    PyObject *keys; /* strong: list; NULL for a plain order */
+    Py_ssize_t i;
+};
+int walk_begin(struct walk *w, PyObject *dict);
+/* Borrowed key and value; false at the end, where the walk ends itself. */
+bool walk_next(struct walk *w, PyObject **key, PyObject **value);
+void walk_end(struct walk *w);
+/* What a subclass defines does not count. */
+int dict_set(PyObject *dict, PyObject *key, PyObject *value);
+int container_clear(PyObject *o, enum pair_kind kind);
+PyObject *container_iter(PyObject *o);
+/* Borrowed; NULL when there is none. */
+PyObject *deque_class(void);
+PyObject *deque_call(PyObject *deque, const char *method, PyObject *arg);
+
+/* shadows.c */
+/* Which class of the library that both sides have o is of; -1: of none. */
+int library_container(PeerObject *peer, PyObject *o);
+/* A new one; NULL, perhaps without an exception. */
+PyObject *library_new(unsigned which, PyObject *factory);
+/* Is o, of this side, passed as a shadow? */
+bool has_shadow(PeerObject *peer, PyObject *o, enum pair_kind *kind);
+/* An empty shadow of an instance of a mirrored class, the proxy of `handle`. */
+PyObject *shadow_new(PeerObject *peer, PyTypeObject *type, uint64_t handle, enum pair_kind kind);
+bool is_shadow(PyObject *o, enum pair_kind kind);
+/* The runs of bytes that are not what they were `before`: count, (offset, bytes). */
+int encode_ranges(struct message *m, const char *now, const char *before, size_t size,
+                  bool *changed);
+int apply_ranges(struct incoming *in, char *data, size_t size);
 
 #endif

@@ -91,6 +91,19 @@ compat_has_instance_dict(PyTypeObject *type)
     return type->tp_dictoffset != 0 || (type->tp_flags & Py_TPFLAGS_MANAGED_DICT) != 0;
 }
 
+/* What sys.getsizeof() adds to __sizeof__() for what lies before an instance of `type`. */
+static inline Py_ssize_t
+compat_size_before(PyTypeObject *type)
+{
+    Py_ssize_t size = PyType_IS_GC(type) ? 2 * (Py_ssize_t)sizeof(uintptr_t) : 0; /* PyGC_Head */
+#if PY_VERSION_HEX >= 0x030C0000
+    unsigned long before = Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF;
+#else
+    unsigned long before = Py_TPFLAGS_MANAGED_DICT;
+#endif
+    return size + (type->tp_flags & before ? 2 * (Py_ssize_t)sizeof(PyObject *) : 0);
+}
+
 /* The exception under way, normalised, as a new reference; NULL when there is none. Clears it. */
 static inline PyObject *
 compat_take_exception(void)

@@ -178,6 +178,7 @@ proxies_forget(PeerObject *peer)
             if (mirror->peer == peer) {
                 table_remove(&core->mirrors, key);
                 Py_XDECREF(mirror->reported);
+                Py_XDECREF(mirror->shadow);
                 free(mirror);
                 again = true;
             }

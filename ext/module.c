@@ -1,7 +1,8 @@
 /* module.c: ipython_isolation._core. */
-#include "iteration.h"
+#include "buffers.h"
 #include "codec.h"
 #include "handles.h"
+#include "iteration.h"
 #include "peer.h"
 #include "proxy.h"
 
@@ -156,7 +157,7 @@ module_exec(PyObject *module)
     int rc = core->deque_type == NULL || operations == NULL ||
                      PyModule_AddObjectRef(module, "operations", operations) < 0 ||
                      class_changes_init() < 0 || proxy_init(core, module) < 0 ||
-                     iteration_init(core, module) < 0 || module_proxy_init(core, module) < 0 ||
+                     buffers_init(core, module) < 0 || module_proxy_init(core, module) < 0 ||
                      iteration_init(core, module) < 0 || peer_init(core, module) < 0
                  ? -1
                  : 0;

@@ -1,5 +1,6 @@
 /* ops.c: the executors of ops.def. Each reads its operands, does what the operation says with the
  * real object, and returns the result. */
+#include "buffers.h"
 #include "codec.h"
 #include "handles.h"
 #include "iteration.h"
@@ -216,6 +217,33 @@ is_special_name(PyObject *name)
     return n > 4 && PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_';
 }
 
+/* What a reducer that is registered for self's class says: a new reference, or NULL with an
+ * exception. False when there is none. */
+static bool
+registered(PyObject *self, PyObject **result)
+{
+    *result =
+        self == NULL ? NULL : PyObject_CallMethod(core_get()->errors, "registered", "(O)", self);
+    if (*result == Py_None) {
+        Py_CLEAR(*result);
+        return false;
+    }
+    return self != NULL;
+}
+
+PyObject *
+add_size(PyObject *size, Py_ssize_t more)
+{
+    if (size != NULL && PyLong_CheckExact(size)) {
+        Py_ssize_t n = PyLong_AsSsize_t(size);
+        if (n >= 0) {
+            Py_SETREF(size, PyLong_FromSsize_t(n + more > 0 ? n + more : 0));
+        }
+        PyErr_Clear();
+    }
+    return size;
+}
+
 static PyObject *
 op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
@@ -245,6 +273,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
     else if (PyErr_Occurred()) {
         result = NULL;
     }
+    else if (name == core_get()->str___reduce_ex__ && registered(self, &result)) {
+        /* that is it, or an exception */
+    }
     else if (self == NULL || (Py_TYPE(descriptor)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR)) {
         result =
             PyObject_Vectorcall(descriptor, call.args, (size_t)call.nargs | offset, call.kwnames);
@@ -259,6 +290,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
             result = PyObject_Vectorcall(f, call.args + 1, (size_t)(call.nargs - 1), call.kwnames);
             Py_DECREF(f);
         }
+    }
+    if (name == core_get()->str___sizeof__ && self != NULL && !PyType_Check(self)) {
+        result = add_size(result, compat_size_before(Py_TYPE(self)));
     }
     call_free(&call);
 done:
@@ -470,19 +504,13 @@ static PyObject *
 op_buffer(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
     PyObject *o = decode(in), *result = NULL;
-    PyObject *view = o == NULL ? NULL : PyMemoryView_FromObject(o);
-    PyObject *bytes = view == NULL ? NULL : PyObject_CallMethod(view, "tobytes", NULL);
-    if (bytes != NULL) {
-        Py_buffer *buffer = PyMemoryView_GET_BUFFER(view);
-        PyObject *shape = PyObject_GetAttrString(view, "shape");
-        result = shape == NULL
-                     ? NULL
-                     : Py_BuildValue("(OynO)", bytes, buffer->format ? buffer->format : "B",
-                                     buffer->itemsize, shape);
-        Py_XDECREF(shape);
+    int flags = (int)read_u32(&in->r);
+    if (o != NULL && in->r.failed) {
+        garbled("buffer");
     }
-    Py_XDECREF(bytes);
-    Py_XDECREF(view);
+    else if (o != NULL) {
+        result = buffer_hold(in->peer, o, flags);
+    }
     Py_XDECREF(o);
     return result;
 }

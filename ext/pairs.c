@@ -74,6 +74,95 @@ pairs_truncate(struct strand *s, size_t npairs)
     }
 }
 
+int
+walk_begin(struct walk *w, PyObject *dict)
+{
+    *w = (struct walk){.dict = dict};
+    if (PyODict_Check(dict)) {
+        PyObject *view = PyObject_CallMethod((PyObject *)&PyODict_Type, "keys", "O", dict);
+        w->keys = view == NULL ? NULL : PySequence_List(view);
+        Py_XDECREF(view);
+        return w->keys == NULL ? -1 : 0;
+    }
+    return 0;
+}
+
+bool
+walk_next(struct walk *w, PyObject **key, PyObject **value)
+{
+    if (w->keys == NULL) {
+        return PyDict_Next(w->dict, &w->i, key, value);
+    }
+    while (w->i < PyList_GET_SIZE(w->keys)) {
+        *key = PyList_GET_ITEM(w->keys, w->i++);
+        *value = PyDict_GetItemWithError(w->dict, *key);
+        if (*value != NULL) {
+            return true;
+        }
+        PyErr_Clear(); /* it went meanwhile */
+    }
+    walk_end(w);
+    return false;
+}
+
+void
+walk_end(struct walk *w)
+{
+    Py_CLEAR(w->keys);
+}
+
+int
+dict_set(PyObject *dict, PyObject *key, PyObject *value)
+{
+    return PyODict_Check(dict) ? PyODict_SetItem(dict, key, value)
+                               : PyDict_SetItem(dict, key, value);
+}
+
+PyObject *
+container_iter(PyObject *o)
+{
+    PyTypeObject *deque = (PyTypeObject *)deque_class();
+    getiterfunc iter = PySet_Check(o)                                         ? PySet_Type.tp_iter
+                       : deque != NULL && PyType_IsSubtype(Py_TYPE(o), deque) ? deque->tp_iter
+                                                                              : PyObject_GetIter;
+    return iter(o);
+}
+
+PyObject *
+deque_call(PyObject *deque, const char *method, PyObject *arg)
+{
+    return PyObject_CallMethod(deque_class(), method, arg == NULL ? "O" : "OO", deque, arg);
+}
+
+/* A tuple of what is in a deque. */
+static PyObject *
+deque_items(PyObject *deque)
+{
+    PyObject *iterator = container_iter(deque);
+    PyObject *items = iterator == NULL ? NULL : PySequence_Tuple(iterator);
+    Py_XDECREF(iterator);
+    return items;
+}
+
+/* A plain dict of the same order. */
+static PyObject *
+plain_dict(PyObject *dict)
+{
+    struct walk w;
+    PyObject *key, *value;
+    if (!PyODict_Check(dict)) {
+        return PyDict_Copy(dict);
+    }
+    PyObject *plain = walk_begin(&w, dict) < 0 ? NULL : PyDict_New();
+    while (plain != NULL && walk_next(&w, &key, &value)) {
+        if (PyDict_SetItem(plain, key, value) < 0) {
+            Py_CLEAR(plain);
+        }
+    }
+    walk_end(&w);
+    return plain;
+}
+
 static PyObject *
 snapshot(struct pair *pair)
 {
@@ -81,9 +170,9 @@ snapshot(struct pair *pair)
     case PAIR_LIST:
         return PyList_AsTuple(pair->object);
     case PAIR_DEQUE:
-        return PySequence_Tuple(pair->object);
+        return deque_items(pair->object);
     case PAIR_DICT:
-        return PyDict_Copy(pair->object);
+        return plain_dict(pair->object);
     case PAIR_SET:
         return PySet_New(pair->object);
     case PAIR_BYTEARRAY:
@@ -135,11 +224,11 @@ static int
 encode_middle(struct message *m, PyObject *object, PyObject *before, bool *changed)
 {
     /* A list is read in place: a copy of it would make its fresh items look shared. */
-    PyObject *now = PyList_CheckExact(object) ? Py_NewRef(object) : PySequence_Tuple(object);
+    PyObject *now = PyList_Check(object) ? Py_NewRef(object) : deque_items(object);
     if (now == NULL) {
         return -1;
     }
-    bool list = PyList_CheckExact(now);
+    bool list = PyList_Check(now);
 #define ITEM(i) (list ? PyList_GET_ITEM(now, i) : PyTuple_GET_ITEM(now, i))
     Py_ssize_t n = list ? PyList_GET_SIZE(now) : PyTuple_GET_SIZE(now);
     Py_ssize_t old = PyTuple_GET_SIZE(before), start = 0, end = 0;
@@ -178,25 +267,34 @@ encode_middle(struct message *m, PyObject *object, PyObject *before, bool *chang
 static int
 encode_dict_changes(struct message *m, PyObject *now, PyObject *before, bool *changed)
 {
-    Py_ssize_t i = 0, j = 0;
+    Py_ssize_t i = 0;
     PyObject *old, *old_value, *key = NULL, *value = NULL;
     uint64_t deleted = 0, set = 0;
     size_t at = m->w.size;
+    struct walk w;
+    if (walk_begin(&w, now) < 0) {
+        return -1;
+    }
     write_u64(&m->w, 0);
-    bool more = PyDict_Next(now, &j, &key, &value);
+    bool more = walk_next(&w, &key, &value);
     while (PyDict_Next(before, &i, &old, &old_value)) {
         if (more && key == old) {
-            more = PyDict_Next(now, &j, &key, &value);
+            more = walk_next(&w, &key, &value);
         }
         else if (deleted++, encode(m, old, false) < 0) {
+            walk_end(&w);
             return -1;
         }
     }
+    walk_end(&w);
     size_t set_at = m->w.size;
     write_u64(&m->w, 0);
-    i = j = 0;
+    i = 0;
     bool any = PyDict_Next(before, &i, &old, &old_value);
-    while (PyDict_Next(now, &j, &key, &value)) {
+    if (walk_begin(&w, now) < 0) {
+        return -1;
+    }
+    while (walk_next(&w, &key, &value)) {
         while (any && key != old) {
             any = PyDict_Next(before, &i, &old, &old_value);
         }
@@ -204,6 +302,7 @@ encode_dict_changes(struct message *m, PyObject *now, PyObject *before, bool *ch
             set++;
             /* As where a list is read: a reference of our own would make the value look shared. */
             if (encode(m, key, false) < 0 || encode(m, value, true) < 0) {
+                walk_end(&w);
                 return -1;
             }
         }
@@ -220,8 +319,11 @@ encode_dict_changes(struct message *m, PyObject *now, PyObject *before, bool *ch
 static int
 encode_set_changes(struct message *m, PyObject *now, PyObject *before, bool *changed)
 {
-    PyObject *halves[2] = {PyNumber_Subtract(before, now), PyNumber_Subtract(now, before)};
+    PyObject *plain = PySet_New(now); /* a subclass may subtract in its own way */
+    PyObject *halves[2] = {plain ? PyNumber_Subtract(before, plain) : NULL,
+                           plain ? PyNumber_Subtract(plain, before) : NULL};
     int rc = halves[0] == NULL || halves[1] == NULL ? -1 : 0;
+    Py_XDECREF(plain);
     for (int i = 0; rc == 0 && i < 2; i++) {
         *changed = *changed || PySet_GET_SIZE(halves[i]) > 0;
         write_u64(&m->w, (uint64_t)PySet_GET_SIZE(halves[i]));
@@ -267,17 +369,9 @@ write_runs(struct message *m, const char *now, const char *before, size_t i, siz
     return n;
 }
 
-static int
-encode_byte_changes(struct message *m, const char *now, size_t size, const char *before, size_t old,
-                    bool *changed)
+int
+encode_ranges(struct message *m, const char *now, const char *before, size_t size, bool *changed)
 {
-    if (size != old) {
-        *changed = true;
-        write_u8(&m->w, 1);
-        write_bytes(&m->w, now, size);
-        return message_check(m);
-    }
-    write_u8(&m->w, 0);
     size_t count_at = m->w.size;
     uint64_t n = 0;
     write_u64(&m->w, 0);
@@ -292,6 +386,20 @@ encode_byte_changes(struct message *m, const char *now, size_t size, const char 
     }
     *changed = n != 0;
     return message_check(m);
+}
+
+static int
+encode_byte_changes(struct message *m, const char *now, size_t size, const char *before, size_t old,
+                    bool *changed)
+{
+    if (size != old) {
+        *changed = true;
+        write_u8(&m->w, 1);
+        write_bytes(&m->w, now, size);
+        return message_check(m);
+    }
+    write_u8(&m->w, 0);
+    return encode_ranges(m, now, before, size, changed);
 }
 
 static int
@@ -403,16 +511,18 @@ apply_middle(struct incoming *in, PyObject *target)
         return -1;
     }
     int rc = -1;
-    if (PyList_CheckExact(target)) {
+    if (PyList_Check(target)) {
         rc = PyList_SetSlice(target, (Py_ssize_t)start, (Py_ssize_t)stop, items);
     }
     else { /* a deque has no slices */
-        PyObject *whole = PySequence_List(target), *done = NULL;
+        PyObject *iterator = container_iter(target), *done = NULL;
+        PyObject *whole = iterator == NULL ? NULL : PySequence_List(iterator);
+        Py_XDECREF(iterator);
         if (whole != NULL &&
             PyList_SetSlice(whole, (Py_ssize_t)start, (Py_ssize_t)stop, items) == 0) {
-            done = PyObject_CallMethod(target, "clear", NULL);
+            done = deque_call(target, "clear", NULL);
             if (done != NULL) {
-                Py_SETREF(done, PyObject_CallMethod(target, "extend", "O", whole));
+                Py_SETREF(done, deque_call(target, "extend", whole));
             }
         }
         rc = done == NULL ? -1 : 0;
@@ -424,6 +534,38 @@ apply_middle(struct incoming *in, PyObject *target)
 }
 
 static int
+dict_clear(PyObject *dict)
+{
+    if (!PyODict_Check(dict)) {
+        PyDict_Clear(dict);
+        return 0;
+    }
+    PyObject *none = PyObject_CallMethod((PyObject *)&PyODict_Type, "clear", "O", dict);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+int
+container_clear(PyObject *o, enum pair_kind kind)
+{
+    switch (kind) {
+    case PAIR_DICT:
+        return dict_clear(o);
+    case PAIR_LIST:
+        return PyList_SetSlice(o, 0, PyList_GET_SIZE(o), NULL);
+    case PAIR_SET:
+        return PySet_Clear(o);
+    case PAIR_BYTEARRAY:
+        return PyByteArray_Resize(o, 0);
+    default: {
+        PyObject *none = deque_call(o, "clear", NULL);
+        Py_XDECREF(none);
+        return none == NULL ? -1 : 0;
+    }
+    }
+}
+
+static int
 apply_dict(struct incoming *in, PyObject *target)
 {
     for (uint64_t n = read_count(&in->r, 1); n > 0; n--) {
@@ -431,7 +573,8 @@ apply_dict(struct incoming *in, PyObject *target)
         if (key == NULL) {
             return -1;
         }
-        if (PyDict_DelItem(target, key) < 0) {
+        if ((PyODict_Check(target) ? PyODict_DelItem(target, key) : PyDict_DelItem(target, key)) <
+            0) {
             PyErr_Clear();
         }
         Py_DECREF(key);
@@ -439,7 +582,7 @@ apply_dict(struct incoming *in, PyObject *target)
     for (uint64_t n = read_count(&in->r, 2); n > 0; n--) {
         PyObject *key = decode(in);
         PyObject *value = key == NULL ? NULL : decode(in);
-        int rc = value == NULL ? -1 : PyDict_SetItem(target, key, value);
+        int rc = value == NULL ? -1 : dict_set(target, key, value);
         Py_XDECREF(key);
         Py_XDECREF(value);
         if (rc < 0) {
@@ -467,7 +610,7 @@ apply_set(struct incoming *in, PyObject *target)
     return in->r.failed ? garbled("changes of a set") : 0;
 }
 
-static int
+int
 apply_ranges(struct incoming *in, char *data, size_t size)
 {
     for (uint64_t n = read_count(&in->r, 16); n > 0; n--) {

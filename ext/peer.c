@@ -1,5 +1,6 @@
 #include "peer.h"
 
+#include "buffers.h"
 #include "handles.h"
 #include "iteration.h"
 #include "proxy.h"
@@ -94,15 +95,22 @@ frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
     m->strand->framing++;
     blobs_collect();
     write_header(&m->w, &h);
+    if (peer->copies != NULL || peer->holds != NULL) {
+        if (buffers_encode(m, &changes) < 0) {
+            return -1;
+        }
+        flags |= changes ? FRAME_BUFFERS : 0;
+        changes = false;
+    }
     if (peer->nreleases > 0) {
         flags |= FRAME_RELEASES;
+        m->released = m->w.size;
         write_u64(&m->w, peer->nreleases);
         for (size_t i = 0; i < peer->nreleases; i++) {
             write_u64(&m->w, peer->releases[i].handle);
             write_u64(&m->w, peer->releases[i].count);
         }
         peer->nreleases = 0;
-        m->released = true;
     }
     if (peer->nchanged > 0 && m->strand->id != STRAND_SERVICE) {
         flags |= FRAME_CLASSES;
@@ -111,7 +119,8 @@ frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
         }
     }
     m->npairs = m->strand->npairs;
-    if (m->npairs > 0 && pairs_encode_changes(m, &changes) < 0) {
+    /* An event takes no control away. */
+    if (m->npairs > 0 && !(flags & FRAME_EVENT) && pairs_encode_changes(m, &changes) < 0) {
         return -1;
     }
     m->flags = flags | (changes ? FRAME_PAIRS : 0);
@@ -158,6 +167,9 @@ frame_send(struct message *m)
     }
     if (rc < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (rc == 0 && (m->flags & FRAME_BUFFERS)) {
+        buffers_sent(m->peer);
     }
     message_free(m, rc < 0);
     return rc;
@@ -208,13 +220,16 @@ late_releases_apply(PeerObject *peer)
 static int
 open_frame(struct incoming *in)
 {
+    if ((in->header.flags & FRAME_BUFFERS) && buffers_decode(in) < 0) {
+        return -1;
+    }
     if (in->header.flags & FRAME_RELEASES) {
         PeerObject *peer = in->peer;
         bool wait = oldest_request(peer, in->strand) != UINT64_MAX;
         uint64_t stamp = wait ? ++peer->stamp : 0;
         for (uint64_t n = read_count(&in->r, 16); n > 0; n--) {
             uint64_t handle = read_u64(&in->r), count = read_u64(&in->r);
-            if (wait) {
+            if (wait && !is_hold(export_find(peer, handle))) {
                 release_later(peer, handle, count, stamp);
             }
             else {
@@ -408,6 +423,9 @@ serve(struct incoming *in)
     bool interruptible = peer->page != NULL && s->id == STRAND_MAIN;
     PyObject *result = NULL;
     struct message m;
+    struct values values = {.request = in->header.request};
+    in->values = &values;
+    values_begin(s, &values);
     if (interruptible) {
         atomic_store(&peer->page->taken_request, in->header.request);
         outer = atomic_exchange(&peer->page->executing_request, in->header.request);
@@ -474,6 +492,7 @@ serve(struct incoming *in)
     /* What the request made or held goes before the answer, so that whoever reads the answer finds
      * it gone; finalisers may even call back. */
     Py_XDECREF(result);
+    values_end(s, &values);
     int rc = frame_send(&m);
     pairs_truncate(s, npairs);
     s->serving--;
@@ -491,6 +510,8 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
     in->peer = peer;
     in->strand = s;
     in->seen = NULL;
+    in->values = NULL;
+    in->discarded = false;
     reader_init(&in->r, in->frame.data, in->frame.size);
     if (!read_header(&in->r, &in->header)) {
         frame_free(&in->frame);
@@ -526,6 +547,7 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
 static void
 discard(struct incoming *in)
 {
+    in->discarded = true;
     if (frame_open(in) == 0) {
         Py_XDECREF(decode(in));
     }
@@ -552,12 +574,21 @@ peer_feed(PeerObject *peer, const void *data, size_t size)
         return got < 0 ? NULL : Py_NewRef(Py_None);
     }
     s->serving++;
+    struct values values = {.request = in.header.request};
+    bool request = !(in.header.flags & (FRAME_EVENT | FRAME_REPLY));
+    if (request) {
+        in.values = &values;
+        values_begin(s, &values);
+    }
     if (frame_open(&in) == 0) {
         result = in.header.flags & FRAME_EVENT   ? Py_NewRef(Py_None)
                  : in.header.flags & FRAME_REPLY ? decode(&in)
                                                  : op_execute(&in, &flags);
     }
     incoming_free(&in);
+    if (request) {
+        values_end(s, &values);
+    }
     pairs_truncate(s, npairs);
     s->serving--;
     return result;
@@ -782,7 +813,10 @@ wait_reply(struct message *m)
         }
         if (got == 0 || (in.header.flags & FRAME_EVENT)) {
             if (got == 1) {
-                frame_free(&in.frame);
+                if (frame_open(&in) < 0) {
+                    PyErr_Clear();
+                }
+                incoming_free(&in);
             }
             continue;
         }
@@ -973,7 +1007,7 @@ request_abandon(struct message *m)
     if (m->released) {
         /* The releases were not sent after all. */
         struct reader r;
-        reader_init(&r, m->w.data + WIRE_HEADER_SIZE, m->w.size - WIRE_HEADER_SIZE);
+        reader_init(&r, m->w.data + m->released, m->w.size - m->released);
         for (uint64_t n = read_count(&r, 16); n > 0; n--) {
             uint64_t handle = read_u64(&r);
             release_queue(m->peer, handle, read_u64(&r));
@@ -991,13 +1025,22 @@ request_finish(struct message *m)
     struct strand *s = m->strand;
     size_t npairs = m->npairs;
     struct message facts = *m; /* request, operation, operand: frame_send frees the rest */
+    struct values *values = m->values;
     PyObject *result = NULL;
     peer->requests_sent++;
+    m->values = NULL;
+    if (values != NULL) {
+        values_begin(s, values);
+    }
     if (frame_send(m) == 0) {
         result = wait_reply(&facts);
     }
     if (!facts.pure) {
         iteration_effect(peer);
+    }
+    if (values != NULL) {
+        values_end(s, values);
+        free(values);
     }
     pairs_truncate(s, npairs);
     if (s->npairs > 0 && !s->closed) {

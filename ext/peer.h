@@ -45,6 +45,9 @@ void peer_trace(PeerObject *peer, const char *direction, const void *data, size_
 
 /* ops.c: runs the request in `in`. New reference, or NULL with the exception to send. */
 PyObject *op_execute(struct incoming *in, unsigned *flags);
+/* sys.getsizeof() adds to __sizeof__() what is before the object: that of the target comes with the
+ * answer, that of the proxy is taken off. Steals `size`. */
+PyObject *add_size(PyObject *size, Py_ssize_t more);
 const char *op_name(unsigned op);
 
 /* Child: checks whether module attributes that the other side may have cached are still the same.

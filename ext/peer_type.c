@@ -3,6 +3,7 @@
 
 #include "codec.h"
 #include "fdpass.h"
+#include "buffers.h"
 #include "handles.h"
 #include "proxy.h"
 #include "strands.h"
@@ -126,6 +127,7 @@ peer_dealloc(PeerObject *self)
         zmq_ctx_term(self->zmq);
     }
     blobs_collect();
+    buffers_forget(self);
     proxies_forget(self);
     process_close(self->process);
     peer_clear(self);
@@ -197,6 +199,7 @@ end_life(PeerObject *self)
     strands_close_all(self);
     process_end_life(self->process);
     exports_clear(self);
+    buffers_forget(self);
     self->nreleases = 0;
 }
 

@@ -1,5 +1,6 @@
 #include "proxy.h"
 
+#include "buffers.h"
 #include "codec.h"
 #include "handles.h"
 #include "iteration.h"
@@ -88,14 +89,19 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     }
     struct message m;
     PeerObject *peer = peer_of_type((PyTypeObject *)stub->cls);
-    bool reduced = p != NULL && peer->is_kernel &&
-                   (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__);
+    bool reduced =
+        p != NULL && (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__);
     if (reduced) {
         struct mirror *mirror = mirror_of(Py_TYPE(args[0]));
-        PyObject *reported = mirror == NULL ? NULL : mirror->reported;
-        if (reported == (PyObject *)&PyFunction_Type || reported == (PyObject *)&PyCFunction_Type) {
+        PyTypeObject *reported = mirror == NULL ? NULL : (PyTypeObject *)mirror->reported;
+        if (peer->is_kernel && (reported == &PyFunction_Type || reported == &PyCFunction_Type)) {
             return PyObject_GetAttr(args[0], core->str___qualname__); /* found again by its name */
         }
+        if (reported == &PyDict_Type || reported == &PyList_Type || reported == &PySet_Type ||
+            reported == &PyByteArray_Type) {
+            return PyObject_CallMethod(peer->host, "reduce_container", "O", args[0]);
+        }
+        reduced = peer->is_kernel;
     }
     if (request_begin(peer, &m, OP_METHOD) < 0) {
         return NULL;
@@ -109,6 +115,9 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
         return NULL;
     }
     PyObject *result = request_finish(&m);
+    if (p != NULL && stub->name == core->str___sizeof__ && !PyType_Check(args[0])) {
+        result = add_size(result, -compat_size_before(Py_TYPE(args[0])));
+    }
     if (result != NULL && reduced) {
         Py_SETREF(result, PyObject_CallMethod(peer->host, "reduced", "(O)", result));
     }
@@ -653,6 +662,15 @@ proxy_new_instance(PyTypeObject *type, PyObject *value)
             type->tp_getattro = proxy_getattro;
         }
         type->tp_setattro = proxy_setattro;
+        if (mirror->flags & CLASS_BUFFER) {
+            /* Since 3.12 a slot of Python's own calls the stub of __buffer__ instead. */
+            PyBufferProcs *procs = &((PyHeapTypeObject *)type)->as_buffer;
+            PyObject *buffer = compat_type_lookup(type, core_get()->str___buffer__);
+            if (buffer == NULL || Py_TYPE(buffer) == core_get()->method_type) {
+                procs->bf_getbuffer = proxy_getbuffer;
+                procs->bf_releasebuffer = proxy_releasebuffer;
+            }
+        }
     }
     if (value == NULL) {
         return type->tp_alloc(type, 0);
@@ -711,6 +729,9 @@ proxy_getattro(PyObject *self, PyObject *name)
         }
         if (descr != NULL && Py_TYPE(descr) != core->value_type) {
             descrgetfunc get = Py_TYPE(descr)->tp_descr_get;
+            if (name == core->str___sizeof__ && Py_TYPE(descr) == core->method_type) {
+                return bound_new(self, (StubObject *)descr); /* see add_size */
+            }
             if (get != NULL) {
                 Py_INCREF(descr);
                 PyObject *o = get(descr, self, (PyObject *)type);
@@ -777,13 +798,13 @@ encode_args(struct message *m, PyObject *args, Py_ssize_t skip, PyObject *kwargs
         }
     }
     for (Py_ssize_t i = skip; i < PyTuple_GET_SIZE(args); i++) {
-        if (encode(m, PyTuple_GET_ITEM(args, i), false) < 0) {
+        if (encode_argument(m, PyTuple_GET_ITEM(args, i)) < 0) {
             return -1;
         }
     }
     position = 0;
     while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
-        if (encode(m, value, false) < 0) {
+        if (encode_argument(m, value) < 0) {
             return -1;
         }
     }
@@ -924,6 +945,35 @@ new_method(PyObject *Py_UNUSED(self), PyObject *args, PyObject *kwargs)
 static PyMethodDef new_method_def = {"__new__", (PyCFunction)(void (*)(void))new_method,
                                      METH_VARARGS | METH_KEYWORDS, NULL};
 
+static PyObject *
+copy_of_itself(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    return Py_NewRef(self);
+}
+
+static PyMethodDef copy_methods[] = {
+    {"__copy__", copy_of_itself, METH_VARARGS, NULL},
+    {"__deepcopy__", copy_of_itself, METH_VARARGS, NULL},
+};
+
+int
+proxy_add_copying(PyTypeObject *type, PyObject *reported)
+{
+    PyTypeObject *atomic[] = {&PyFunction_Type, &PyCFunction_Type, &PyCode_Type, &PyProperty_Type,
+                              &_PyWeakref_RefType};
+    int rc = 0;
+    for (size_t i = 0; i < sizeof atomic / sizeof *atomic; i++) {
+        for (size_t k = 0; rc == 0 && k < 2 && reported == (PyObject *)atomic[i]; k++) {
+            PyObject *method = PyDescr_NewMethod(type, &copy_methods[k]);
+            rc = method == NULL
+                     ? -1
+                     : PyObject_SetAttrString((PyObject *)type, copy_methods[k].ml_name, method);
+            Py_XDECREF(method);
+        }
+    }
+    return rc;
+}
+
 PyObject *
 proxy_new_method(void)
 {
@@ -933,127 +983,6 @@ proxy_new_method(void)
     return method;
 }
 
-/* ---- the buffer protocol: a copy of the target's bytes, read-only --------------------------- */
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *bytes, *format; /* strong */
-    Py_ssize_t itemsize;
-    int ndim;
-    Py_ssize_t shape[PyBUF_MAX_NDIM], strides[PyBUF_MAX_NDIM];
-} BufferObject;
-
-static int
-buffer_get(BufferObject *self, Py_buffer *view, int flags)
-{
-    if (flags & PyBUF_WRITABLE) {
-        PyErr_SetString(
-            PyExc_BufferError,
-            "the buffer of an isolated object is a read-only copy; write through its methods");
-        return -1;
-    }
-    view->obj = Py_NewRef(self);
-    view->buf = PyBytes_AS_STRING(self->bytes);
-    view->len = PyBytes_GET_SIZE(self->bytes);
-    view->readonly = 1;
-    view->itemsize = self->itemsize;
-    view->format = flags & PyBUF_FORMAT ? PyBytes_AS_STRING(self->format) : NULL;
-    view->ndim = self->ndim;
-    view->shape = flags & PyBUF_ND ? self->shape : NULL;
-    view->strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? self->strides : NULL;
-    view->suboffsets = NULL;
-    view->internal = NULL;
-    return 0;
-}
-
-static void
-buffer_dealloc(BufferObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    Py_XDECREF(self->bytes);
-    Py_XDECREF(self->format);
-    PyObject_Free(self);
-    Py_DECREF(type);
-}
-
-static PyType_Slot buffer_slots[] = {
-    {Py_bf_getbuffer, buffer_get},
-    {Py_tp_dealloc, buffer_dealloc},
-    {0, NULL},
-};
-static PyType_Spec buffer_spec = {"ipython_isolation._core.Buffer", sizeof(BufferObject), 0,
-                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-                                  buffer_slots};
-
-int
-proxy_getbuffer(PyObject *self, Py_buffer *view, int flags)
-{
-    struct proxy *p = proxy_find(self);
-    PyObject *parts = NULL;
-    BufferObject *buffer = NULL;
-    int rc = -1;
-    if (view == NULL) {
-        PyErr_SetString(PyExc_BufferError, "a buffer without a view is asked for");
-        return -1;
-    }
-    view->obj = NULL;
-    struct message m;
-    if (p == NULL) {
-        PyErr_Format(PyExc_TypeError, "a bytes-like object is required, not '%s'",
-                     Py_TYPE(self)->tp_name);
-        return -1;
-    }
-    if (request_begin(p->peer, &m, OP_BUFFER) < 0) {
-        return -1;
-    }
-    if (encode(&m, self, false) < 0) {
-        request_abandon(&m);
-        return -1;
-    }
-    parts = request_finish(&m); /* (bytes, format, itemsize, shape) */
-    if (parts == NULL) {
-        return -1;
-    }
-    buffer = PyObject_New(BufferObject, core_get()->buffer_type);
-    if (buffer == NULL) {
-        goto done;
-    }
-    buffer->bytes = buffer->format = NULL;
-    PyObject *shape;
-    if (!PyTuple_Check(parts) || !PyArg_ParseTuple(parts, "SSnO!", &buffer->bytes, &buffer->format,
-                                                   &buffer->itemsize, &PyTuple_Type, &shape)) {
-        buffer->bytes = buffer->format = NULL;
-        PyErr_Clear();
-        garbled("buffer");
-        goto done;
-    }
-    Py_INCREF(buffer->bytes);
-    Py_INCREF(buffer->format);
-    buffer->ndim = (int)PyTuple_GET_SIZE(shape);
-    Py_ssize_t stride = buffer->itemsize;
-    if (buffer->ndim > PyBUF_MAX_NDIM || buffer->itemsize <= 0) {
-        garbled("buffer");
-        goto done;
-    }
-    for (int i = buffer->ndim; i-- > 0;) {
-        buffer->shape[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, i));
-        buffer->strides[i] = stride;
-        if (buffer->shape[i] < 0 || __builtin_mul_overflow(stride, buffer->shape[i], &stride)) {
-            garbled("buffer");
-            goto done;
-        }
-    }
-    if (stride != PyBytes_GET_SIZE(buffer->bytes)) {
-        garbled("buffer");
-        goto done;
-    }
-    rc = buffer_get(buffer, view, flags);
-done:
-    Py_XDECREF(buffer);
-    Py_DECREF(parts);
-    return rc;
-}
-
 int
 proxy_init(core_state *core, PyObject *module)
 {
@@ -1061,9 +990,10 @@ proxy_init(core_state *core, PyObject *module)
         PyTypeObject **type;
         PyType_Spec *spec;
     } types[] = {
-        {&core->method_type, &method_spec}, {&core->data_type, &data_spec},
-        {&core->value_type, &value_spec},   {&core->bound_type, &bound_spec},
-        {&core->buffer_type, &buffer_spec},
+        {&core->method_type, &method_spec},
+        {&core->data_type, &data_spec},
+        {&core->value_type, &value_spec},
+        {&core->bound_type, &bound_spec},
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         *types[i].type = (PyTypeObject *)PyType_FromModuleAndSpec(module, types[i].spec, NULL);

@@ -46,9 +46,10 @@ PyObject *proxy_getattro(PyObject *self, PyObject *name);
 int proxy_setattro(PyObject *self, PyObject *name, PyObject *value);
 PyObject *proxy_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 int proxy_tp_init(PyObject *self, PyObject *args, PyObject *kwargs);
-int proxy_getbuffer(PyObject *self, Py_buffer *view, int flags);
 /* A built-in `__new__` for the mirrored class's __dict__, so that super().__new__() works. */
 PyObject *proxy_new_method(void);
+/* `copy` knows by their very type what it need not copy; a mirror of such a type says so itself. */
+int proxy_add_copying(PyTypeObject *type, PyObject *reported);
 
 /* Borrowed self and name when o is a bound method of a proxy that was not fetched. */
 bool bound_method_parts(PyObject *o, PyObject **self, PyObject **name);

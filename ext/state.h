@@ -15,6 +15,8 @@
 
 typedef struct PeerObject PeerObject;
 
+#define LIBRARY_CONTAINERS 3 /* see shadows.c */
+
 /* One object that the other side knows by a handle. Owned by peer->exports. */
 struct export
 {
@@ -61,8 +63,10 @@ struct mirror {
     PeerObject *peer;   /* borrowed: the peer owns the mirror */
     PyObject *reported; /* strong or NULL: what instance.__class__ says instead of the type */
     uint32_t flags;     /* CLASS_* */
-    bool proxies; /* instances are proxies (false: exceptions, and classes with a home here) */
-    bool home;    /* derives from a class of this side: instances are real here */
+    bool proxies;     /* instances are proxies (false: exceptions, and classes with a home here) */
+    PyObject *shadow; /* strong or NULL: the class with the real layout, see shadows.c */
+    PyTypeObject *of; /* borrowed or NULL: this is the shadow of that mirror */
+    bool home;        /* derives from a class of this side: instances are real here */
 };
 
 /* A class whose attributes were changed after it was described. */
@@ -85,6 +89,19 @@ struct seen {
     Py_ssize_t length;                  /* -1: not known */
     uint64_t of_values, values_effects;
     PyObject *values; /* strong or NULL: dict */
+};
+
+/* The immutable values of one request's arguments, by number; see values.c. */
+struct values {
+    uint64_t request;
+    bool mine;        /* this side asked */
+    bool numbers;     /* there are int, float or complex among them */
+    PyObject **items; /* strong */
+    size_t n, capacity;
+    unsigned searches;
+    struct table index; /* address -> number + 1, of the first `indexed` */
+    size_t indexed;
+    struct values *outer;
 };
 
 /* How a life of the child ended, kept for the requests that were under way. */
@@ -132,7 +149,8 @@ struct strand {
     uint64_t next_pair;
     struct table pair_by_address; /* address -> index + 1 */
     struct table pair_by_id;
-    bool cacheable; /* the last reply said that its result may be cached */
+    struct values *values; /* borrowed: of the requests under way, innermost first */
+    bool cacheable;        /* the last reply said that its result may be cached */
     /* Handles of the classes described in frames of this strand. Per strand, because frames of two
      * strands may be read in another order than they were written. */
     struct table described;
@@ -163,6 +181,8 @@ struct PeerObject {
         uint64_t handle, count;
     } * releases;
     size_t nreleases, capreleases;
+    struct copy *copies;      /* owned: of the other side's buffers; see buffers.c */
+    struct HoldObject *holds; /* borrowed: of this side's buffers that it has copies of */
     struct late_release {
         uint64_t handle, count, stamp;
     } * late; /* received, but a frame of another strand may still name the handle; see peer.c */
@@ -214,13 +234,14 @@ struct PeerObject {
 
 typedef struct core_state {
     PyTypeObject *peer_type, *method_type, *data_type, *value_type, *bound_type, *module_type,
-        *buffer_type, *cursor_type, *iterator_type;
+        *hold_type, *cursor_type, *iterator_type;
     PeerObject *first_peer; /* borrowed: all that live */
     struct table proxies;   /* address of a proxy -> struct proxy */
     struct table mirrors;   /* address of a type -> struct mirror */
     PyObject *value_types;  /* dict: type -> True; registered to cross by value */
     PyObject *empty_tuple;
     PyObject *errors;                                 /* the module ipython_isolation.errors */
+    PyObject *library[LIBRARY_CONTAINERS];            /* NULL until first needed */
     PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;

@@ -63,7 +63,7 @@ value(struct line *l, struct reader *r, int depth)
         add(l, "...");
         return false;
     }
-    switch (read_u8(r)) {
+    switch (read_u8(r) & ~TAG_KEPT) {
     case TAG_NONE:
         add(l, "None");
         return true;
@@ -138,6 +138,15 @@ value(struct line *l, struct reader *r, int depth)
         }
         return false;
     }
+    case TAG_ARGUMENT: {
+        uint64_t request = read_u64(r);
+        add(l, "<argument %u of #%llu>", read_u32(r), (unsigned long long)request >> 1);
+        return true;
+    }
+    case TAG_BLOBTEXT:
+        read_u8(r);
+        add(l, "<text blob %llu>", (unsigned long long)read_u64(r));
+        return true;
     case TAG_NAMED:
         add_text(l, r, "");
         add(l, ".");
@@ -219,6 +228,12 @@ peer_trace(PeerObject *peer, const char *direction, const void *data, size_t siz
     add(&l, "isolation %s e%u s%u %s #%llu %s%s%s", peer->is_kernel ? "kernel" : "child ", h.epoch,
         h.strand, direction, (unsigned long long)h.request, op_name(h.op),
         h.flags & FRAME_REPLY ? " reply" : "", h.flags & FRAME_ERROR ? " error" : "");
+    if (h.flags & FRAME_BUFFERS) {
+        add(&l, " [buffers]  %zu bytes\n", size);
+        ssize_t ignored = write(2, l.text, l.used);
+        (void)ignored;
+        return;
+    }
     if (h.flags & FRAME_RELEASES) {
         uint64_t n = read_count(&r, 16);
         read_raw(&r, (size_t)n * 16);

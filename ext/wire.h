@@ -44,6 +44,7 @@ enum {
     FRAME_INVALIDATE = 32, /* cached module attributes may have changed */
     FRAME_CACHEABLE = 64,  /* the result may be cached until an INVALIDATE */
     FRAME_CLASSES = 128,   /* after the releases come new names of classes described before */
+    FRAME_BUFFERS = 256,   /* the body starts with changes of buffers, before the releases */
 };
 
 void writer_init(struct writer *w);

@@ -63,6 +63,11 @@ class Child:
         except (ValueError, TypeError) as error:
             raise AttributeError("__signature__") from error
 
+    def reduce_container(self, proxy):
+        from ipython_isolation import errors
+
+        return errors.container(proxy.__class__, self.peer.host_call("content", proxy))
+
     # -- what the kernel asks -------------------------------------------------------------------
 
     def remote_setup(self, argv, paths, path, environ, cwd, levels):
@@ -121,6 +126,11 @@ class Child:
             return importlib.util.find_spec(name) is not None
         except (ImportError, ValueError, AttributeError):
             return False
+
+    def remote_content(self, o):
+        from ipython_isolation import errors
+
+        return errors.content(o)
 
     def remote_byvalue(self, o):
         import pickle

@@ -347,6 +347,12 @@ class IsolationContext:
                 return (here, *parts[1:])
         return parts
 
+    def reduce_container(self, proxy):
+        return errors.container(proxy.__class__, self._peer.host_call("content", proxy))
+
+    def remote_content(self, o):
+        return errors.content(o)
+
     def remote_log(self, fields):
         record = logging.makeLogRecord(dict(fields))
         logger = logging.getLogger(record.name)

@@ -202,6 +202,27 @@ def reduce(o):
     return reducer(o) if reducer is not None else o.__reduce_ex__(2)
 
 
+def registered(o):
+    """What the reducer says that is registered for the class of `o` (copyreg): as `reduce`, or None. Tables do not
+    cross: the other process, whose copy or pickle asks, has none for what stands for this class there."""
+    reducer = copyreg.dispatch_table.get(type(o))
+    return None if reducer is None else reducer(o)
+
+
+def content(o):
+    """What is in a list, dict, set or bytearray: tuple, or bytes."""
+    return bytes(o) if type(o) is bytearray else tuple(o.items() if type(o) is dict else o)
+
+
+def container(kind, items):
+    """What rebuilds a list, dict, set or bytearray here from its content, for copy and pickle."""
+    if kind is list:
+        return list, (), None, iter(items)
+    if kind is dict:
+        return dict, (), None, None, iter(items)
+    return kind, (items if kind is bytearray else list(items),)
+
+
 def set_state(o, state):
     """Restores what ``__reduce_ex__`` said is the state of a value (as copy and pickle do)."""
     if hasattr(o, "__setstate__"):

@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 import pydoc
+import sys
 
 import pytest
 from behaviour.harness import both, raises, worlds, zoo  # noqa: F401
@@ -323,3 +324,10 @@ def test_byvalue(zoo):  # noqa: F811
     assert type(held) is dict and held == {"k": "v"}
     with pytest.raises(AssertionError):
         ipython_isolation.byvalue(held)
+
+
+@both
+def test_sizes(load):
+    zoo, array, struct = load("zoo"), load("array"), load("struct")
+    objects = [array.array("i", range(9)), struct.Struct("2i"), zoo.Animal("rex"), zoo.settings, zoo.Slotted(1)]
+    return [(sys.getsizeof(o), o.__sizeof__()) for o in objects]

@@ -52,6 +52,15 @@ def mixed(context):
     context.call(lambda *a: a, datetime.datetime(2020, 1, 1), decimal.Decimal("1.5"))
     context.call(eval, "type('Made', (dict, ), {'method': lambda self: 1, '__len__': lambda self: 3})()")
     context.call(eval, "type('Err', (Exception,), {})(1, [2])")
+    value = (1, "two", mine)
+    context.call(lambda a, b: (a, [b], a), value, [value, "text of some length"])
+    context.call(eval, "'x' * 100_000")
+    io = context.load_module("io").BytesIO(b"abcdef").getbuffer()
+    view = memoryview(io)
+    io[0] = 5
+    view[1] = 6
+    io[2:4] = b"xy"
+    view.release()
     for source in ("{}['x']", "int('x')", "__import__('os').stat('/nowhere')", "(_ for _ in ()).throw(StopIteration(3))"):
         try:
             context.call(eval, source)

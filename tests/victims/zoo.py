@@ -847,6 +847,19 @@ def identity(value):
     return value
 
 
+def look_at(container):
+    """What a container is and has, in ways that C code and Python code have of finding out."""
+    kinds = [cls.__name__ for cls in (list, dict, set, bytearray, collections.deque) if isinstance(container, cls)]
+    as_dict = dict(container) if isinstance(container, dict) else None
+    return kinds, [*container], len(container), bool(container), as_dict, type(container).__name__
+
+
+def echoes(function):
+    """Whether a value that the function is given and returns is the same object."""
+    values = (tuple([1, 2]), "".join(["ab", "c"]), bytes([1, 2]), frozenset(["x"]))
+    return [function(value) is value for value in values]
+
+
 def first(items):
     return items[0]
 
