@@ -698,7 +698,7 @@ add_subclasshook(PyTypeObject *type)
     return rc;
 }
 
-/* object's own methods that would answer for the proxy instead of its target. */
+/* Methods of other bases (a frozenset's __reduce__) that would answer for the proxy. */
 static int
 add_object_stubs(PyTypeObject *type, uint32_t flags)
 {
@@ -708,8 +708,8 @@ add_object_stubs(PyTypeObject *type, uint32_t flags)
     (void)flags;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         PyObject *found = compat_type_lookup(type, names[i]);
-        if (found == NULL || Py_TYPE(found) == core->method_type) {
-            continue;
+        if (found == NULL || Py_TYPE(found) == core->method_type || is_object_method(found)) {
+            continue; /* object's: see object_methods.c */
         }
         PyObject *stub = stub_new(type, names[i], 'm', false);
         int rc = stub == NULL ? -1 : class_setattro_here(type, names[i], stub);

@@ -55,6 +55,25 @@ compat_replace_slot(PyTypeObject *type, const char *name, void *function)
     return 0;
 }
 
+/* Has a method that `type` itself defines call another C function, by `ours`, which must live as
+ * long as the type. Returns the definition it had; NULL with an exception. */
+static inline const PyMethodDef *
+compat_replace_method(PyTypeObject *type, PyObject *name, PyCFunction function, PyMethodDef *ours)
+{
+    PyObject *dict = compat_type_dict(type);
+    PyObject *descriptor = dict == NULL ? NULL : PyDict_GetItemWithError(dict, name);
+    Py_XDECREF(dict);
+    if (descriptor == NULL || !Py_IS_TYPE(descriptor, &PyMethodDescr_Type)) {
+        PyErr_Format(PyExc_SystemError, "%s.%U is not what it was", type->tp_name, name);
+        return NULL;
+    }
+    const PyMethodDef *original = ((PyMethodDescrObject *)descriptor)->d_method;
+    *ours = *original;
+    ours->ml_meth = function;
+    ((PyMethodDescrObject *)descriptor)->d_method = ours;
+    return original;
+}
+
 /* Changes whenever the dict does (PEP 509; still kept up to date by 3.13). */
 static inline uint64_t
 compat_dict_version(PyObject *dict)

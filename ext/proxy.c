@@ -186,14 +186,23 @@ stub_dealloc(StubObject *self)
     Py_DECREF(type);
 }
 
+static PyObject *stub_qualname(StubObject *self, void *closure);
+
 static PyObject *
 stub_repr(StubObject *self)
 {
     static const struct {
         char kind;
         const char *text;
-    } words[] = {{'f', "method"}, {'m', "method"}, {'c', "method"}, {'s', "method"}};
+    } words[] = {{'m', "method"}, {'c', "method"}, {'s', "method"}};
     const char *word = "attribute";
+    if (self->kind == 'f') { /* as of a function, which isinstance() takes it for */
+        PyObject *qualname = stub_qualname(self, NULL);
+        PyObject *text =
+            qualname == NULL ? NULL : PyUnicode_FromFormat("<function %U at %p>", qualname, self);
+        Py_XDECREF(qualname);
+        return text;
+    }
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (words[i].kind == self->kind) {
             word = words[i].text;
@@ -731,6 +740,9 @@ proxy_getattro(PyObject *self, PyObject *name)
             descrgetfunc get = Py_TYPE(descr)->tp_descr_get;
             if (name == core->str___sizeof__ && Py_TYPE(descr) == core->method_type) {
                 return bound_new(self, (StubObject *)descr); /* see add_size */
+            }
+            if (name == core->str___sizeof__ && is_object_method(descr)) {
+                return remote_getattr(p->peer, self, name);
             }
             if (get != NULL) {
                 Py_INCREF(descr);

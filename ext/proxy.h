@@ -64,6 +64,10 @@ struct mirror *mirror_of(PyTypeObject *type);
 /* New reference to the module proxy called `name`, made or re-bound to `handle`. */
 PyObject *module_proxy(PeerObject *peer, PyObject *name, uint64_t handle, bool registered);
 
+/* object_methods.c */
+int object_methods_init(void);
+bool is_object_method(PyObject *descriptor);
+
 /* Adds the types of proxy.c and module_proxy.c to the state. */
 int proxy_init(core_state *core, PyObject *module);
 int module_proxy_init(core_state *core, PyObject *module);
