@@ -71,13 +71,13 @@ set_there(PeerObject *peer, PyTypeObject *cls, PyObject *name, PyObject *value)
 /* ---- a class of this side ---------------------------------------------------------------- */
 
 static int
-note_change(PeerObject *peer, PyObject *cls)
+note_change(PeerObject *peer, PyObject *cls, PyObject *name)
 {
     if (table_get(&peer->export_of, ADDRESS(cls)) == NULL) {
         return 0; /* not described, or described by name alone */
     }
     for (size_t i = 0; i < peer->nchanged; i++) {
-        if (peer->changed[i].cls == cls) {
+        if (peer->changed[i].cls == cls && peer->changed[i].name == name) {
             peer->changed[i].serial = ++peer->change_serial;
             return 0;
         }
@@ -92,25 +92,31 @@ note_change(PeerObject *peer, PyObject *cls)
         peer->changed = more;
         peer->capchanged = capacity;
     }
-    peer->changed[peer->nchanged++] = (struct changed_class){Py_NewRef(cls), ++peer->change_serial};
+    peer->changed[peer->nchanged++] =
+        (struct changed_class){Py_NewRef(cls), Py_NewRef(name), ++peer->change_serial};
     return 0;
 }
 
 void
 class_changes_forget(PeerObject *peer, uint64_t upto)
 {
-    size_t kept = 0;
-    for (size_t i = 0; i < peer->nchanged; i++) {
-        if (peer->changed[i].serial <= upto) {
-            PyObject *cls = peer->changed[i].cls;
-            peer->changed[i].cls = NULL;
-            Py_DECREF(cls);
+    size_t n = peer->nchanged, kept = 0;
+    PyObject *old = PyList_New(0); /* dropped last: that may run anything, this too */
+    for (size_t i = 0; i < n; i++) {
+        struct changed_class change = peer->changed[i];
+        if (change.serial > upto) {
+            peer->changed[kept++] = change;
+            continue;
         }
-        else {
-            peer->changed[kept++] = peer->changed[i];
+        if (old == NULL || PyList_Append(old, change.cls) < 0) {
+            PyErr_Clear(); /* lost, and kept alive */
+            continue;
         }
+        Py_DECREF(change.cls);
+        Py_DECREF(change.name);
     }
     peer->nchanged = kept;
+    Py_XDECREF(old);
 }
 
 static int
@@ -129,7 +135,7 @@ class_setattro(PyObject *cls, PyObject *name, PyObject *value)
     }
     for (PeerObject *peer = core == NULL ? NULL : core->first_peer; peer != NULL;
          peer = peer->next_peer) {
-        if (note_change(peer, cls) < 0) {
+        if (PyUnicode_CheckExact(name) && note_change(peer, cls, name) < 0) {
             return -1;
         }
     }
@@ -145,28 +151,30 @@ class_changes_encode(struct message *m)
     size_t count_at = m->w.size;
     uint32_t n = 0;
     bool result = m->result;
+    int rc = 0;
     write_u32(&m->w, 0);
     m->changes_upto = peer->change_serial;
     m->result = true; /* nothing in a class is copied back */
-    for (size_t i = 0; i < peer->nchanged;
-         i++) { /* encoding runs code: there may be more by then */
-        PyObject *cls = Py_NewRef(peer->changed[i].cls);
+    for (size_t i = 0; rc == 0 && i < peer->nchanged;
+         i++) { /* encoding runs code: there may be more */
+        PyTypeObject *cls = (PyTypeObject *)Py_NewRef(peer->changed[i].cls);
+        PyObject *name = Py_NewRef(peer->changed[i].name), *dict = compat_type_dict(cls);
         struct export *e = table_get(&peer->export_of, ADDRESS(cls));
-        int rc = 0;
-        if (e != NULL) {
+        PyObject *value = dict == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(dict, name));
+        if (e != NULL && !PyErr_Occurred()) {
             n++;
             write_u64(&m->w, e->handle);
-            rc = encode_class_names(m, (PyTypeObject *)cls);
+            rc = encode_class_name(m, cls, name, value);
         }
+        rc = PyErr_Occurred() ? -1 : rc;
+        Py_XDECREF(value);
+        Py_XDECREF(dict);
+        Py_DECREF(name);
         Py_DECREF(cls);
-        if (rc < 0) {
-            m->result = result;
-            return -1;
-        }
     }
     m->result = result;
     patch_u32(&m->w, count_at, n);
-    return message_check(m);
+    return rc < 0 ? -1 : message_check(m);
 }
 
 int
@@ -174,14 +182,14 @@ class_changes_decode(struct incoming *in)
 {
     for (uint32_t n = read_u32(&in->r); n > 0 && !in->r.failed; n--) {
         uint64_t handle = read_u64(&in->r);
-        PyObject *names = decode_class_names(in);
-        PyObject *type = names == NULL ? NULL : proxy_of_handle(in->peer, handle);
-        int rc = names == NULL ? -1 : 0;
+        PyObject *row = decode_class_name(in);
+        PyObject *type = row == NULL ? NULL : proxy_of_handle(in->peer, handle);
+        int rc = row == NULL ? -1 : 0;
         if (type != NULL && PyType_Check(type)) {
-            rc = mirror_refresh((PyTypeObject *)Py_NewRef(type), names);
+            rc = mirror_change((PyTypeObject *)Py_NewRef(type), row);
             Py_DECREF(type);
         }
-        Py_XDECREF(names);
+        Py_XDECREF(row);
         if (rc < 0) {
             return -1;
         }

@@ -134,6 +134,38 @@ class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
     return flags;
 }
 
+/* An immutable value, which the mirror holds itself: when the name means another, it is told. */
+static bool
+is_literal(PyObject *value)
+{
+    if (PyTuple_CheckExact(value)) {
+        bool all = PyTuple_GET_SIZE(value) <= 64;
+        for (Py_ssize_t i = 0; all && i < PyTuple_GET_SIZE(value); i++) {
+            all = !PyTuple_CheckExact(PyTuple_GET_ITEM(value, i)) &&
+                  is_literal(PyTuple_GET_ITEM(value, i));
+        }
+        return all;
+    }
+    return PyLong_CheckExact(value) || PyFloat_CheckExact(value) || PyComplex_CheckExact(value) ||
+           PyBool_Check(value) || value == Py_None || value == Py_Ellipsis ||
+           (PyUnicode_CheckExact(value) && PyUnicode_GET_LENGTH(value) <= 1024) ||
+           (PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) <= 1024);
+}
+
+/* Annotations that say nothing but names and built-in classes: inspect wants a real dict. */
+static bool
+is_plain_annotations(PyObject *value)
+{
+    PyObject *key, *annotation;
+    Py_ssize_t i = 0;
+    bool plain = PyDict_CheckExact(value);
+    while (plain && PyDict_Next(value, &i, &key, &annotation)) {
+        plain = is_literal(annotation) ||
+                (PyType_Check(annotation) && is_builtins_type((PyTypeObject *)annotation));
+    }
+    return plain;
+}
+
 /* Which stub a name in a class's __dict__ needs; 0: none. */
 static char
 stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
@@ -149,8 +181,7 @@ stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
         }
     }
     PyObject *skipped[] = {core->str___new__,          core->str___dict__, core->str___weakref__,
-                           core->str___getattribute__, core->str___del__,  core->str___slots__,
-                           core->str__abc_impl};
+                           core->str___getattribute__, core->str___del__,  core->str__abc_impl};
     for (size_t i = 0; i < sizeof skipped / sizeof *skipped; i++) {
         if (PyUnicode_Compare(name, skipped[i]) == 0) {
             return 0;
@@ -183,7 +214,10 @@ stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
     if (type->tp_descr_get != NULL && PyCallable_Check(value) && !PyType_Check(value)) {
         return type == &PyFunction_Type ? 'f' : 'm';
     }
-    return 'v';
+    return is_literal(value) ||
+                   (is_name(name, core->str___annotations__) && is_plain_annotations(value))
+               ? 'l'
+               : 'v';
 }
 
 /* Is it an object of the receiver, such as a function that was put into a class of the other side?
@@ -240,6 +274,38 @@ register_mirror(PyTypeObject *type, PyObject *names)
 }
 
 int
+encode_class_name(struct message *m, PyTypeObject *cls, PyObject *name, PyObject *value)
+{
+    char kind = value == NULL                    ? 0
+                : is_of_receiver(m->peer, value) ? 'b'
+                                                 : stub_kind(cls, name, value);
+    if (kind == 0 && value != NULL && is_literal(value)) {
+        kind = 'l'; /* a new __doc__, say, which is part of the description else */
+    }
+    bool abstract = false, literal = kind == 'l' || kind == 'b';
+    if (kind != 0 && strchr("fpcs", kind) != NULL) {
+        PyObject *flag = PyObject_GetAttr(value, core_get()->str___isabstractmethod__);
+        abstract = flag == Py_True;
+        Py_XDECREF(flag);
+        PyErr_Clear();
+    }
+    int rc = encode_name(m, name);
+    write_u8(&m->w, (uint8_t)kind);
+    write_u8(&m->w, abstract);
+    if (rc == 0 && literal) {
+        /* A dict of ours alone, so that a real one arrives. */
+        PyObject *o =
+            kind == 'l' && PyDict_CheckExact(value) ? PyDict_Copy(value) : Py_NewRef(value);
+        bool result = m->result;
+        m->result = true;
+        rc = o == NULL ? -1 : encode(m, o, PyDict_CheckExact(o));
+        m->result = result;
+        Py_XDECREF(o);
+    }
+    return rc < 0 ? -1 : message_check(m);
+}
+
+static int
 encode_class_names(struct message *m, PyTypeObject *cls)
 {
     PyObject *dict = compat_type_dict(cls);
@@ -251,38 +317,16 @@ encode_class_names(struct message *m, PyTypeObject *cls)
     for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(items); i++) {
         PyObject *name = PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 0);
         PyObject *value = PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 1);
-        char kind = PyUnicode_Check(name) ? stub_kind(cls, name, value) : 0;
-        if (kind == 0) {
-            continue;
-        }
-        if (is_of_receiver(m->peer, value)) {
-            kind = 'b';
-        }
-        bool abstract = false;
-        if (kind != 'l' && kind != 'v' && kind != 'b') {
-            PyObject *flag = kind == 'f' || kind == 'p' || kind == 'c' || kind == 's'
-                                 ? PyObject_GetAttr(value, core_get()->str___isabstractmethod__)
-                                 : NULL;
-            abstract = flag == Py_True;
-            Py_XDECREF(flag);
-            PyErr_Clear();
-        }
-        n++;
-        rc = encode_name(m, name);
-        write_u8(&m->w, (uint8_t)kind);
-        write_u8(&m->w, abstract);
-        if (rc == 0 && (kind == 'l' || kind == 'b')) {
-            bool result = m->result;
-            m->result = true;
-            rc = encode(m, value, false);
-            m->result = result;
+        if (PyUnicode_Check(name) && stub_kind(cls, name, value) != 0) {
+            n++;
+            rc = encode_class_name(m, cls, name, value);
         }
     }
+    Py_ssize_t registrations = rc < 0 ? -1 : encode_registrations(m, cls);
+    rc = registrations < 0 ? -1 : 0;
+    n += registrations < 0 ? 0 : (uint64_t)registrations;
     Py_XDECREF(dict);
     Py_XDECREF(items);
-    Py_ssize_t registrations = rc == 0 ? encode_registrations(m, cls) : -1;
-    rc = registrations < 0 ? -1 : 0;
-    n += (uint64_t)registrations;
     if (rc == 0 && !m->w.failed) {
         memcpy(m->w.data + count_at, &n, sizeof n);
     }
@@ -451,26 +495,32 @@ description_free(struct description *d)
 }
 
 PyObject *
+decode_class_name(struct incoming *in)
+{
+    PyObject *name = decode_name(in);
+    char kind = (char)read_u8(&in->r);
+    bool abstract = read_u8(&in->r);
+    bool literal = kind == 'l' || kind == 'b' || kind == 'r';
+    PyObject *value = name == NULL ? NULL : literal ? decode(in) : Py_NewRef(Py_None);
+    PyObject *row = value == NULL ? NULL
+                                  : Py_BuildValue("(OCiO)", name, (int)(unsigned char)kind,
+                                                  (int)abstract, value);
+    Py_XDECREF(name);
+    Py_XDECREF(value);
+    return row;
+}
+
+static PyObject *
 decode_class_names(struct incoming *in)
 {
     uint64_t n = read_count(&in->r, 10);
     PyObject *names = PyList_New(0);
     for (uint64_t i = 0; names != NULL && i < n; i++) {
-        PyObject *name = decode_name(in);
-        char kind = (char)read_u8(&in->r);
-        bool abstract = read_u8(&in->r);
-        PyObject *literal = name == NULL                                ? NULL
-                            : kind == 'l' || kind == 'b' || kind == 'r' ? decode(in)
-                                                                        : Py_NewRef(Py_None);
-        PyObject *row = literal == NULL ? NULL
-                                        : Py_BuildValue("(OCiO)", name, (int)(unsigned char)kind,
-                                                        (int)abstract, literal);
+        PyObject *row = decode_class_name(in);
         if (row == NULL || PyList_Append(names, row) < 0) {
             Py_CLEAR(names);
         }
         Py_XDECREF(row);
-        Py_XDECREF(name);
-        Py_XDECREF(literal);
     }
     return names;
 }
@@ -622,6 +672,33 @@ names_that_went(PyTypeObject *cls, PyObject *dict, PyObject *names)
 }
 
 int
+mirror_change(PyTypeObject *type, PyObject *row)
+{
+    PyObject *name = PyTuple_GET_ITEM(row, 0), *dict = compat_type_dict(type);
+    PyObject *there = dict == NULL ? NULL : PyDict_GetItemWithError(dict, name);
+    bool gone = PyUnicode_READ_CHAR(PyTuple_GET_ITEM(row, 1), 0) == 0;
+    int rc = dict == NULL || PyErr_Occurred() ? -1 : 0;
+    if (rc == 0 && table_get(&core_get()->mirrors, ADDRESS(type)) != NULL) {
+        building++;
+        if (gone) {
+            rc = there == NULL ? 0 : class_setattro_here(type, name, NULL);
+        }
+        else {
+            PyObject *names = PyList_New(1);
+            if (names != NULL) {
+                PyList_SET_ITEM(names, 0, Py_NewRef(row));
+            }
+            rc = names == NULL ? -1 : add_stubs(type, type, names, NULL);
+            Py_XDECREF(names);
+        }
+        building--;
+    }
+    Py_XDECREF(dict);
+    return rc;
+}
+
+/* Gives a mirrored class the names of a new description. 0, or -1. */
+static int
 mirror_refresh(PyTypeObject *type, PyObject *names)
 {
     if (table_get(&core_get()->mirrors, ADDRESS(type)) == NULL) {
@@ -897,12 +974,13 @@ make_mirror(PeerObject *peer, struct description *d)
     bool plain = (PyTypeObject *)d->meta == &PyType_Type ||
                  strcmp(((PyTypeObject *)d->meta)->tp_name, "ABCMeta") == 0;
     bool home = d->home;
-    PyObject *slots = bases == NULL ? NULL : mirror_slots(d, bases);
-    if (PyErr_Occurred() || (slots != NULL && namespace != NULL &&
-                             PyDict_SetItem(namespace, core->str___slots__, slots) < 0)) {
+    PyObject *own_slots = bases == NULL ? NULL : mirror_slots(d, bases);
+    bool slots = own_slots != NULL;
+    if (PyErr_Occurred() || (slots && namespace != NULL &&
+                             PyDict_SetItem(namespace, core->str___slots__, own_slots) < 0)) {
         Py_CLEAR(namespace);
     }
-    Py_XDECREF(slots);
+    Py_XDECREF(own_slots);
     building++;
     if (bases != NULL && namespace != NULL) {
         allow_deriving(bases, true);
@@ -931,6 +1009,12 @@ make_mirror(PeerObject *peer, struct description *d)
     if (type == NULL) {
         goto error;
     }
+    PyObject *dict = compat_type_dict(type);
+    if (dict == NULL || (slots && PyDict_DelItem(dict, core->str___slots__) < 0)) {
+        Py_XDECREF(dict);
+        goto error;
+    }
+    Py_DECREF(dict); /* what the target has to say of its __slots__ is among the names */
     bool proxies = !home && !(d->flags & (CLASS_EXCEPTION | CLASS_METACLASS));
     struct mirror *mirror = mirror_add(peer, type, d->flags, proxies);
     if (mirror != NULL) {
@@ -985,6 +1069,14 @@ make_mirror(PeerObject *peer, struct description *d)
     }
     if (proxies && proxy_add_copying(type, mirror->reported) < 0) {
         PyErr_Clear();
+    }
+    if (proxies && mirror->reported == (PyObject *)&PyList_Type) {
+        /* `[1] + p`: list.__add__ takes only real ones, and asks no other operand. */
+        PyObject *stub = stub_new(type, core->str___radd__, 'q', false);
+        if (stub == NULL || class_setattro_here(type, core->str___radd__, stub) < 0) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(stub);
     }
     if (proxies) { /* last: this class, too, was filled and derived from until here */
         type->tp_flags |= d->flags & CLASS_IMMUTABLE ? Py_TPFLAGS_IMMUTABLETYPE : 0;

@@ -739,8 +739,24 @@ encode_reduced(struct message *m, PyObject *o, bool *done)
         return 0;
     }
     int rc = -1;
-    if (PyTuple_Check(parts) && PyTuple_GET_SIZE(parts) >= 2 &&
-        (PyTuple_GET_SIZE(parts) < 4 || PyTuple_GET_ITEM(parts, 3) == Py_None)) {
+    if (PyUnicode_Check(parts)) { /* the name of a constant of its module, as pickle has it */
+        PyObject *module = PyObject_GetAttr(o, core_get()->str___module__);
+        PyObject *found =
+            module != NULL && PyUnicode_Check(module) && !is_isolated_name(m->peer, module)
+                ? resolve_name(module, parts, false)
+                : NULL;
+        PyErr_Clear();
+        rc = 0;
+        if (found == o) {
+            *done = true;
+            write_tag(m, TAG_NAMED);
+            rc = encode_name(m, module) < 0 || encode_name(m, parts) < 0 ? -1 : message_check(m);
+        }
+        Py_XDECREF(module);
+        Py_XDECREF(found);
+    }
+    else if (PyTuple_Check(parts) && PyTuple_GET_SIZE(parts) >= 2 &&
+             (PyTuple_GET_SIZE(parts) < 4 || PyTuple_GET_ITEM(parts, 3) == Py_None)) {
         PyObject *state = PyTuple_GET_SIZE(parts) > 2 ? PyTuple_GET_ITEM(parts, 2) : Py_None;
         PyObject *function = PyTuple_GET_ITEM(parts, 0), *module, *qualname;
         bool result = m->result;

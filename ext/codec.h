@@ -138,11 +138,12 @@ int message_check(struct message *m); /* MemoryError when the writer failed */
 enum class_use { CLASS_AS_VALUE, CLASS_OF_INSTANCE, CLASS_AS_BASE, CLASS_AS_META };
 int encode_class(struct message *m, PyTypeObject *cls, enum class_use use);
 PyObject *decode_class(struct incoming *in, enum class_use use);
-/* The names in the class's own __dict__, and what stub each needs; a new list of them. */
-int encode_class_names(struct message *m, PyTypeObject *cls);
-PyObject *decode_class_names(struct incoming *in);
-/* Gives a mirrored class the stubs of a new list of names. 0, or -1. */
-int mirror_refresh(PyTypeObject *type, PyObject *names);
+/* A name in the class's own __dict__, and what stub it needs (value NULL: it has gone); a new row
+ * (name, kind, abstract, literal) of it. */
+int encode_class_name(struct message *m, PyTypeObject *cls, PyObject *name, PyObject *value);
+PyObject *decode_class_name(struct incoming *in);
+/* Does to a mirrored class what a row says. 0, or -1. */
+int mirror_change(PyTypeObject *type, PyObject *row);
 /* Forgets what the handles of a life that is over stood for; mirrored classes stay. 0, or -1. */
 int mirrors_forget_handles(PeerObject *peer);
 

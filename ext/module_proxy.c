@@ -24,7 +24,7 @@ is_local(core_state *core, PyObject *name)
     return name == core->str___name__ || name == core->str___loader__ ||
            name == core->str___spec__ || name == core->str___package__ ||
            name == core->str___path__ || name == core->str___file__ ||
-           name == core->str___cached__ || name == core->str___class__;
+           name == core->str___cached__ || name == core->str___class__ || name == core->str___doc__;
 }
 
 static PyObject *
@@ -39,14 +39,14 @@ module_getattro(PyObject *self, PyObject *name)
         PyObject *dict = PyModule_GetDict(self);
         PyObject *o = name == core->str___class__ ? (PyObject *)Py_TYPE(self)
                                                   : PyDict_GetItemWithError(dict, name);
-        if (o != NULL || PyErr_Occurred()) {
+        if ((o != NULL && (o != Py_None || name != core->str___doc__)) || PyErr_Occurred()) {
             return Py_XNewRef(o);
         }
         if (name == core->str___spec__ || name == core->str___loader__) {
             Py_RETURN_NONE;
         }
     }
-    else if (name != core->str___dict__ && name != core->str___doc__) {
+    else if (name != core->str___dict__) {
         PyObject *descr = compat_type_lookup(Py_TYPE(self), name);
         if (descr != NULL) {
             return PyObject_GenericGetAttr(self, name);

@@ -97,6 +97,18 @@ watched_changed(PeerObject *peer)
     return changed;
 }
 
+/* C code that copies them to another function (functools.wraps) takes nothing but a real dict. */
+static PyObject *
+copy_annotations(PyObject *name, PyObject *value)
+{
+    core_state *core = core_get();
+    if (value != NULL && PyDict_CheckExact(value) &&
+        (is_name(name, core->str___annotations__) || is_name(name, core->str___kwdefaults__))) {
+        Py_SETREF(value, PyDict_Copy(value));
+    }
+    return value;
+}
+
 static PyObject *
 op_getattr(struct incoming *in, unsigned *flags)
 {
@@ -108,6 +120,7 @@ op_getattr(struct incoming *in, unsigned *flags)
         PyErr_Clear();
         result = PyObject_CallMethod(in->peer->host, "signature", "O", o);
     }
+    result = copy_annotations(name, result);
     if (result != NULL && !in->peer->is_kernel && PyModule_Check(o) &&
         watch(in->peer, o, name, result)) {
         *flags |= FRAME_CACHEABLE;
@@ -322,6 +335,7 @@ op_get(struct incoming *in, unsigned *Py_UNUSED(flags))
             PyErr_Clear();
             result = PyObject_GetAttr(o, name);
         }
+        result = copy_annotations(name, result);
     }
     Py_XDECREF(o);
     Py_XDECREF(owner);
@@ -391,6 +405,7 @@ op_stubattr(struct incoming *in, unsigned *Py_UNUSED(flags))
             PyErr_Clear();
             result = PyObject_CallMethod(in->peer->host, "signature", "O", descriptor);
         }
+        result = copy_annotations(attribute, result);
         Py_DECREF(attribute);
     }
     Py_DECREF(descriptor);

@@ -87,6 +87,14 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
             return known;
         }
     }
+    if (stub->kind == 'q' && p != NULL && nargs == 2) {
+        PyObject *items = PyList_Check(args[1]) ? PySequence_List(args[0]) : NULL;
+        PyObject *sum = items != NULL      ? PySequence_Concat(args[1], items)
+                        : PyErr_Occurred() ? NULL
+                                           : Py_NewRef(Py_NotImplemented);
+        Py_XDECREF(items);
+        return sum;
+    }
     struct message m;
     PeerObject *peer = peer_of_type((PyTypeObject *)stub->cls);
     bool reduced =
@@ -128,9 +136,9 @@ PyObject *
 stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
 {
     core_state *core = core_get();
-    PyTypeObject *type = strchr("mfing", kind) != NULL ? core->method_type
-                         : strchr("dpo", kind) != NULL ? core->data_type
-                                                       : core->value_type;
+    PyTypeObject *type = strchr("mfingq", kind) != NULL ? core->method_type
+                         : strchr("dpo", kind) != NULL  ? core->data_type
+                                                        : core->value_type;
     StubObject *stub = PyObject_GC_New(StubObject, type);
     if (stub != NULL) {
         stub->vectorcall = stub_call;
@@ -312,6 +320,9 @@ stub_getattro(PyObject *self, PyObject *name)
     core_state *core = core_get();
     if (name == core->str___isabstractmethod__) {
         return PyBool_FromLong(stub->abstract);
+    }
+    if (name == core->str___module__) { /* the generic way finds that of the stub's own type */
+        return PyObject_GetAttr(stub->cls, name);
     }
     if (name != core->str___doc__) {
         PyObject *o = PyObject_GenericGetAttr(self, name);
@@ -750,9 +761,12 @@ proxy_getattro(PyObject *self, PyObject *name)
                 Py_DECREF(descr);
                 return o;
             }
-            if (type == mirror->type) {
-                return Py_NewRef(
-                    descr); /* __doc__, __module__, None for an absent special method */
+            if (type == mirror->type &&
+                (!(mirror->flags & CLASS_INSTANCE_DICT) || descr == Py_None ||
+                 (is_special_name(name) && type->tp_call == NULL))) {
+                /* What no instance hides: None stands for a special method that is not there. But
+                 * wrappers of functions have the __doc__ and __module__ of what they wrap. */
+                return Py_NewRef(descr);
             }
         }
         else if (descr != NULL && is_classmethod_kind((StubObject *)descr)) {

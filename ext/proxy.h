@@ -17,6 +17,7 @@ typedef struct {
     PyObject *target; /* strong or NULL: the descriptor itself, once its name means another */
     char kind;        /* 'f' function, 'm' other method, 'p' property, 'o' slot, 'd' other data,
                        * 'i', 'n', 'g' the __iter__, __len__ and __getitem__ of a plain container,
+                       * 'q' the __radd__ that a proxied list has here,
                        * 'v' value, 'c' class method, 's' static method, 'a' the __subclasshook__ of a
                        * mirrored        abstract class */
     bool abstract;
@@ -36,6 +37,12 @@ typedef struct {
 PyObject *stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract);
 bool is_stub(PyObject *o);
 bool is_special_name(PyObject *name); /* begins with two underscores */
+/* Equal: CPython has static copies of some names beside the interned ones. */
+static inline bool
+is_name(PyObject *name, PyObject *known)
+{
+    return name == known || PyUnicode_Compare(name, known) == 0;
+}
 
 /* An instance of a proxy class, not yet bound to a handle; value: of its immutable base, or NULL.
  */

@@ -115,7 +115,8 @@ static PyObject *
 own_names(PyTypeObject *mirror)
 {
     core_state *core = core_get();
-    PyObject *skipped[] = {core->str___new__, core->str___dict__, core->str___weakref__};
+    PyObject *skipped[] = {core->str___new__, core->str___dict__, core->str___weakref__,
+                           core->str___slots__};
     PyObject *namespace = PyDict_New();
     for (Py_ssize_t i = 0; namespace != NULL && i < PyTuple_GET_SIZE(mirror->tp_mro); i++) {
         PyTypeObject *cls = (PyTypeObject *)PyTuple_GET_ITEM(mirror->tp_mro, i);

@@ -69,9 +69,9 @@ struct mirror {
     bool home;        /* derives from a class of this side: instances are real here */
 };
 
-/* A class whose attributes were changed after it was described. */
+/* An attribute that a class got, or lost, after it was described. */
 struct changed_class {
-    PyObject *cls; /* strong */
+    PyObject *cls, *name; /* strong */
     uint64_t serial;
 };
 

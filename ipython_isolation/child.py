@@ -20,7 +20,10 @@ _VALUES = """
     ipaddress.IPv4Address ipaddress.IPv6Address ipaddress.IPv4Network ipaddress.IPv6Network
     ipaddress.IPv4Interface ipaddress.IPv6Interface
     inspect.Signature inspect.Parameter inspect._empty
-    enum.EnumType enum.EnumMeta re.Pattern types.GenericAlias
+    enum.EnumType enum.EnumMeta re.Pattern types.GenericAlias types.UnionType
+    typing._GenericAlias typing._SpecialGenericAlias typing._UnionGenericAlias typing._CallableGenericAlias
+    typing._LiteralGenericAlias typing._AnnotatedAlias typing._SpecialForm typing.TypeVar
+    dataclasses._FIELD_BASE dataclasses._MISSING_TYPE dataclasses._KW_ONLY_TYPE
 """
 
 
@@ -95,7 +98,7 @@ class Child:
             _logging.apply()
 
     def remote_load(self, name, path, isolated):
-        """Imports a module: (module, its file, its path, its package)."""
+        """Imports a module: (module, its file, its path, its package, its documentation)."""
         self.peer.isolated.update(isolated)
         if path is not None:
             _paths[name] = path
@@ -111,6 +114,7 @@ class Child:
             getattr(module, "__file__", None),
             None if search is None else [str(p) for p in search],
             getattr(module, "__package__", None),
+            getattr(module, "__doc__", None),
         )
 
     def remote_reload(self, name):

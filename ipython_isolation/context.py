@@ -14,7 +14,7 @@ import threading
 import types
 import weakref
 
-from . import _core, errors, output, reports, shipping
+from . import _core, adapters, errors, output, reports, shipping
 from .child import register_default_values
 
 _SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_supervisor")
@@ -25,6 +25,7 @@ _named: dict[str, IsolationContext] = {}
 _all: weakref.WeakSet[IsolationContext] = weakref.WeakSet()
 
 register_default_values()
+adapters.install()
 
 
 class _Client:
@@ -415,12 +416,13 @@ class IsolationContext:
         leaf = name.rpartition(".")[2]
         if "." not in name and not leaf.startswith("_"):
             isolated.add("_" + leaf)  # struct's classes live in _struct, csv's in _csv ...
-        module, file, search, package = self._peer.host_call("load", name, path, tuple(isolated))
+        module, file, search, package, doc = self._peer.host_call("load", name, path, tuple(isolated))
         self._loaded[name] = module, path
         self._loaded_in[name] = self._peer.epoch
         if isinstance(module, types.ModuleType) and _core.isproxy(module):
             module.__name__ = name
             module.__package__ = package
+            module.__doc__ = doc if isinstance(doc, str) else None
             if file is not None:
                 module.__file__ = file
             if search is not None:

@@ -197,9 +197,16 @@ def _sys(*_):
 
 
 def reduce(o):
-    """What rebuilds a value, as copy and pickle ask for it: (callable, arguments[, state])."""
+    """What rebuilds a value, as copy and pickle ask for it: (callable, arguments[, state]), or the name of a constant."""
     reducer = copyreg.dispatch_table.get(type(o))
-    return reducer(o) if reducer is not None else o.__reduce_ex__(2)
+    if reducer is not None:
+        return reducer(o)
+    if type(o).__module__ == "dataclasses":  # its markers, compared by identity, do not say their names
+        return next(name for name, value in vars(sys.modules["dataclasses"]).items() if value is o)
+    if type(o).__module__ == "typing" and getattr(o, "_name", "") is None:
+        # Not by subscription, as it says itself: that may be a matter of the other process.
+        return type(o), (o.__origin__, o.__args__)
+    return o.__reduce_ex__(2)
 
 
 def registered(o):
