@@ -438,7 +438,7 @@ def test_when_set_up_fails_nothing_runs(restart, tmp_path):
     marker.touch()
     with IsolationContext(restart=restart, name="jail") as context:
         context.call(exec, f"open({str(marker)!r}).close()", {})
-        context.call(exec, f"open({str(log)!r}, 'a').write('second ')", {})
+        context.call(exec, f"with open({str(log)!r}, 'a') as file: file.write('second ')", {})
         deaths = context.load_module("_deaths")
         log.unlink()
         marker.unlink()

@@ -77,16 +77,17 @@ def test_own_hook_of_the_module(reporter, unraisable):
     return reporter.own_hook("own"), taken(unraisable)
 
 
-def test_after_the_last_reference_went(shared_context, unraisable):
-    reporter = shared_context.load_module("reporter")
+def test_after_the_last_reference_went(context, unraisable):
+    reporter = context.load_module("reporter")
     grave = reporter.Grave(ValueError, "late")
     del grave
     assert unraisable[1].wait(10)
     assert [report[:4] for report in unraisable[0]] == [(ValueError, "late", None, "__del__")]
 
 
-def test_a_finaliser_that_logs_after_the_last_reference_went(shared_context):
-    reporter = shared_context.load_module("reporter")
+def test_a_finaliser_that_logs_after_the_last_reference_went(context):
+    """It runs in the service thread of the child, which must not wait for a strand that it is to take itself."""
+    reporter = context.load_module("reporter")
     came = threading.Event()
 
     class Keep(logging.Handler):
