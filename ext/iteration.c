@@ -466,8 +466,9 @@ iterator_next(IteratorObject *self)
         return NULL;
     }
     PeerObject *peer = self->peer;
-    bool current =
-        self->effects == peer->effects && self->epoch == peer->epoch && peer->state == PEER_RUNNING;
+    bool current = self->effects == peer->effects && self->epoch == peer->epoch &&
+                   peer->state == PEER_RUNNING &&
+                   peer->copies == NULL; /* through a view, the target changes without a request */
     bool used_up = self->next >= PyTuple_GET_SIZE(self->items);
     if (!current || (used_up && !self->done)) {
         if (!used_up) {

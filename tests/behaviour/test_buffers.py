@@ -125,6 +125,17 @@ def test_written_in_a_callback(load):
 
 
 @both
+def test_written_while_it_is_iterated(load):
+    zoo = load("zoo")
+    zoo.call(setattr, zoo, "kept", bytearray(b"abcd"))
+    m, seen = memoryview(zoo.kept), []
+    for i, byte in enumerate(zoo.kept):
+        seen.append(byte)
+        m[(i + 1) % 4] = 7
+    return seen, zoo.kept
+
+
+@both
 def test_let_go_of_in_a_callback(load):
     """What is written through the view arrives; what happens to other arguments after that is not lost."""
     a, zoo, items = make(load), load("zoo"), [1]
