@@ -16,6 +16,8 @@
 #define IDLE_MS 100      /* releases that no frame took along for so long are sent by themselves */
 #define EXIT_GRACE_MS 40 /* how long a death is held back for the exit report to complete it */
 #define LAST_FRAME_MS 20 /* how long what a dead child had sent may take to arrive */
+#define SPIN_US 20       /* how long a wait spins with the GIL held, and ... */
+#define GIVE_GIL_MS 5    /* ... how long it may go on so before it lets other threads run */
 #define BIG_FRAME 4096   /* bytes from which a frame's memory is handed over instead of copied */
 
 /* ---- small things ------------------------------------------------------------------------ */
@@ -616,11 +618,31 @@ relay_output(PeerObject *peer, struct message *m, struct waiting *w)
     }
 }
 
+/* Spins for a frame with the GIL held: a thread that lets go of it gets it back from a busy one
+ * only after 5 ms. Calls that follow each other quickly never let go of it in C, so from time to
+ * time this does not spin. */
+static bool
+spin_once(PeerObject *peer, struct strand *s)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    uint32_t ms = (uint32_t)(t.tv_sec * 1000 + t.tv_nsec / 1000000);
+    if (ms - peer->gil_given < GIVE_GIL_MS && channel_spin(s->channel, SPIN_US)) {
+        return true;
+    }
+    peer->gil_given = ms; /* which the caller is about to do */
+    return false;
+}
+
 static int
 wait_once(PeerObject *peer, struct strand *s, int timeout, unsigned *ready)
 {
     int rc = 0, saved = 0;
     bool poll_alarm = true;
+    if (spin_once(peer, s)) {
+        *ready = CHANNEL_FRAME;
+        return 1;
+    }
     if (!peer->is_kernel) {
         Py_BEGIN_ALLOW_THREADS
         rc = channel_wait(s->channel, NULL, 0, timeout, ready);
@@ -754,7 +776,7 @@ wait_reply(struct message *m)
             continue;
         }
         if (!(in.header.flags & FRAME_REPLY)) {
-            if (peer->is_kernel) {
+            if (peer->is_kernel && process_has_output(peer->process)) {
                 relay_output(peer, m, &w); /* before what the callback prints */
             }
             if (serve(&in) < 0) {
@@ -771,7 +793,9 @@ wait_reply(struct message *m)
             if (page != NULL && atomic_load(&page->announced) == ANNOUNCED_TENTATIVE) {
                 process_alarm_clear(peer->process); /* it goes on: the signal was dealt with */
             }
-            drain_output(peer, &w.parked);
+            if (process_has_output(peer->process)) {
+                drain_output(peer, &w.parked);
+            }
         }
         s->cacheable = (in.header.flags & FRAME_CACHEABLE) != 0;
         if (frame_open(&in) == 0) {

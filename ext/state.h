@@ -115,6 +115,7 @@ enum peer_state { PEER_NEW, PEER_RUNNING, PEER_DEAD, PEER_CLOSED, PEER_FORKED };
 struct PeerObject {
     PyObject_HEAD
     bool is_kernel;
+    bool wants_lane; /* kernel: strands are offered with a lane */
     enum peer_state state;
     PyObject *host; /* strong: the Python object that knows policy (context.py, child.py) */
     uint32_t epoch;
@@ -143,6 +144,7 @@ struct PeerObject {
     } * watched; /* child: what the kernel may have cached */
     size_t nwatched, capwatched;
     bool invalidate;
+    uint32_t gil_given; /* ms: when a wait last let go of the GIL */
     void *zmq;
     process *process;         /* kernel */
     struct shared_page *page; /* child, and kernel while a life lasts */
