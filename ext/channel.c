@@ -34,6 +34,9 @@
  * after so many waits. */
 #define SPIN_RETRY 32
 
+/* More frames are never under way: requests are nested. */
+#define OWED_MOST (1u << 20)
+
 struct channel {
     void *socket;
     int send_flags; /* the accepting end waits for the other to connect; the connecting never waits
@@ -211,6 +214,17 @@ channel_accept(void *zmq, const char *endpoint, int listen_fd)
     return c;
 }
 
+/* A fork of the process has no part in the lane, nor libzmq's threads. */
+static bool
+is_forked(const channel *c)
+{
+    if (c->lane == NULL || !lane_forked(c->lane)) {
+        return false;
+    }
+    errno = EPERM;
+    return true;
+}
+
 /* The very first frame goes over libzmq: it shows that the connection works, and who is at its
  * other end. */
 static bool
@@ -244,6 +258,9 @@ int
 channel_send(channel *c, const void *data, size_t size)
 {
     int rc;
+    if (is_forked(c)) {
+        return -1;
+    }
     if (send_by_lane(c, data, size)) {
         return 0;
     }
@@ -401,7 +418,8 @@ recv_by_lane(channel *c, struct frame *f)
             return 1;
         case LANE_ELSEWHERE:
             /* The first one tells what was sent before it, and may be read already. */
-            if (f->size < c->received || (f->size == c->received && c->lane_in)) {
+            if (f->size < c->received || (f->size == c->received && c->lane_in) ||
+                (f->size - c->received > OWED_MOST && f->size != LANE_FOR_GOOD)) {
                 errno = EPROTO;
                 return -1;
             }
@@ -423,6 +441,9 @@ int
 channel_recv(channel *c, struct frame *f)
 {
     bool more;
+    if (is_forked(c)) {
+        return -1;
+    }
     int rc = recv_by_lane(c, f);
     if (rc != 0 || !await_zmq(c)) {
         return rc;

@@ -64,7 +64,8 @@ int channel_send_owned(channel *c, void *data, size_t size);
 /* Queues a frame (a copy, or memory from malloc with `owned`) and its blobs, as one message. */
 int channel_send_blobs(channel *c, void *data, size_t size, bool owned, const struct blob *blobs,
                        size_t nblobs, void (*done)(void *owner));
-/* The next frame if one is there: 1, 0 (none), or -1 with errno. */
+/* The next frame if one is there: 1, 0 (none), or -1 with errno (EPROTO: the other end has garbled
+ * the lane, which is of no use any more; EPERM: this is a fork of the process). */
 int channel_recv(channel *c, struct frame *f);
 void frame_free(struct frame *f);
 /* For when the process at the other end has died: waits, timeout_ms at most, until what it had sent

@@ -14,16 +14,18 @@
 #include <unistd.h>
 
 /* A record is a word and, for a frame, its bytes; it begins at a cache line of its own, so that the
- * word and the first 56 bytes come over in one piece. A word of 0 is no record yet: before a record
- * is published, the word after it is cleared. */
+ * word and the first 56 bytes come over in one piece. A word of 0 is no record yet. Whoever reads a
+ * record clears the first word of each of its lines before giving them back, since the next record
+ * may begin at any of them. (The writer could do it instead, but just before the other end waits
+ * for what it writes next.) */
 #define LINE 64u
 #define WORD sizeof(uint64_t)
 #define RING_SIZE (256u * 1024)
 /* From here on a record goes back to the start of the ring if it can: the same few lines are used
  * again and again, and stay in the caches next to the processors. */
 #define EARLY_END (4u * 1024)
-/* Behind every record: the cleared word, and room to say that the ring is given up. */
-#define RESERVE (2 * LINE)
+/* Kept free behind every frame: room to say that the ring is given up. */
+#define RESERVE LINE
 
 /* Upper 8 bits of a word; the lower 56 are the size of the frame, or the total. */
 enum { RECORD_FRAME = 1, RECORD_ELSEWHERE, RECORD_WRAP };
@@ -66,7 +68,6 @@ struct lane {
     unsigned forked; /* `forks` when it was made: another number now means that this is a fork */
 };
 
-/* A fork shares the memory with its parent and must not touch it. */
 static unsigned forks;
 
 static void
@@ -178,6 +179,12 @@ lane_free(lane *l)
 }
 
 bool
+lane_forked(const lane *l)
+{
+    return l->forked != forks;
+}
+
+bool
 lane_joined(const lane *l)
 {
     return atomic_load_explicit(&l->memory->joined, memory_order_acquire) == 1;
@@ -241,7 +248,6 @@ publish(lane *l, uint64_t word, const void *data, size_t size, uint64_t lines, b
     }
     _Atomic uint64_t *to = word_at(ring, ring->at);
     ring->at += lines * LINE;
-    atomic_store_explicit(word_at(ring, ring->at), 0, memory_order_relaxed);
     if (size > 0) {
         memcpy((unsigned char *)to + WORD, data, size);
     }
@@ -259,7 +265,7 @@ bool
 lane_send(lane *l, const void *data, size_t size)
 {
     struct ring *ring = &l->out;
-    if (size > LANE_FRAME_MAX || l->given_up || l->forked != forks) {
+    if (size > LANE_FRAME_MAX || l->given_up || lane_forked(l)) {
         return false;
     }
     uint64_t lines = (WORD + size + LINE - 1) / LINE;
@@ -280,7 +286,7 @@ lane_send(lane *l, const void *data, size_t size)
 void
 lane_elsewhere(lane *l, uint64_t total)
 {
-    if (l->given_up || l->forked != forks) {
+    if (l->given_up || lane_forked(l)) {
         return;
     }
     if (!has_room(&l->out, LINE + RESERVE)) {
@@ -312,11 +318,12 @@ lane_recv(lane *l, void **data, size_t *size)
     if (l->garbled) {
         return LANE_GARBLED;
     }
-    if (l->forked != forks) {
+    if (lane_forked(l)) {
         return LANE_NONE;
     }
     uint64_t word = atomic_load_explicit(word_at(ring, ring->at), memory_order_acquire);
     if (word >> KIND_SHIFT == RECORD_WRAP && ring->at % RING_SIZE != 0) {
+        atomic_store_explicit(word_at(ring, ring->at), 0, memory_order_relaxed);
         ring->at += RING_SIZE - ring->at % RING_SIZE;
         word = atomic_load_explicit(word_at(ring, ring->at), memory_order_acquire);
     }
@@ -345,7 +352,9 @@ lane_recv(lane *l, void **data, size_t *size)
         atomic_store_explicit(&ring->control->cpu, cpu, memory_order_relaxed);
     }
     *size = value;
-    ring->at += lines * LINE;
+    for (; lines > 0; lines--, ring->at += LINE) {
+        atomic_store_explicit(word_at(ring, ring->at), 0, memory_order_relaxed);
+    }
     atomic_store_explicit(&ring->control->read, ring->at, memory_order_release);
     return got;
 }
@@ -353,7 +362,7 @@ lane_recv(lane *l, void **data, size_t *size)
 bool
 lane_doze(lane *l)
 {
-    if (l->forked != forks) {
+    if (lane_forked(l)) {
         return true;
     }
     atomic_store_explicit(&l->in.control->sleeping, 1, memory_order_relaxed);
@@ -369,10 +378,11 @@ bool
 lane_woken(lane *l)
 {
     char rung[64];
-    if (l->forked != forks) {
+    if (lane_forked(l)) {
         return true;
     }
     atomic_store_explicit(&l->in.control->sleeping, 0, memory_order_relaxed);
     /* More than that is rung by nobody who keeps to the rules, and wakes once more. */
-    return recv(l->bell, rung, sizeof rung, MSG_DONTWAIT) >= 0 || errno == EAGAIN || errno == EINTR;
+    return recv(l->bell, rung, sizeof rung, MSG_DONTWAIT) >= 0 ||
+           (errno != EBADF && errno != ENOTSOCK);
 }

@@ -27,11 +27,13 @@ lane *lane_join(const int fds[LANE_FDS]);
 /* NULL is allowed. Also in a fork of the process, which can do nothing else with it. */
 void lane_free(lane *l);
 
+/* This is a fork of the process that made it: it shares the memory, and must not touch it. */
+bool lane_forked(const lane *l);
 /* The other end has joined. */
 bool lane_joined(const lane *l);
 
-/* Copies a frame into the ring and wakes the other end if it sleeps. False: it does not fit now, or
- * this is a fork of the process; nothing was sent. */
+/* Copies a frame into the ring and wakes the other end if it sleeps. False: it does not fit now,
+ * and nothing was sent. */
 bool lane_send(lane *l, const void *data, size_t size);
 /* Says, in order with the frames, that `total` frames in all were sent another way up to here. Is
  * always said: where there is no room left, as LANE_FOR_GOOD, and then nothing fits any more. */

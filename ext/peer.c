@@ -387,7 +387,7 @@ serve(struct incoming *in)
     PyObject *result = NULL;
     struct message m;
     if (interruptible) {
-        atomic_store(&peer->page->taken_request, in->header.request);
+        atomic_store_explicit(&peer->page->taken_request, in->header.request, memory_order_release);
         outer = atomic_exchange(&peer->page->executing_request, in->header.request);
         if (atomic_load(&peer->page->interrupt_request) == in->header.request) {
             PyErr_SetInterrupt(); /* the signal overtook the request, and was ignored */
@@ -451,6 +451,22 @@ serve(struct incoming *in)
         proxies_let_go(peer);
     }
     return rc;
+}
+
+/* After channel_recv() has failed; always -1. A child that has garbled its shared memory cannot be
+ * talked to any more: it ends. */
+static int
+receive_failed(PeerObject *peer, struct strand *s)
+{
+    if (errno == EPROTO) {
+        s->garbled = true;
+        if (peer->is_kernel) {
+            process_kill(peer->process, 9);
+        }
+        return garbled("lane");
+    }
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
 }
 
 /* Reads the header of a received frame. 1: it is for us; 0: dropped (of another life); -1: garbled.
@@ -726,8 +742,12 @@ wait_reply(struct message *m)
         else {
             over = true;
         }
+        if (got < 0 && s->garbled && peer->is_kernel) {
+            over = last = true; /* said once; from now on it is a death like any other */
+            got = 0;
+        }
         if (got < 0) {
-            PyErr_SetFromErrno(PyExc_OSError);
+            receive_failed(peer, s);
             break;
         }
         if (got == 0) {
@@ -880,7 +900,8 @@ ensure_running(PeerObject *peer)
 static bool
 path_changed(PeerObject *peer)
 {
-    PyObject *path = PySys_GetObject("path");
+    core_state *core = core_get();
+    PyObject *path = PyDict_GetItemWithError(core->sys_dict, core->str_path);
     if (peer->path_seen == NULL || path == NULL || !PyList_Check(path) ||
         PyList_GET_SIZE(path) != PyTuple_GET_SIZE(peer->path_seen)) {
         return true;
@@ -923,7 +944,9 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
     }
     message_init(m, peer, s, false);
     if (peer->is_kernel && s->depth == 0 && s->serving == 0) {
-        Py_XSETREF(peer->call_context, PyContext_CopyCurrent());
+        if (peer->call_context == NULL || !compat_is_current_context(peer->call_context)) {
+            Py_XSETREF(peer->call_context, PyContext_CopyCurrent());
+        }
     }
     if (s->depth == 0) {
         s->busy_since = peer->stamp;
@@ -979,11 +1002,10 @@ request_finish(struct message *m)
     PeerObject *peer = (PeerObject *)Py_NewRef(m->peer);
     struct strand *s = m->strand;
     size_t npairs = m->npairs;
-    struct message facts = *m; /* request, operation, operand: frame_send frees the rest */
     PyObject *result = NULL;
     peer->requests_sent++;
-    if (frame_send(m) == 0) {
-        result = wait_reply(&facts);
+    if (frame_send(m) == 0) { /* which frees all of it but what the wait needs: numbers and names */
+        result = wait_reply(m);
     }
     pairs_truncate(s, npairs);
     if (s->npairs > 0 && !s->closed) {
@@ -1015,8 +1037,7 @@ serve_loop(PeerObject *peer, struct strand *s)
         }
         int got = channel_recv(s->channel, &in.frame);
         if (got < 0) {
-            PyErr_SetFromErrno(PyExc_OSError);
-            return -1;
+            return receive_failed(peer, s);
         }
         if (got == 0) {
             if (peer->is_kernel && peer->state != PEER_RUNNING) {
@@ -1107,8 +1128,7 @@ wait_hello(PeerObject *peer, struct strand *s)
         }
         int got = channel_recv(s->channel, &in.frame);
         if (got < 0) {
-            PyErr_SetFromErrno(PyExc_OSError);
-            return -1;
+            return receive_failed(peer, s);
         }
         if (got > 0) {
             got = accept_frame(peer, s, &in);

@@ -94,6 +94,7 @@ struct strand {
     unsigned pins;       /* loops that hold on to the record */
     unsigned long thread;
     bool checked;            /* child: the kernel is at the other end */
+    bool garbled;            /* its lane is of no use any more */
     bool closed;             /* the connection is gone: another life, or the thread has ended */
     bool owned;              /* a capsule in its thread's state refers to the record */
     bool callback;           /* lent to threads of the child that no kernel thread is paired with */
@@ -183,7 +184,9 @@ typedef struct core_state {
     struct table mirrors;  /* address of a type -> struct mirror */
     PyObject *value_types; /* dict: type -> True; registered to cross by value */
     PyObject *empty_tuple;
-    PyObject *errors;                                 /* the module ipython_isolation.errors */
+    PyObject *sys_dict;          /* strong: sys.__dict__ */
+    PyObject *recent_names[256]; /* strong or NULL: interned names that arrived, by their hash */
+    PyObject *errors;            /* the module ipython_isolation.errors */
     PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;

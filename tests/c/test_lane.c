@@ -152,6 +152,12 @@ test_ping_pong_of_processes(void)
             CHECK(lane_send(there, data, size));
             free(data);
         }
+        /* It goes while its bell rings unheard. */
+        CHECK(lane_doze(there));
+        CHECK(lane_send(there, "going", 5));
+        for (double start = check_now(); check_now() - start < 20000 && !lane_ready(there);) {
+            sched_yield();
+        }
         _exit(check_failed != 0);
     }
     for (int i = 0; i < LANE_FDS; i++) {
@@ -167,6 +173,11 @@ test_ping_pong_of_processes(void)
         free(data);
     }
     free(sent);
+    void *going;
+    size_t n;
+    CHECK_EQUAL(recv_waiting(here, &going, &n), LANE_FRAME);
+    free(going);
+    CHECK(lane_send(here, "nobody reads this", 17));
     int status = -1;
     CHECK_EQUAL(waitpid(pid, &status, 0), pid);
     CHECK_EQUAL(status, 0);
@@ -174,7 +185,7 @@ test_ping_pong_of_processes(void)
     struct pollfd bell = {.fd = lane_bell(here), .events = POLLIN};
     CHECK_EQUAL(poll(&bell, 1, 20000), 1);
     CHECK(bell.revents & POLLHUP);
-    lane_woken(here);
+    CHECK(lane_woken(here));
     CHECK(!lane_ready(here));
     lane_free(here);
 }
