@@ -23,6 +23,7 @@
 /* How long a socket that was closed may still send what is queued. */
 #define FINISH_TIMEOUT_MS 1000
 
+#define SPIN_LOOKS 32 /* between two looks at the clock */
 /* How long channel_wait() may spin. Putting a processor to sleep and waking it again costs 50 to
  * 250 us on a virtual machine: spinning for as long as that costs at most as much again, and an end
  * that spins so long is still awake when the other, which slept, answers. */
@@ -586,26 +587,13 @@ microseconds(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-static void
-relax(void)
-{
-#if defined __x86_64__ || defined __i386__
-    __builtin_ia32_pause();
-#elif defined __aarch64__
-    __asm__ volatile("isb");
-#endif
-}
-
 /* Looks at the lane alone, until `until`. */
 static bool
 spin_until(const channel *c, int64_t until)
 {
     do {
-        for (int i = 0; i < 32; i++) {
-            if (lane_ready(c->lane)) {
-                return true;
-            }
-            relax();
+        if (lane_spin(c->lane, SPIN_LOOKS)) {
+            return true;
         }
     } while (!lane_stacked(c->lane) && microseconds() < until);
     return false;
@@ -624,13 +612,8 @@ channel_spin(channel *c, unsigned us)
     if (c->lane == NULL || !may_spin(c)) {
         return false;
     }
-    for (int i = 0; i < 32; i++) { /* without a look at the clock */
-        if (lane_ready(c->lane)) {
-            return true;
-        }
-        relax();
-    }
-    return spin_until(c, microseconds() + us);
+    /* The first looks without one at the clock. */
+    return lane_spin(c->lane, SPIN_LOOKS) || spin_until(c, microseconds() + us);
 }
 
 /* The time to spin follows what it was good for: where a frame came soon, the next is waited for in

@@ -304,6 +304,28 @@ lane_ready(const lane *l)
     return atomic_load_explicit(word_at(&l->in, l->in.at), memory_order_relaxed) != 0;
 }
 
+static inline void
+relax(void)
+{
+#if defined __x86_64__ || defined __i386__
+    __builtin_ia32_pause();
+#elif defined __aarch64__
+    __asm__ volatile("isb");
+#endif
+}
+
+bool
+lane_spin(const lane *l, unsigned times)
+{
+    for (; times > 0; times--) {
+        if (lane_ready(l)) {
+            return true;
+        }
+        relax();
+    }
+    return false;
+}
+
 bool
 lane_stacked(const lane *l)
 {
@@ -334,6 +356,7 @@ lane_recv(lane *l, void **data, size_t *size)
     enum lane_got got = LANE_ELSEWHERE;
     if (word >> KIND_SHIFT == RECORD_FRAME && value <= LANE_FRAME_MAX &&
         WORD + value <= RING_SIZE - ring->at % RING_SIZE) {
+        __builtin_prefetch((unsigned char *)word_at(ring, ring->at) + LINE);
         /* Copied once: what is decoded cannot change any more. */
         *data = malloc(value > 0 ? value : 1);
         if (*data == NULL) {

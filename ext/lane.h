@@ -51,6 +51,8 @@ enum lane_got {
 } lane_recv(lane *l, void **data, size_t *size);
 /* True when lane_recv() would find something. */
 bool lane_ready(const lane *l);
+/* Looks so many times, with a pause after each that leaves the processor's other half some room. */
+bool lane_spin(const lane *l, unsigned times);
 /* True when the other end was last seen on the processor that this thread runs on: it cannot go on
  * before this thread sleeps. A guess, which may be wrong. */
 bool lane_stacked(const lane *l);
