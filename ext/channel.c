@@ -1,8 +1,11 @@
 #define _GNU_SOURCE 1
 #include "channel.h"
 
+#include "lane.h"
+
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +23,21 @@
 /* How long a socket that was closed may still send what is queued. */
 #define FINISH_TIMEOUT_MS 1000
 
+#define SPIN_LOOKS 32 /* between two looks at the clock */
+/* How long channel_wait() may spin. Putting a processor to sleep and waking it again costs 50 to
+ * 250 us on a virtual machine: spinning for as long as that costs at most as much again, and an end
+ * that spins so long is still awake when the other, which slept, answers. */
+#define SPIN_US 250
+#define SPIN_LEAST_US 4
+/* A wait that was over by then would better have spun: what it slept includes the waking up. */
+#define SPIN_WORTH_US (2 * SPIN_US)
+/* Where two ends wake each other up all the time, neither sees that spinning would do: try again
+ * after so many waits. */
+#define SPIN_RETRY 32
+
+/* More frames are never under way: requests are nested. */
+#define OWED_MOST (1u << 20)
+
 struct channel {
     void *socket;
     int send_flags; /* the accepting end waits for the other to connect; the connecting never waits
@@ -29,6 +47,16 @@ struct channel {
         drained; /* libzmq had nothing more when last asked, so signal_fd tells of the next frame */
     int timer_fd;     /* -1 until the first wait with a time limit */
     int64_t timer_at; /* ms: when timer_fd becomes readable; 0: not armed */
+    lane *lane;       /* or NULL */
+    bool lane_out;    /* frames are sent by the lane, where they fit */
+    bool lane_in;     /* a record came by the lane: libzmq is asked only when the lane says so */
+    bool hung_up;     /* the other end of the lane has gone: its bell would not stop ringing */
+    bool hot;         /* a frame took the lane since the last wait */
+    bool spins;       /* there is more than one processor to run on */
+    unsigned spin_us; /* how long the next wait spins */
+    unsigned slept;   /* waits since one was worth spinning for */
+    uint64_t sent, received; /* over libzmq */
+    uint64_t owed;           /* what `received` must become before the lane is read again */
 };
 
 static void
@@ -99,10 +127,32 @@ channel_new(void *zmq)
     return c;
 }
 
+static bool
+several_processors(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) < 0 || CPU_COUNT(&set) > 1;
+}
+
+void
+channel_use_lane(channel *c, lane *l)
+{
+    c->lane = l;
+    c->spins = several_processors();
+    c->spin_us = SPIN_US;
+}
+
+bool
+channel_has_lane(const channel *c)
+{
+    return c->lane != NULL && lane_joined(c->lane);
+}
+
 void
 channel_close(channel *c)
 {
     if (c != NULL) {
+        lane_free(c->lane);
         zmq_close(c->socket);
         if (c->timer_fd >= 0) {
             close(c->timer_fd);
@@ -124,7 +174,10 @@ channel_finish(channel *c)
 void
 channel_forget(channel *c)
 {
-    free(c);
+    if (c != NULL) {
+        lane_free(c->lane);
+        free(c);
+    }
 }
 
 channel *
@@ -162,21 +215,75 @@ channel_accept(void *zmq, const char *endpoint, int listen_fd)
     return c;
 }
 
+/* A fork of the process has no part in the lane, nor libzmq's threads. */
+static bool
+is_forked(const channel *c)
+{
+    if (c->lane == NULL || !lane_forked(c->lane)) {
+        return false;
+    }
+    errno = EPERM;
+    return true;
+}
+
+/* The very first frame goes over libzmq: it shows that the connection works, and who is at its
+ * other end. */
+static bool
+send_by_lane(channel *c, const void *data, size_t size)
+{
+    if (c->lane == NULL || c->sent == 0) {
+        return false;
+    }
+    if (!c->lane_out) {
+        if (!lane_joined(c->lane)) {
+            return false;
+        }
+        c->lane_out = true;
+        lane_elsewhere(c->lane, c->sent);
+    }
+    c->hot = true;
+    return lane_send(c->lane, data, size);
+}
+
+/* A frame went over libzmq: tells the reader of the lane, so that it is read in its turn. */
+static void
+sent_elsewhere(channel *c)
+{
+    c->sent++;
+    if (c->lane_out) {
+        lane_elsewhere(c->lane, c->sent);
+    }
+}
+
 int
 channel_send(channel *c, const void *data, size_t size)
 {
     int rc;
+    if (is_forked(c)) {
+        return -1;
+    }
+    if (send_by_lane(c, data, size)) {
+        return 0;
+    }
     c->drained = false; /* sending may take in the news of a frame */
     do {
         rc = zmq_send(c->socket, data, size, c->send_flags);
     } while (rc < 0 && errno == EINTR);
-    return rc < 0 ? -1 : 0;
+    if (rc < 0) {
+        return -1;
+    }
+    sent_elsewhere(c);
+    return 0;
 }
 
 int
 channel_send_owned(channel *c, void *data, size_t size)
 {
     zmq_msg_t msg;
+    if (send_by_lane(c, data, size)) {
+        free(data);
+        return 0;
+    }
     if (zmq_msg_init_data(&msg, data, size, free_owned, NULL) < 0) {
         free(data);
         return -1;
@@ -192,6 +299,7 @@ channel_send_owned(channel *c, void *data, size_t size)
         errno = saved;
         return -1;
     }
+    sent_elsewhere(c);
     return 0;
 }
 
@@ -257,6 +365,9 @@ channel_send_blobs(channel *c, void *data, size_t size, bool owned, const struct
         rc = send_msg(c, &msg, i + 1 < nblobs);
         saved = errno;
     }
+    if (rc == 0) {
+        sent_elsewhere(c);
+    }
     errno = saved;
     return rc;
 }
@@ -287,11 +398,58 @@ recv_one(channel *c, struct frame *f, bool *more)
     return 1;
 }
 
+/* Whether the next frame may come over libzmq. */
+static bool
+await_zmq(const channel *c)
+{
+    return !c->lane_in || c->received < c->owed;
+}
+
+/* As channel_recv(), from the lane; *c says then whether libzmq is to be asked. */
+static int
+recv_by_lane(channel *c, struct frame *f)
+{
+    *f = (struct frame){0};
+    while (c->lane != NULL && c->received >= c->owed) {
+        switch (lane_recv(c->lane, &f->data, &f->size)) {
+        case LANE_NONE:
+            return 0;
+        case LANE_FRAME:
+            c->hot = c->lane_in = true;
+            return 1;
+        case LANE_ELSEWHERE:
+            /* The first one tells what was sent before it, and may be read already. */
+            if (f->size < c->received || (f->size == c->received && c->lane_in) ||
+                (f->size - c->received > OWED_MOST && f->size != LANE_FOR_GOOD)) {
+                errno = EPROTO;
+                return -1;
+            }
+            c->lane_in = true;
+            c->owed = f->size;
+            break;
+        case LANE_NO_MEMORY:
+            errno = ENOMEM;
+            return -1;
+        default:
+            errno = EPROTO;
+            return -1;
+        }
+    }
+    return 0;
+}
+
 int
 channel_recv(channel *c, struct frame *f)
 {
     bool more;
-    int rc = recv_one(c, f, &more);
+    if (is_forked(c)) {
+        return -1;
+    }
+    int rc = recv_by_lane(c, f);
+    if (rc != 0 || !await_zmq(c)) {
+        return rc;
+    }
+    rc = recv_one(c, f, &more);
     /* A message arrives whole: its further parts are there. */
     while (rc == 1 && more) {
         struct frame *parts = realloc(f->parts, (f->nparts + 1) * sizeof *parts);
@@ -305,12 +463,19 @@ channel_recv(channel *c, struct frame *f)
         }
         f->nparts++;
     }
+    c->received += rc == 1;
     return rc;
 }
 
 bool
 channel_last(channel *c, int timeout_ms)
 {
+    if (c->lane != NULL && c->received >= c->owed && lane_ready(c->lane)) {
+        return true;
+    }
+    if (!await_zmq(c)) {
+        return false; /* what it had written to the lane was there at once */
+    }
     /* A PAIR socket can no longer send once it has seen that the other end hung up, and it sees
      * that after all that came before. There is no event for it to wait for. */
     for (int waited = 0;; waited++) {
@@ -344,24 +509,30 @@ frame_free(struct frame *f)
         free(f->owner);
         f->owner = NULL;
     }
+    else {
+        free(f->data);
+    }
+    f->data = NULL;
 }
 
 int
 frame_copy(const void *data, size_t size, struct frame *out)
 {
-    zmq_msg_t *msg = malloc(sizeof *msg);
-    if (msg == NULL || zmq_msg_init_size(msg, size) < 0) {
-        free(msg);
+    void *copy = malloc(size > 0 ? size : 1);
+    if (copy == NULL) {
         return -1;
     }
-    memcpy(zmq_msg_data(msg), data, size);
-    *out = (struct frame){.data = zmq_msg_data(msg), .size = size, .owner = msg};
+    memcpy(copy, data, size);
+    *out = (struct frame){.data = copy, .size = size};
     return 0;
 }
 
 int
 frame_share(const struct frame *f, struct frame *out)
 {
+    if (f->owner == NULL) {
+        return frame_copy(f->data, f->size, out); /* it fitted into the lane: not big */
+    }
     zmq_msg_t *msg = malloc(sizeof *msg);
     if (msg == NULL) {
         return -1;
@@ -378,7 +549,7 @@ frame_share(const struct frame *f, struct frame *out)
 int
 frame_peer(const struct frame *f, pid_t *pid, uid_t *uid)
 {
-    int fd = zmq_msg_get(f->owner, ZMQ_SRCFD);
+    int fd = f->owner == NULL ? -1 : zmq_msg_get(f->owner, ZMQ_SRCFD);
     struct ucred peer;
     socklen_t size = sizeof peer;
     if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) {
@@ -408,17 +579,81 @@ arm_timer(channel *c, int timeout_ms)
     return timerfd_settime(c->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
+static int64_t
+microseconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* Looks at the lane alone, until `until`. */
+static bool
+spin_until(const channel *c, int64_t until)
+{
+    do {
+        if (lane_spin(c->lane, SPIN_LOOKS)) {
+            return true;
+        }
+    } while (!lane_stacked(c->lane) && microseconds() < until);
+    return false;
+}
+
+/* Whether the next frame comes by the lane, soon if at all, and while this thread is awake. */
+static bool
+may_spin(const channel *c)
+{
+    return c->hot && c->spins && !await_zmq(c) && !lane_stacked(c->lane);
+}
+
+bool
+channel_spin(channel *c, unsigned us)
+{
+    if (c->lane == NULL || !may_spin(c)) {
+        return false;
+    }
+    /* The first looks without one at the clock. */
+    return lane_spin(c->lane, SPIN_LOOKS) || spin_until(c, microseconds() + us);
+}
+
+/* The time to spin follows what it was good for: where a frame came soon, the next is waited for in
+ * full, else half as long. So who waits long, or is asked rarely, hardly spins. */
+static void
+learn(channel *c, bool soon)
+{
+    c->slept = soon ? 0 : c->slept + 1;
+    if (soon || c->slept % SPIN_RETRY == 0) {
+        c->spin_us = SPIN_US;
+    }
+    else {
+        c->spin_us = c->spin_us / 2 < SPIN_LEAST_US ? SPIN_LEAST_US : c->spin_us / 2;
+    }
+}
+
 int
 channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *ready)
 {
-    struct pollfd items[CHANNEL_MAX_FDS + 2];
+    struct pollfd items[CHANNEL_MAX_FDS + 3];
     int n = 0, timer = -1;
+    int64_t since = 0; /* of a wait that has spun */
+    bool dozing = false;
     *ready = 0;
     if (nfds > CHANNEL_MAX_FDS) {
         errno = EINVAL;
         return -1;
     }
-    if (!c->drained) {
+    if (c->lane != NULL && timeout_ms != 0 && may_spin(c)) {
+        since = microseconds();
+        if (spin_until(c, since + c->spin_us)) {
+            learn(c, true);
+            *ready = CHANNEL_FRAME;
+            return 1;
+        }
+        c->spins =
+            several_processors(); /* before sleeping: that may change, and this costs little */
+    }
+    c->hot = false;
+    if (await_zmq(c) && !c->drained) {
         int events = 0;
         size_t size = sizeof events;
         if (zmq_getsockopt(c->socket, ZMQ_EVENTS, &events, &size) < 0) {
@@ -432,10 +667,19 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
             c->drained = true;
         }
     }
+    if (c->lane != NULL && c->received >= c->owed && timeout_ms != 0) {
+        dozing = lane_doze(c->lane);
+        if (!dozing) {
+            timeout_ms = 0;
+            *ready = CHANNEL_FRAME;
+        }
+    }
     for (; n < nfds; n++) {
         items[n] = (struct pollfd){.fd = fds[n], .events = POLLIN};
     }
-    items[n++] = (struct pollfd){.fd = c->signal_fd, .events = POLLIN};
+    items[n++] = (struct pollfd){.fd = await_zmq(c) ? c->signal_fd : -1, .events = POLLIN};
+    items[n++] =
+        (struct pollfd){.fd = dozing && !c->hung_up ? lane_bell(c->lane) : -1, .events = POLLIN};
     if (timeout_ms > 0) {
         if (arm_timer(c, timeout_ms) < 0) {
             return -1;
@@ -445,7 +689,13 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
     }
     /* One poll() over everything, where zmq_poll() would make two and ask libzmq around each. */
     int rc = poll(items, (nfds_t)n, timeout_ms > 0 ? -1 : timeout_ms);
+    int saved = errno;
+    if (dozing && !lane_woken(c->lane)) {
+        rc = -1;
+        saved = EBADF;
+    }
     if (rc < 0) {
+        errno = saved;
         return -1;
     }
     for (int i = 0; i < nfds; i++) {
@@ -453,11 +703,15 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
             *ready |= 1u << i;
         }
     }
-    if (items[nfds].revents != 0) {
+    if (items[nfds].revents != 0 || items[nfds + 1].revents != 0) {
         *ready |= CHANNEL_FRAME;
+        c->hung_up = c->hung_up || (items[nfds + 1].revents & (POLLHUP | POLLERR));
     }
     if (timer >= 0 && items[timer].revents != 0) {
         c->timer_at = 0; /* arming it again makes it unreadable */
+    }
+    if (since != 0) {
+        learn(c, *ready & CHANNEL_FRAME && microseconds() - since < SPIN_WORTH_US);
     }
     return __builtin_popcount(*ready);
 }

@@ -2,7 +2,11 @@
  *
  * Frames go over a libzmq PAIR socket on an abstract ipc:// name. The kernel makes the listening
  * socket and hands it to the child as a descriptor, so nothing is looked up by path in the child
- * (which may be in a chroot or another network name space by then). */
+ * (which may be in a chroot or another network name space by then).
+ *
+ * With a lane (lane.h), small frames go through shared memory once both ends have it and the first
+ * frame has gone over libzmq; big ones still go over libzmq. They are received in the order in
+ * which they were sent all the same. */
 #ifndef ISOLATION_CHANNEL_H
 #define ISOLATION_CHANNEL_H
 
@@ -12,12 +16,13 @@
 #include <sys/types.h>
 
 typedef struct channel channel;
+struct lane;
 
 /* A received frame; `data` stays valid until frame_free. */
 struct frame {
     void *data;
     size_t size;
-    void *owner;         /* a zmq_msg_t */
+    void *owner;         /* a zmq_msg_t, or NULL: `data` is from malloc */
     struct frame *parts; /* the blobs that came with it, or NULL */
     size_t nparts;
 };
@@ -39,6 +44,11 @@ int channel_listen(char endpoint[CHANNEL_ENDPOINT_SIZE]);
 /* Both return NULL with errno. `zmq` is a zmq context. The channel owns listen_fd from here on. */
 channel *channel_connect(void *zmq, const char *endpoint);
 channel *channel_accept(void *zmq, const char *endpoint, int listen_fd);
+/* Small frames take the lane, where the other end does so too. The channel owns it from here on;
+ * called before anything is sent or received. */
+void channel_use_lane(channel *c, struct lane *lane);
+/* Whether frames take, or are about to take, the lane. */
+bool channel_has_lane(const channel *c);
 void channel_close(channel *c);
 /* The same, but what is queued is still sent, in the background. */
 void channel_finish(channel *c);
@@ -54,7 +64,8 @@ int channel_send_owned(channel *c, void *data, size_t size);
 /* Queues a frame (a copy, or memory from malloc with `owned`) and its blobs, as one message. */
 int channel_send_blobs(channel *c, void *data, size_t size, bool owned, const struct blob *blobs,
                        size_t nblobs, void (*done)(void *owner));
-/* The next frame if one is there: 1, 0 (none), or -1 with errno. */
+/* The next frame if one is there: 1, 0 (none), or -1 with errno (EPROTO: the other end has garbled
+ * the lane, which is of no use any more; EPERM: this is a fork of the process). */
 int channel_recv(channel *c, struct frame *f);
 void frame_free(struct frame *f);
 /* For when the process at the other end has died: waits, timeout_ms at most, until what it had sent
@@ -69,10 +80,16 @@ int frame_share(const struct frame *f, struct frame *out);
  * only): 0, or -1 with errno. */
 int frame_peer(const struct frame *f, pid_t *pid, uid_t *uid);
 
+/* Waits for a frame on the lane without a system call, for about so many microseconds; not at all
+ * where that would be no use: no frame took the lane since the last wait, or there is one processor
+ * only. True when a frame is there. */
+bool channel_spin(channel *c, unsigned us);
+
 /* Waits until a frame is there or one of fds is readable (negative fds are skipped), at most
  * timeout_ms (-1: for ever); it may give up earlier than that. Sets *ready to a bit mask, 0 on
  * time-out; CHANNEL_FRAME means that channel_recv() is worth a try. -1 with errno (EINTR: a signal)
- * on failure. Cheapest right after a channel_recv() that found none. */
+ * on failure. Cheapest right after a channel_recv() that found none. Where frames take the lane it
+ * first spins, for a time that follows how soon frames came lately: up to SPIN_US (channel.c). */
 #define CHANNEL_FRAME (1u << 31)
 #define CHANNEL_MAX_FDS 8
 int channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *ready);

@@ -315,9 +315,22 @@ decode_name(struct incoming *in)
         garbled("name");
         return NULL;
     }
-    PyObject *name = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "surrogatepass");
+    /* The same few names come all the time: they are found without making a string. */
+    size_t hash = size;
+    for (size_t i = 0; i < size && i < 32; i++) {
+        hash = hash * 31 + (unsigned char)text[i];
+    }
+    PyObject **recent = &core_get()->recent_names[hash % 256], *name = *recent;
+    if (name != NULL && (size_t)PyUnicode_GET_LENGTH(name) == size &&
+        memcmp(PyUnicode_1BYTE_DATA(name), text, size) == 0) {
+        return Py_NewRef(name);
+    }
+    name = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "surrogatepass");
     if (name != NULL) {
         PyUnicode_InternInPlace(&name);
+        if (PyUnicode_IS_COMPACT_ASCII(name)) {
+            Py_XSETREF(*recent, Py_NewRef(name));
+        }
     }
     return name;
 }

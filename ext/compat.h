@@ -173,4 +173,18 @@ compat_long_from_bytes(const unsigned char *bytes, size_t n)
     return _PyLong_FromByteArray(bytes, n, 1, 1);
 }
 
+/* True when the context variables of this thread are still what they were when `copy` was made by
+ * PyContext_CopyCurrent(). Their map is immutable and shared by the copy, which keeps it alive. */
+static inline bool
+compat_is_current_context(PyObject *copy)
+{
+    struct context {
+        PyObject_HEAD
+        PyObject *previous, *variables;
+    };
+    PyObject *current = PyThreadState_Get()->context;
+    return current != NULL &&
+           ((struct context *)current)->variables == ((struct context *)copy)->variables;
+}
+
 #endif

@@ -136,10 +136,14 @@ module_exec(PyObject *module)
 #include "names.def"
 #undef NAME
 #undef DUNDER
+    PyObject *sys = PyImport_ImportModule("sys");
+    core->sys_dict = sys == NULL ? NULL : Py_NewRef(PyModule_GetDict(sys));
+    Py_XDECREF(sys);
     core->value_types = PyDict_New();
     core->empty_tuple = PyTuple_New(0);
     core->errors = PyImport_ImportModule("ipython_isolation.errors");
-    if (core->value_types == NULL || core->empty_tuple == NULL || core->errors == NULL ||
+    if (core->sys_dict == NULL || core->value_types == NULL || core->empty_tuple == NULL ||
+        core->errors == NULL ||
         PyModule_AddObjectRef(module, "value_types", core->value_types) < 0) {
         return -1;
     }

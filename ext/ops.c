@@ -289,6 +289,12 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
     else if (name == core_get()->str___reduce_ex__ && registered(self, &result)) {
         /* that is it, or an exception */
     }
+    else if (self != NULL && name == core_get()->str___call__ &&
+             compat_type_lookup(Py_TYPE(self), name) == descriptor) {
+        /* What calling it means, without the way through a slot wrapper. */
+        result = PyObject_Vectorcall(self, call.args + 1, (size_t)(call.nargs - 1) | offset,
+                                     call.kwnames);
+    }
     else if (self == NULL || (Py_TYPE(descriptor)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR)) {
         result =
             PyObject_Vectorcall(descriptor, call.args, (size_t)call.nargs | offset, call.kwnames);

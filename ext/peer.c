@@ -18,6 +18,8 @@
 #define IDLE_MS 100      /* releases that no frame took along for so long are sent by themselves */
 #define EXIT_GRACE_MS 40 /* how long a death is held back for the exit report to complete it */
 #define LAST_FRAME_MS 20 /* how long what a dead child had sent may take to arrive */
+#define SPIN_US 20       /* how long a wait spins with the GIL held, and ... */
+#define GIVE_GIL_MS 5    /* ... how long it may go on so before it lets other threads run */
 #define BIG_FRAME 4096   /* bytes from which a frame's memory is handed over instead of copied */
 
 /* ---- small things ------------------------------------------------------------------------ */
@@ -427,7 +429,7 @@ serve(struct incoming *in)
     in->values = &values;
     values_begin(s, &values);
     if (interruptible) {
-        atomic_store(&peer->page->taken_request, in->header.request);
+        atomic_store_explicit(&peer->page->taken_request, in->header.request, memory_order_release);
         outer = atomic_exchange(&peer->page->executing_request, in->header.request);
         if (atomic_load(&peer->page->interrupt_request) == in->header.request) {
             PyErr_SetInterrupt(); /* the signal overtook the request, and was ignored */
@@ -500,6 +502,22 @@ serve(struct incoming *in)
         proxies_let_go(peer);
     }
     return rc;
+}
+
+/* After channel_recv() has failed; always -1. A child that has garbled its shared memory cannot be
+ * talked to any more: it ends. */
+static int
+receive_failed(PeerObject *peer, struct strand *s)
+{
+    if (errno == EPROTO) {
+        s->garbled = true;
+        if (peer->is_kernel) {
+            process_kill(peer->process, 9);
+        }
+        return garbled("lane");
+    }
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
 }
 
 /* Reads the header of a received frame. 1: it is for us; 0: dropped (of another life); -1: garbled.
@@ -680,11 +698,31 @@ relay_output(PeerObject *peer, struct message *m, struct waiting *w)
     }
 }
 
+/* Spins for a frame with the GIL held: a thread that lets go of it gets it back from a busy one
+ * only after 5 ms. Calls that follow each other quickly never let go of it in C, so from time to
+ * time this does not spin. */
+static bool
+spin_once(PeerObject *peer, struct strand *s)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    uint32_t ms = (uint32_t)(t.tv_sec * 1000 + t.tv_nsec / 1000000);
+    if (ms - peer->gil_given < GIVE_GIL_MS && channel_spin(s->channel, SPIN_US)) {
+        return true;
+    }
+    peer->gil_given = ms; /* which the caller is about to do */
+    return false;
+}
+
 static int
 wait_once(PeerObject *peer, struct strand *s, int timeout, unsigned *ready)
 {
     int rc = 0, saved = 0;
     bool poll_alarm = true;
+    if (spin_once(peer, s)) {
+        *ready = CHANNEL_FRAME;
+        return 1;
+    }
     if (!peer->is_kernel) {
         Py_BEGIN_ALLOW_THREADS
         rc = channel_wait(s->channel, NULL, 0, timeout, ready);
@@ -768,8 +806,12 @@ wait_reply(struct message *m)
         else {
             over = true;
         }
+        if (got < 0 && s->garbled && peer->is_kernel) {
+            over = last = true; /* said once; from now on it is a death like any other */
+            got = 0;
+        }
         if (got < 0) {
-            PyErr_SetFromErrno(PyExc_OSError);
+            receive_failed(peer, s);
             break;
         }
         if (got == 0) {
@@ -821,7 +863,7 @@ wait_reply(struct message *m)
             continue;
         }
         if (!(in.header.flags & FRAME_REPLY)) {
-            if (peer->is_kernel) {
+            if (peer->is_kernel && process_has_output(peer->process)) {
                 relay_output(peer, m, &w); /* before what the callback prints */
             }
             if (serve(&in) < 0) {
@@ -838,7 +880,9 @@ wait_reply(struct message *m)
             if (page != NULL && atomic_load(&page->announced) == ANNOUNCED_TENTATIVE) {
                 process_alarm_clear(peer->process); /* it goes on: the signal was dealt with */
             }
-            drain_output(peer, &w.parked);
+            if (process_has_output(peer->process)) {
+                drain_output(peer, &w.parked);
+            }
         }
         s->cacheable = (in.header.flags & FRAME_CACHEABLE) != 0;
         if (frame_open(&in) == 0) {
@@ -925,7 +969,8 @@ ensure_running(PeerObject *peer)
 static bool
 path_changed(PeerObject *peer)
 {
-    PyObject *path = PySys_GetObject("path");
+    core_state *core = core_get();
+    PyObject *path = PyDict_GetItemWithError(core->sys_dict, core->str_path);
     if (peer->path_seen == NULL || path == NULL || !PyList_Check(path) ||
         PyList_GET_SIZE(path) != PyTuple_GET_SIZE(peer->path_seen)) {
         return true;
@@ -968,7 +1013,9 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
     }
     message_init(m, peer, s, false);
     if (peer->is_kernel && s->depth == 0 && s->serving == 0) {
-        Py_XSETREF(peer->call_context, PyContext_CopyCurrent());
+        if (peer->call_context == NULL || !compat_is_current_context(peer->call_context)) {
+            Py_XSETREF(peer->call_context, PyContext_CopyCurrent());
+        }
     }
     if (s->depth == 0) {
         s->busy_since = peer->stamp;
@@ -1024,18 +1071,18 @@ request_finish(struct message *m)
     PeerObject *peer = (PeerObject *)Py_NewRef(m->peer);
     struct strand *s = m->strand;
     size_t npairs = m->npairs;
-    struct message facts = *m; /* request, operation, operand: frame_send frees the rest */
     struct values *values = m->values;
     PyObject *result = NULL;
+    bool pure = m->pure;
     peer->requests_sent++;
     m->values = NULL;
     if (values != NULL) {
         values_begin(s, values);
     }
-    if (frame_send(m) == 0) {
-        result = wait_reply(&facts);
+    if (frame_send(m) == 0) { /* which frees all of it but what the wait needs: numbers and names */
+        result = wait_reply(m);
     }
-    if (!facts.pure) {
+    if (!pure) {
         iteration_effect(peer);
     }
     if (values != NULL) {
@@ -1072,8 +1119,7 @@ serve_loop(PeerObject *peer, struct strand *s)
         }
         int got = channel_recv(s->channel, &in.frame);
         if (got < 0) {
-            PyErr_SetFromErrno(PyExc_OSError);
-            return -1;
+            return receive_failed(peer, s);
         }
         if (got == 0) {
             if (peer->is_kernel && peer->state != PEER_RUNNING) {
@@ -1164,8 +1210,7 @@ wait_hello(PeerObject *peer, struct strand *s)
         }
         int got = channel_recv(s->channel, &in.frame);
         if (got < 0) {
-            PyErr_SetFromErrno(PyExc_OSError);
-            return -1;
+            return receive_failed(peer, s);
         }
         if (got > 0) {
             got = accept_frame(peer, s, &in);

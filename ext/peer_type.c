@@ -21,9 +21,10 @@
 static PyObject *
 peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"host", "supervisor", NULL};
+    static char *names[] = {"host", "supervisor", "lane", NULL};
     PyObject *host, *supervisor = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O", names, &host, &supervisor)) {
+    int lane = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|Op", names, &host, &supervisor, &lane)) {
         return NULL;
     }
     PeerObject *self = (PeerObject *)type->tp_alloc(type, 0);
@@ -33,6 +34,7 @@ peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->next_peer = core_get()->first_peer;
     core_get()->first_peer = self;
     self->is_kernel = supervisor != Py_None;
+    self->wants_lane = lane != 0;
     self->state = PEER_NEW;
     self->host = Py_NewRef(host);
     self->next_strand = 2;
@@ -545,6 +547,16 @@ peer_set_sync(PeerObject *self, PyObject *value, void *Py_UNUSED(closure))
     return on < 0 ? -1 : 0;
 }
 
+/* "lane" when small frames take the lane, or will once the child runs. */
+static PyObject *
+peer_transport(PeerObject *self, void *Py_UNUSED(closure))
+{
+    struct strand *main = strand_by_id(self, STRAND_MAIN);
+    bool lane = main == NULL || self->state != PEER_RUNNING ? self->wants_lane
+                                                            : channel_has_lane(main->channel);
+    return PyUnicode_FromString(lane ? "lane" : "zmq");
+}
+
 static PyObject *
 peer_check_dead(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {
@@ -629,6 +641,7 @@ static PyMemberDef peer_members[] = {
 static PyGetSetDef peer_getset[] = {
     {"state", (getter)peer_state_name, NULL, NULL, NULL},
     {"pid", (getter)peer_pid, NULL, NULL, NULL},
+    {"transport", (getter)peer_transport, NULL, NULL, NULL},
     {"supervisor_pid", (getter)peer_supervisor_pid, NULL, NULL, NULL},
     {"counts", (getter)peer_counts, NULL, NULL, NULL},
     {"may_ask", (getter)peer_may_ask, NULL, NULL, NULL},

@@ -41,9 +41,12 @@ struct shared_page {
 
     /* Written by the kernel: the number of the request to interrupt, 0 for none. */
     _Atomic uint64_t interrupt_request;
-    /* Written by the child: the innermost request that its main thread is executing for the
+    /* What the child writes for each request has a cache line of its own: the kernel looks at the
+     * others while it waits.
+     *
+     * Written by the child: the innermost request that its main thread is executing for the
      * kernel, 0 for none. */
-    _Atomic uint64_t executing_request;
+    _Alignas(128) _Atomic uint64_t executing_request;
     /* Written by the child: the last request that its main thread began to execute. */
     _Atomic uint64_t taken_request;
 

@@ -135,6 +135,7 @@ struct strand {
     unsigned pins;       /* loops that hold on to the record */
     unsigned long thread;
     bool checked;            /* child: the kernel is at the other end */
+    bool garbled;            /* its lane is of no use any more */
     bool closed;             /* the connection is gone: another life, or the thread has ended */
     bool owned;              /* a capsule in its thread's state refers to the record */
     bool callback;           /* lent to threads of the child that no kernel thread is paired with */
@@ -163,6 +164,7 @@ struct PeerObject {
     PyObject_HEAD
     PeerObject *next_peer; /* borrowed: of core->first_peer's list */
     bool is_kernel;
+    bool wants_lane; /* kernel: strands are offered with a lane */
     enum peer_state state;
     PyObject *host; /* strong: the Python object that knows policy (context.py, child.py) */
     uint32_t epoch;
@@ -200,6 +202,7 @@ struct PeerObject {
     struct changed_class *changed; /* to be told to the other side with the next frame */
     size_t nchanged, capchanged;
     uint64_t change_serial;
+    uint32_t gil_given; /* ms: when a wait last let go of the GIL */
     void *zmq;
     process *process;         /* kernel */
     struct shared_page *page; /* child, and kernel while a life lasts */
@@ -240,7 +243,9 @@ typedef struct core_state {
     struct table mirrors;   /* address of a type -> struct mirror */
     PyObject *value_types;  /* dict: type -> True; registered to cross by value */
     PyObject *empty_tuple;
-    PyObject *errors;                                 /* the module ipython_isolation.errors */
+    PyObject *sys_dict;          /* strong: sys.__dict__ */
+    PyObject *recent_names[256]; /* strong or NULL: interned names that arrived, by their hash */
+    PyObject *errors;            /* the module ipython_isolation.errors */
     PyObject *library[LIBRARY_CONTAINERS];            /* NULL until first needed */
     PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */
 #define NAME(n) PyObject *str_##n;

@@ -2,6 +2,7 @@
 
 #include "codec.h"
 #include "fdpass.h"
+#include "lane.h"
 #include "peer.h"
 
 #include <errno.h>
@@ -115,27 +116,37 @@ strand_open(PeerObject *peer, uint32_t id, bool callback)
         .first_handle = ((uint64_t)peer->epoch << 40) + 1,
     };
     memcpy(offer.nonce, peer->nonce, sizeof offer.nonce);
-    int fd = channel_listen(offer.endpoint);
-    if (fd < 0 || fdpass_send(process_fdpass(peer->process), &offer, sizeof offer, &fd, 1) < 0) {
-        if (errno == EPIPE || errno == ECONNRESET) {
+    int fds[1 + LANE_FDS] = {channel_listen(offer.endpoint), -1, -1};
+    /* Where no memory can be shared, all goes over libzmq. */
+    lane *l = fds[0] >= 0 && peer->wants_lane ? lane_make(fds + 1) : NULL;
+    int nfds = l == NULL ? 1 : 1 + LANE_FDS, rc = -1, saved = errno;
+    if (fds[0] >= 0) {
+        offer.lane = l == NULL ? 0 : LANE_VERSION;
+        rc = fdpass_send(process_fdpass(peer->process), &offer, sizeof offer, fds, nfds);
+        saved = errno;
+        for (int i = 0; i < nfds; i++) {
+            close(fds[i]);
+        }
+    }
+    if (rc < 0) {
+        lane_free(l);
+        if (saved == EPIPE || saved == ECONNRESET) {
             /* The child is gone, and the wait will say how; a dead connection finds that out. */
             channel *none = channel_connect(peer->zmq, offer.endpoint);
-            if (fd >= 0) {
-                close(fd);
-            }
             return none == NULL ? NULL : strand_add(peer, id, none);
         }
+        errno = saved;
         PyErr_SetFromErrno(PyExc_OSError);
-        if (fd >= 0) {
-            close(fd);
-        }
         return NULL;
     }
-    close(fd);
     channel *c = channel_connect(peer->zmq, offer.endpoint);
     if (c == NULL) {
         PyErr_SetFromErrno(PyExc_OSError);
+        lane_free(l);
         return NULL;
+    }
+    if (l != NULL) {
+        channel_use_lane(c, l);
     }
     struct strand *s = strand_add(peer, id, c);
     if (s == NULL) {
@@ -150,7 +161,7 @@ struct strand *
 strand_take(PeerObject *peer, bool block, bool *gone)
 {
     struct strand_offer offer;
-    int fd = -1, nfds = 1;
+    int fds[1 + LANE_FDS], nfds = 1 + LANE_FDS;
     ssize_t n;
     *gone = false;
     int saved;
@@ -159,7 +170,7 @@ strand_take(PeerObject *peer, bool block, bool *gone)
         struct pollfd wait = {.fd = peer->fdpass, .events = POLLIN};
         poll(&wait, 1, -1);
     }
-    n = fdpass_recv(peer->fdpass, &offer, sizeof offer, &fd, &nfds, MSG_DONTWAIT);
+    n = fdpass_recv(peer->fdpass, &offer, sizeof offer, fds, &nfds, MSG_DONTWAIT);
     saved = errno;
     Py_END_ALLOW_THREADS
     errno = saved;
@@ -170,23 +181,30 @@ strand_take(PeerObject *peer, bool block, bool *gone)
         *gone = true;
         return NULL;
     }
-    if (n != (ssize_t)sizeof offer || nfds != 1 || offer.magic != STRAND_MAGIC) {
-        if (nfds == 1) {
-            close(fd);
+    if (n != (ssize_t)sizeof offer || offer.magic != STRAND_MAGIC ||
+        nfds != (offer.lane == 0 ? 1 : 1 + LANE_FDS)) {
+        for (int i = 0; i < nfds; i++) {
+            close(fds[i]);
         }
         garbled("offer of a strand");
         return NULL;
     }
+    /* Where it cannot be mapped (memory limits), or is of another version, there is none. */
+    lane *l = offer.lane == 0 ? NULL : lane_join(fds + 1);
     if (peer->epoch == 0) {
         peer->epoch = offer.epoch;
         peer->next_handle = offer.first_handle;
         memcpy(peer->nonce, offer.nonce, sizeof peer->nonce);
     }
     offer.endpoint[sizeof offer.endpoint - 1] = '\0';
-    channel *c = channel_accept(peer->zmq, offer.endpoint, fd);
+    channel *c = channel_accept(peer->zmq, offer.endpoint, fds[0]);
     if (c == NULL) {
         PyErr_SetFromErrno(PyExc_OSError);
+        lane_free(l);
         return NULL;
+    }
+    if (l != NULL) {
+        channel_use_lane(c, l);
     }
     struct strand *s = strand_add(peer, offer.id, c);
     if (s == NULL) {

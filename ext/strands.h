@@ -7,14 +7,16 @@
 #define STRAND_SERVICE 0
 #define STRAND_MAIN 1
 
-/* What is sent along with a listening descriptor. */
+/* What is sent along with a listening descriptor and, behind it, those of a lane. */
 struct strand_offer {
     uint32_t magic, epoch, id, callback;
+    uint32_t lane; /* LANE_VERSION, and the descriptors of a lane came along; or 0 */
+    uint32_t zero;
     uint64_t first_handle;   /* the child numbers its exports from here: never twice in a context */
     unsigned char nonce[16]; /* what the child proves itself with */
     char endpoint[CHANNEL_ENDPOINT_SIZE];
 };
-#define STRAND_MAGIC 0x53545231u
+#define STRAND_MAGIC 0x53545232u
 
 /* The calling thread's strand, or NULL without an exception when there is none. */
 struct strand *strand_known(PeerObject *peer);

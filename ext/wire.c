@@ -22,7 +22,7 @@ writer_free(struct writer *w)
 }
 
 unsigned char *
-writer_reserve(struct writer *w, size_t n)
+writer_grow(struct writer *w, size_t n)
 {
     if (w->failed) {
         return NULL;
@@ -49,31 +49,6 @@ writer_reserve(struct writer *w, size_t n)
     }
     return w->data + w->size;
 }
-
-void
-write_raw(struct writer *w, const void *data, size_t n)
-{
-    unsigned char *to = writer_reserve(w, n);
-    if (to != NULL && n != 0) {
-        memcpy(to, data, n);
-        w->size += n;
-    }
-}
-
-/* The machines this runs on are little-endian; a big-endian one would swap here and nowhere else.
- */
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "wire.c assumes a little-endian machine");
-
-#define WRITE(name, type)                                                                          \
-    void name(struct writer *w, type v)                                                            \
-    {                                                                                              \
-        write_raw(w, &v, sizeof v);                                                                \
-    }
-WRITE(write_u8, uint8_t)
-WRITE(write_u16, uint16_t)
-WRITE(write_u32, uint32_t)
-WRITE(write_u64, uint64_t)
-WRITE(write_f64, double)
 
 void
 write_bytes(struct writer *w, const void *data, size_t n)
@@ -106,40 +81,6 @@ reader_init(struct reader *r, const void *data, size_t n)
     r->failed = false;
 }
 
-size_t
-reader_left(const struct reader *r)
-{
-    return (size_t)(r->end - r->at);
-}
-
-const unsigned char *
-read_raw(struct reader *r, size_t n)
-{
-    if (r->failed || n > reader_left(r)) {
-        r->failed = true;
-        return NULL;
-    }
-    const unsigned char *from = r->at;
-    r->at += n;
-    return from;
-}
-
-#define READ(name, type)                                                                           \
-    type name(struct reader *r)                                                                    \
-    {                                                                                              \
-        type v = 0;                                                                                \
-        const unsigned char *from = read_raw(r, sizeof v);                                         \
-        if (from != NULL) {                                                                        \
-            memcpy(&v, from, sizeof v);                                                            \
-        }                                                                                          \
-        return v;                                                                                  \
-    }
-READ(read_u8, uint8_t)
-READ(read_u16, uint16_t)
-READ(read_u32, uint32_t)
-READ(read_u64, uint64_t)
-READ(read_f64, double)
-
 const unsigned char *
 read_bytes(struct reader *r, size_t *n)
 {
@@ -167,13 +108,17 @@ read_count(struct reader *r, size_t item)
 void
 write_header(struct writer *w, const struct frame_header *h)
 {
-    write_u8(w, WIRE_VERSION);
-    write_u8(w, h->op);
-    write_u16(w, h->flags);
-    write_u32(w, h->epoch);
-    write_u32(w, h->strand);
-    write_u32(w, 0);
-    write_u64(w, h->request);
+    unsigned char *to = writer_reserve(w, WIRE_HEADER_SIZE);
+    if (to != NULL) {
+        to[0] = WIRE_VERSION;
+        to[1] = h->op;
+        memcpy(to + 2, &h->flags, 2);
+        memcpy(to + 4, &h->epoch, 4);
+        memcpy(to + 8, &h->strand, 4);
+        memset(to + 12, 0, 4);
+        memcpy(to + 16, &h->request, 8);
+        w->size += WIRE_HEADER_SIZE;
+    }
 }
 
 bool

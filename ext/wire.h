@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define WIRE_VERSION 1
 #define WIRE_HEADER_SIZE 24
@@ -49,36 +50,91 @@ enum {
 
 void writer_init(struct writer *w);
 void writer_free(struct writer *w);
-/* Room for n more bytes; returns where they go, or NULL (failed). Does not advance `size`. */
-unsigned char *writer_reserve(struct writer *w, size_t n);
-void write_u8(struct writer *w, uint8_t v);
-void write_u16(struct writer *w, uint16_t v);
-void write_u32(struct writer *w, uint32_t v);
-void write_u64(struct writer *w, uint64_t v);
-void write_f64(struct writer *w, double v);
-void write_raw(struct writer *w, const void *data, size_t n);
+/* Room for n more bytes where `small` or what was allocated is full; as writer_reserve(). */
+unsigned char *writer_grow(struct writer *w, size_t n);
 /* A length (u64) and that many bytes. */
 void write_bytes(struct writer *w, const void *data, size_t n);
 /* Overwrite an u32 or u16 written earlier, at `offset`. */
 void patch_u32(struct writer *w, size_t offset, uint32_t v);
 void patch_u16(struct writer *w, size_t offset, uint16_t v);
+void write_header(struct writer *w, const struct frame_header *h);
 
 void reader_init(struct reader *r, const void *data, size_t n);
-uint8_t read_u8(struct reader *r);
-uint16_t read_u16(struct reader *r);
-uint32_t read_u32(struct reader *r);
-uint64_t read_u64(struct reader *r);
-double read_f64(struct reader *r);
-/* n bytes in place, valid as long as the buffer is; NULL when fewer are left. */
-const unsigned char *read_raw(struct reader *r, size_t n);
 const unsigned char *read_bytes(struct reader *r, size_t *n);
 /* A count of items of at least `item` bytes each: fails when they cannot all be in what is left,
  * so that a garbled count never makes the caller allocate. */
 uint64_t read_count(struct reader *r, size_t item);
-size_t reader_left(const struct reader *r);
-
-void write_header(struct writer *w, const struct frame_header *h);
 /* False (and `failed`) when the frame is shorter than a header or of another version. */
 bool read_header(struct reader *r, struct frame_header *h);
+
+/* What follows is inline because every value of every frame goes through it. */
+
+/* The machines this runs on are little-endian; a big-endian one would swap in WRITE and READ. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "wire.h assumes a little-endian machine");
+
+/* Room for n more bytes; returns where they go, or NULL (failed). Does not advance `size`. */
+static inline unsigned char *
+writer_reserve(struct writer *w, size_t n)
+{
+    return !w->failed && n <= w->capacity - w->size ? w->data + w->size : writer_grow(w, n);
+}
+
+static inline void
+write_raw(struct writer *w, const void *data, size_t n)
+{
+    unsigned char *to = writer_reserve(w, n);
+    if (to != NULL && n != 0) {
+        memcpy(to, data, n);
+        w->size += n;
+    }
+}
+
+#define WRITE(name, type)                                                                          \
+    static inline void name(struct writer *w, type v)                                              \
+    {                                                                                              \
+        write_raw(w, &v, sizeof v);                                                                \
+    }
+WRITE(write_u8, uint8_t)
+WRITE(write_u16, uint16_t)
+WRITE(write_u32, uint32_t)
+WRITE(write_u64, uint64_t)
+WRITE(write_f64, double)
+#undef WRITE
+
+static inline size_t
+reader_left(const struct reader *r)
+{
+    return (size_t)(r->end - r->at);
+}
+
+/* n bytes in place, valid as long as the buffer is; NULL when fewer are left. */
+static inline const unsigned char *
+read_raw(struct reader *r, size_t n)
+{
+    if (r->failed || n > reader_left(r)) {
+        r->failed = true;
+        return NULL;
+    }
+    const unsigned char *from = r->at;
+    r->at += n;
+    return from;
+}
+
+#define READ(name, type)                                                                           \
+    static inline type name(struct reader *r)                                                      \
+    {                                                                                              \
+        type v = 0;                                                                                \
+        const unsigned char *from = read_raw(r, sizeof v);                                         \
+        if (from != NULL) {                                                                        \
+            memcpy(&v, from, sizeof v);                                                            \
+        }                                                                                          \
+        return v;                                                                                  \
+    }
+READ(read_u8, uint8_t)
+READ(read_u16, uint16_t)
+READ(read_u32, uint32_t)
+READ(read_u64, uint64_t)
+READ(read_f64, double)
+#undef READ
 
 #endif

@@ -37,6 +37,8 @@ class Peer:
         ``signature(function)``, and ``remote_<name>(...)`` for the other side's ``host_call``.
     supervisor : path or None
         The kernel's side: the supervisor program. None: the child's side.
+    lane : bool
+        The kernel's side: small frames go through shared memory, where that is possible.
     """
 
     epoch: int
@@ -54,10 +56,11 @@ class Peer:
     state: str
     pid: int | None
     supervisor_pid: int | None
+    transport: str
     counts: dict[str, int]
     sync: bool
 
-    def __init__(self, host: Any, supervisor: str | PathLike[str] | None = None) -> None: ...
+    def __init__(self, host: Any, supervisor: str | PathLike[str] | None = None, lane: bool = True) -> None: ...
     def start(self, argv: list[str], environ: list[str], cwd: str, keep_core: bool = False, /) -> None:
         """Begins the next life and waits for its hand-shake."""
 

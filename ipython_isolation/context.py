@@ -62,6 +62,10 @@ class IsolationContext:
         For messages and the table of ``%isolate``.
     python : str or None
         The interpreter of the child; this process's own when None.
+    transport : {"auto", "zmq"} or None
+        ``"auto"``: small frames go through shared memory, where the machine offers that. ``"zmq"``:
+        all go over ZeroMQ. None: what the environment variable ``IPYTHON_ISOLATION_TRANSPORT`` says,
+        else ``"auto"``.
 
     Raises
     ------
@@ -76,11 +80,15 @@ class IsolationContext:
     True
     """
 
-    def __init__(self, restart="never", init=None, arrays="copy", name=None, python=None):
+    def __init__(self, restart="never", init=None, arrays="copy", name=None, python=None, transport=None):
         if restart not in ("never", "auto"):
             raise ValueError(f'restart must be "never" or "auto", not {restart!r}')
         if arrays != "copy":
             raise ValueError(f'arrays must be "copy", not {arrays!r}')
+        if transport is None:
+            transport = os.environ.get("IPYTHON_ISOLATION_TRANSPORT") or "auto"
+        if transport not in ("auto", "zmq"):
+            raise ValueError(f'transport must be "auto" or "zmq", not {transport!r}')
         if init is not None and not callable(init):
             raise TypeError("init must be a callable without arguments")
         self.name = name if name is not None else f"context-{id(self):x}"
@@ -88,6 +96,7 @@ class IsolationContext:
         self._restart = restart
         self._init = init
         self._arrays = arrays
+        self._transport = transport
         self._python = python or sys.executable
         self._state_lock = threading.RLock()
         self._setup = []  # (function, args, kwargs), replayed at each start
@@ -101,7 +110,7 @@ class IsolationContext:
         self._pid_of_owner = os.getpid()
         self._starting = None
         self._sent = {"path": None, "environ": None, "cwd": None, "levels": None}
-        self._peer = _core.Peer(self, _SUPERVISOR)
+        self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
         self._peer.main_thread = threading.main_thread().ident
         self._output = output.OutputRelay(self._peer)
         self._reports = reports.SessionReports(self._peer)
@@ -176,7 +185,7 @@ class IsolationContext:
         dict
             ``pid`` (int or None), ``epoch`` (int, number of starts), ``state`` ("new", "running",
             "dead" or "closed"), ``requests`` (int, sent so far), ``crashes`` (int), ``rss`` (int,
-            bytes resident, or None), ``modules`` (list of str), ``transport`` (str), ``restart``,
+            bytes resident, or None), ``modules`` (list of str), ``transport`` ("lane" or "zmq"), ``restart``,
             ``arrays``, ``name``.
         """
         peer = self._peer
@@ -191,7 +200,7 @@ class IsolationContext:
             "crashes": self._crashes,
             "rss": _resident(pid),
             "modules": sorted(self._loaded),
-            "transport": "zmq",
+            "transport": peer.transport,
             "restart": self._restart,
             "arrays": self._arrays,
         }

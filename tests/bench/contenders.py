@@ -49,21 +49,35 @@ class Local:
 
 
 class Isolated(Local):
+    """With default options: small frames through shared memory."""
+
     label = "ipython_isolation"
+    transport = "auto"
 
     def __init__(self):
         import ipython_isolation
 
-        self.context = ipython_isolation.IsolationContext(name="bench")
+        self.context = ipython_isolation.IsolationContext(name=f"bench-{self.transport}", transport=self.transport)
         # Isolated as well, so that its OrderedDict stays there.
         self.collections = self.context.load_module("collections")
         self.open(self.context.load_module("bench_target"))
+
+        expected = {"auto": "lane", "zmq": "zmq"}[self.transport]
+        if self.context.info()["transport"] != expected:
+            sys.exit(f"{self.label}: the frames do not go by {expected}")
 
     def requests(self):
         return self.context.info()["requests"]
 
     def close(self):
         self.context.close()
+
+
+class IsolatedZmq(Isolated):
+    """All frames over ZeroMQ."""
+
+    label = "over ZeroMQ"
+    transport = "zmq"
 
 
 class Raw:

@@ -1,6 +1,7 @@
 /* Tests of ext/channel.c: frames between two ends, and the one wait. */
 #include "channel.h"
 #include "check.h"
+#include "lane.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -10,9 +11,11 @@
 
 static void *zmq;
 static channel *here, *there;
+static bool with_lane;   /* the tests run twice */
+static lane *other_lane; /* where `there` gets it only later */
 
 static void
-open_pair(void)
+open_pair_late(void)
 {
     char endpoint[CHANNEL_ENDPOINT_SIZE];
     int fd = channel_listen(endpoint);
@@ -20,6 +23,25 @@ open_pair(void)
     here = channel_connect(zmq, endpoint);
     there = channel_accept(zmq, endpoint, fd);
     CHECK(here != NULL && there != NULL);
+    if (with_lane) {
+        int fds[LANE_FDS];
+        lane *l = lane_make(fds);
+        CHECK(l != NULL);
+        channel_use_lane(here, l);
+        CHECK(!channel_has_lane(here));
+        other_lane = l == NULL ? NULL : lane_join(fds);
+        CHECK(other_lane != NULL);
+        CHECK(channel_has_lane(here));
+    }
+}
+
+static void
+open_pair(void)
+{
+    open_pair_late();
+    if (with_lane) {
+        channel_use_lane(there, other_lane);
+    }
 }
 
 static void
@@ -139,14 +161,201 @@ test_descriptors(void)
     close_pair();
 }
 
-int
-main(void)
+static int blobs_done;
+
+static void
+blob_done(void *owner)
 {
-    zmq = zmq_ctx_new();
+    (void)owner;
+    __atomic_add_fetch(&blobs_done, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Frame i, as one of four kinds; some are too big for a lane. */
+static void
+send_kind(channel *c, uint64_t i)
+{
+    static unsigned char big[200000];
+    size_t size = 8 + i * 7919 % (i % 5 == 0 ? sizeof big - 8 : 1000);
+    unsigned char *data = malloc(size);
+    memset(data, (int)i, size);
+    memcpy(data, &i, sizeof i);
+    if (i % 4 == 0) {
+        CHECK_EQUAL(channel_send_owned(c, data, size), 0);
+        return;
+    }
+    if (i % 16 == 1) {
+        struct blob blobs[] = {{big, sizeof big, NULL}, {big, 10, NULL}};
+        CHECK_EQUAL(channel_send_blobs(c, data, size, true, blobs, 2, blob_done), 0);
+        return;
+    }
+    CHECK_EQUAL(channel_send(c, data, size), 0);
+    free(data);
+}
+
+static void
+expect_kind(channel *c, uint64_t i)
+{
+    struct frame f, other;
+    unsigned ready;
+    int got;
+    double start = check_now();
+    while ((got = channel_recv(c, &f)) == 0 && check_now() - start < 20000) {
+        CHECK(channel_wait(c, NULL, 0, 5000, &ready) >= 0);
+    }
+    CHECK_EQUAL(got, 1);
+    if (got == 1) {
+        uint64_t number = 0;
+        memcpy(&number, f.data, sizeof number);
+        CHECK_EQUAL(number, i);
+        CHECK_EQUAL(f.nparts, i % 16 == 1 ? 2 : 0);
+        CHECK(f.size == 8 || ((unsigned char *)f.data)[f.size - 1] == (unsigned char)i);
+        CHECK_EQUAL(frame_share(&f, &other), 0);
+        CHECK(other.size == f.size && memcmp(other.data, f.data, f.size) == 0);
+        frame_free(&f);
+        CHECK(memcmp(other.data, &i, sizeof i) == 0);
+        frame_free(&other);
+    }
+}
+
+/* Whichever way they go, frames arrive in order; also where many are under way. */
+static void
+test_order(void)
+{
+    open_pair();
+    uint64_t sent[2] = {0, 0}, got[2] = {0, 0}, state = 1;
+    channel *ends[2] = {here, there};
+    send_kind(here, sent[0]++); /* the accepting end waits for the other: it must have connected */
+    expect_kind(there, got[1]++);
+    while (got[0] + got[1] < 6000) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        int e = (int)(state >> 40 & 1);
+        if (state >> 50 & 1) {
+            send_kind(ends[e], sent[e]++);
+        }
+        else if (got[e] < sent[1 - e]) {
+            expect_kind(ends[e], got[e]++);
+        }
+    }
+    for (int e = 0; e < 2; e++) {
+        while (got[e] < sent[1 - e]) {
+            expect_kind(ends[e], got[e]++);
+        }
+    }
+    close_pair();
+}
+
+static void *
+echoes(void *c)
+{
+    for (uint64_t i = 0; i < 3000; i++) {
+        expect_kind(c, i);
+        send_kind(c, i);
+    }
+    return NULL;
+}
+
+/* Both ends wait for each other. */
+static void
+test_echo(void)
+{
+    pthread_t thread;
+    open_pair();
+    pthread_create(&thread, NULL, echoes, there);
+    for (uint64_t i = 0; i < 3000; i++) {
+        send_kind(here, i);
+        expect_kind(here, i);
+    }
+    pthread_join(thread, NULL);
+    close_pair();
+}
+
+/* An end that has the lane only after frames were sent over libzmq still reads them first. */
+static void
+test_a_lane_that_comes_late(void)
+{
+    open_pair_late();
+    for (uint64_t i = 0; i < 50; i++) {
+        send_kind(here, i);
+    }
+    channel_use_lane(there, other_lane);
+    for (uint64_t i = 0; i < 50; i++) {
+        expect_kind(there, i);
+        send_kind(there, i);
+    }
+    for (uint64_t i = 0; i < 50; i++) {
+        expect_kind(here, i);
+    }
+    close_pair();
+}
+
+/* What the other end had sent before it went is still received. */
+static void
+test_last_frames(void)
+{
+    struct frame f;
+    open_pair();
+    send_kind(here, 0);
+    expect_kind(there, 0);
+    for (uint64_t i = 0; i < 40; i++) {
+        send_kind(there, i);
+    }
+    channel_finish(there);
+    there = NULL;
+    for (uint64_t i = 0; i < 40; i++) {
+        CHECK(channel_last(here, 2000));
+        expect_kind(here, i);
+    }
+    CHECK(!channel_last(here, 2000));
+    CHECK_EQUAL(channel_recv(here, &f), 0);
+    channel_close(here);
+}
+
+/* Where no frame comes, waiting uses hardly any processor time, however often one came before. */
+static void
+test_idle(void)
+{
+    struct timespec before, after;
+    struct frame f;
+    unsigned ready;
+    open_pair();
+    for (uint64_t i = 0; i < 100; i++) {
+        send_kind(here, i);
+        expect_kind(there, i);
+        send_kind(there, i);
+        expect_kind(here, i);
+    }
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    for (int i = 0; i < 20; i++) {
+        CHECK_EQUAL(channel_recv(here, &f), 0);
+        CHECK(channel_wait(here, NULL, 0, 20, &ready) >= 0);
+    }
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    CHECK((after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 < 20);
+    close_pair();
+}
+
+static void
+test_all(void)
+{
     test_ping_pong();
     test_frame_noticed_while_sending();
     test_time_limits();
     test_descriptors();
+    test_order();
+    test_echo();
+    test_last_frames();
+    test_idle();
+}
+
+int
+main(void)
+{
+    zmq = zmq_ctx_new();
+    test_all();
+    with_lane = true;
+    test_all();
+    test_a_lane_that_comes_late();
+    CHECK(blobs_done > 0);
     zmq_ctx_term(zmq);
     return check_report();
 }

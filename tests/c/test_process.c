@@ -1084,10 +1084,10 @@ test_forked_copy(void)
                 process_forget(p);
             else
                 process_close(p);
-            _exit(fds - count_fds()); /* out, err, fdpass, alarm twice, eventfd, control */
+            _exit(fds - count_fds()); /* out, err, epoll, fdpass, alarm twice, eventfd, control */
         }
         waitpid(copy, &status, 0);
-        CHECK_EQUAL(WEXITSTATUS(status), 7);
+        CHECK_EQUAL(WEXITSTATUS(status), 8);
     }
     check_sleep(50);
     CHECK_EQUAL(process_update(p), 0);

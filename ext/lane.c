@@ -1,0 +1,411 @@
+#define _GNU_SOURCE 1
+#include "lane.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A record is a word and, for a frame, its bytes; it begins at a cache line of its own, so that the
+ * word and the first 56 bytes come over in one piece. A word of 0 is no record yet. Whoever reads a
+ * record clears the first word of each of its lines before giving them back, since the next record
+ * may begin at any of them. (The writer could do it instead, but just before the other end waits
+ * for what it writes next.) */
+#define LINE 64u
+#define WORD sizeof(uint64_t)
+#define RING_SIZE (256u * 1024)
+/* From here on a record goes back to the start of the ring if it can: the same few lines are used
+ * again and again, and stay in the caches next to the processors. */
+#define EARLY_END (4u * 1024)
+/* Kept free behind every frame: room to say that the ring is given up. */
+#define RESERVE LINE
+
+/* Upper 8 bits of a word; the lower 56 are the size of the frame, or the total. */
+enum { RECORD_FRAME = 1, RECORD_ELSEWHERE, RECORD_WRAP };
+#define KIND_SHIFT 56
+
+_Static_assert(LANE_FRAME_MAX + WORD + LINE + RESERVE < RING_SIZE / 2, "frames fit into the ring");
+
+/* Lines that one end writes while the other reads are kept apart, by two lines because processors
+ * fetch them in pairs. */
+struct control {
+    /* Written by the reader: how far it has read. */
+    _Alignas(128) _Atomic uint64_t read;
+    /* Set by the reader before it sleeps, cleared by whoever wakes it. */
+    _Alignas(128) _Atomic uint32_t sleeping;
+    _Atomic uint32_t cpu; /* the reader's, when it last read a frame */
+};
+
+struct memory {
+    _Alignas(128) uint32_t version;
+    _Atomic uint32_t joined;
+    struct control control[2]; /* of the ring to the end that joins, and of the one back */
+    _Alignas(4096) unsigned char ring[2][RING_SIZE];
+};
+
+/* One ring, seen from one end. Positions count bytes and never go back; what is skipped at the end
+ * of the ring counts too. */
+struct ring {
+    struct control *control;
+    unsigned char *data;
+    uint64_t at;   /* where the next record begins */
+    uint64_t read; /* writer: how far the other end had read when last looked */
+};
+
+struct lane {
+    struct memory *memory;
+    struct ring out, in;
+    int bell;        /* a byte here wakes the other end */
+    bool given_up;   /* the ring out says LANE_FOR_GOOD */
+    bool garbled;    /* the other end's words are not looked at any more */
+    unsigned forked; /* `forks` when it was made: another number now means that this is a fork */
+};
+
+static unsigned forks;
+
+static void
+count_fork(void)
+{
+    forks++;
+}
+
+static void
+watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, count_fork);
+}
+
+static lane *
+lane_new(int memory, int bell, bool maker)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    lane *l = calloc(1, sizeof *l);
+    if (l == NULL) {
+        return NULL;
+    }
+    l->memory = mmap(NULL, sizeof *l->memory, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+    if (l->memory == MAP_FAILED) {
+        free(l);
+        return NULL;
+    }
+    l->bell = bell;
+    l->forked = forks;
+    l->out.control = &l->memory->control[maker ? 0 : 1];
+    l->out.data = l->memory->ring[maker ? 0 : 1];
+    l->in.control = &l->memory->control[maker ? 1 : 0];
+    l->in.data = l->memory->ring[maker ? 1 : 0];
+    return l;
+}
+
+lane *
+lane_make(int fds[LANE_FDS])
+{
+    int bells[2] = {-1, -1}, saved;
+    int memory = memfd_create("isolation-lane", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    /* Sealed: a truncation by the other end would be a SIGBUS here. */
+    if (memory < 0 || ftruncate(memory, sizeof(struct memory)) < 0 ||
+        fcntl(memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+        goto error;
+    }
+    /* Not an eventfd: both ends share its flags, and one that the other end made blocking and full
+     * would block this one. A socket is told not to block with each message. */
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, bells) < 0) {
+        goto error;
+    }
+    lane *l = lane_new(memory, bells[0], true);
+    if (l == NULL) {
+        goto error;
+    }
+    l->memory->version = LANE_VERSION;
+    fds[LANE_MEMORY] = memory;
+    fds[LANE_BELL] = bells[1];
+    return l;
+error:
+    saved = errno;
+    for (int i = 0; i < 2; i++) {
+        if (bells[i] >= 0) {
+            close(bells[i]);
+        }
+    }
+    if (memory >= 0) {
+        close(memory);
+    }
+    errno = saved;
+    return NULL;
+}
+
+lane *
+lane_join(const int fds[LANE_FDS])
+{
+    struct stat about;
+    lane *l = NULL;
+    int saved = EPROTO;
+    if (fstat(fds[LANE_MEMORY], &about) == 0 && about.st_size == sizeof(struct memory)) {
+        l = lane_new(fds[LANE_MEMORY], fds[LANE_BELL], false);
+        saved = errno;
+    }
+    if (l != NULL && l->memory->version != LANE_VERSION) {
+        munmap(l->memory, sizeof *l->memory);
+        free(l);
+        l = NULL;
+        saved = EPROTO;
+    }
+    close(fds[LANE_MEMORY]);
+    if (l == NULL) {
+        close(fds[LANE_BELL]);
+        errno = saved;
+        return NULL;
+    }
+    atomic_store(&l->memory->joined, 1);
+    return l;
+}
+
+void
+lane_free(lane *l)
+{
+    if (l != NULL) {
+        munmap(l->memory, sizeof *l->memory);
+        close(l->bell);
+        free(l);
+    }
+}
+
+bool
+lane_forked(const lane *l)
+{
+    return l->forked != forks;
+}
+
+bool
+lane_joined(const lane *l)
+{
+    return atomic_load_explicit(&l->memory->joined, memory_order_acquire) == 1;
+}
+
+int
+lane_bell(const lane *l)
+{
+    return l->bell;
+}
+
+static _Atomic uint64_t *
+word_at(const struct ring *ring, uint64_t position)
+{
+    return (_Atomic uint64_t *)(ring->data + position % RING_SIZE);
+}
+
+/* ---- writing ------------------------------------------------------------------------------ */
+
+/* Whether n bytes from ring->at on are free. */
+static bool
+has_room(struct ring *ring, uint64_t n)
+{
+    if (ring->at - ring->read + n <= RING_SIZE) {
+        return true;
+    }
+    uint64_t read = atomic_load_explicit(&ring->control->read, memory_order_acquire);
+    /* It only grows, and never beyond what was written; anything else is not believed. */
+    if (read - ring->read > ring->at - ring->read) {
+        return false;
+    }
+    ring->read = read;
+    return ring->at - ring->read + n <= RING_SIZE;
+}
+
+/* Wakes the other end if it sleeps. What was published comes before the look at `sleeping`, as in
+ * lane_doze() the setting of `sleeping` before the look at what was published: so one of the two
+ * sees what the other did. */
+static void
+wake(lane *l)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    _Atomic uint32_t *sleeping = &l->out.control->sleeping;
+    if (atomic_load_explicit(sleeping, memory_order_relaxed) != 0 &&
+        atomic_exchange(sleeping, 0) != 0) {
+        /* Full or hung up: it is awake, or nobody is there. */
+        ssize_t ignored = send(l->bell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)ignored;
+    }
+}
+
+/* Writes one record of `lines` lines, whose word is `word` and whose bytes are `data`. The caller
+ * has checked that there is room for it, for the wrap before it, and for RESERVE. */
+static void
+publish(lane *l, uint64_t word, const void *data, size_t size, uint64_t lines, bool wrap)
+{
+    struct ring *ring = &l->out;
+    uint64_t old = ring->at;
+    if (wrap) {
+        ring->at += RING_SIZE - ring->at % RING_SIZE;
+    }
+    _Atomic uint64_t *to = word_at(ring, ring->at);
+    ring->at += lines * LINE;
+    if (size > 0) {
+        memcpy((unsigned char *)to + WORD, data, size);
+    }
+    if (wrap) {
+        /* The reader gets here only by the record that says so. */
+        atomic_store_explicit(to, word, memory_order_relaxed);
+        to = word_at(ring, old);
+        word = (uint64_t)RECORD_WRAP << KIND_SHIFT;
+    }
+    atomic_store_explicit(to, word, memory_order_release);
+    wake(l);
+}
+
+bool
+lane_send(lane *l, const void *data, size_t size)
+{
+    struct ring *ring = &l->out;
+    if (size > LANE_FRAME_MAX || l->given_up || lane_forked(l)) {
+        return false;
+    }
+    uint64_t lines = (WORD + size + LINE - 1) / LINE;
+    uint64_t left = RING_SIZE - ring->at % RING_SIZE;
+    bool must = lines * LINE > left;
+    bool may = RING_SIZE - left >= EARLY_END;
+    bool wrap = must || may;
+    if (!has_room(ring, lines * LINE + RESERVE + (wrap ? left : 0))) {
+        wrap = must;
+        if (must || !may || !has_room(ring, lines * LINE + RESERVE)) {
+            return false;
+        }
+    }
+    publish(l, (uint64_t)RECORD_FRAME << KIND_SHIFT | size, data, size, lines, wrap);
+    return true;
+}
+
+void
+lane_elsewhere(lane *l, uint64_t total)
+{
+    if (l->given_up || lane_forked(l)) {
+        return;
+    }
+    if (!has_room(&l->out, LINE + RESERVE)) {
+        l->given_up = true;
+        total = LANE_FOR_GOOD;
+    }
+    publish(l, (uint64_t)RECORD_ELSEWHERE << KIND_SHIFT | total, NULL, 0, 1, false);
+}
+
+/* ---- reading ------------------------------------------------------------------------------ */
+
+bool
+lane_ready(const lane *l)
+{
+    return atomic_load_explicit(word_at(&l->in, l->in.at), memory_order_relaxed) != 0;
+}
+
+static inline void
+relax(void)
+{
+#if defined __x86_64__ || defined __i386__
+    __builtin_ia32_pause();
+#elif defined __aarch64__
+    __asm__ volatile("isb");
+#endif
+}
+
+bool
+lane_spin(const lane *l, unsigned times)
+{
+    for (; times > 0; times--) {
+        if (lane_ready(l)) {
+            return true;
+        }
+        relax();
+    }
+    return false;
+}
+
+bool
+lane_stacked(const lane *l)
+{
+    return atomic_load_explicit(&l->out.control->cpu, memory_order_relaxed) ==
+           (uint32_t)sched_getcpu();
+}
+
+enum lane_got
+lane_recv(lane *l, void **data, size_t *size)
+{
+    struct ring *ring = &l->in;
+    if (l->garbled) {
+        return LANE_GARBLED;
+    }
+    if (lane_forked(l)) {
+        return LANE_NONE;
+    }
+    uint64_t word = atomic_load_explicit(word_at(ring, ring->at), memory_order_acquire);
+    if (word >> KIND_SHIFT == RECORD_WRAP && ring->at % RING_SIZE != 0) {
+        atomic_store_explicit(word_at(ring, ring->at), 0, memory_order_relaxed);
+        ring->at += RING_SIZE - ring->at % RING_SIZE;
+        word = atomic_load_explicit(word_at(ring, ring->at), memory_order_acquire);
+    }
+    if (word == 0) {
+        return LANE_NONE;
+    }
+    uint64_t value = word & LANE_FOR_GOOD, lines = 1;
+    enum lane_got got = LANE_ELSEWHERE;
+    if (word >> KIND_SHIFT == RECORD_FRAME && value <= LANE_FRAME_MAX &&
+        WORD + value <= RING_SIZE - ring->at % RING_SIZE) {
+        __builtin_prefetch((unsigned char *)word_at(ring, ring->at) + LINE);
+        /* Copied once: what is decoded cannot change any more. */
+        *data = malloc(value > 0 ? value : 1);
+        if (*data == NULL) {
+            return LANE_NO_MEMORY;
+        }
+        memcpy(*data, (unsigned char *)word_at(ring, ring->at) + WORD, value);
+        lines = (WORD + value + LINE - 1) / LINE;
+        got = LANE_FRAME;
+    }
+    else if (word >> KIND_SHIFT != RECORD_ELSEWHERE) {
+        l->garbled = true;
+        return LANE_GARBLED;
+    }
+    uint32_t cpu = (uint32_t)sched_getcpu();
+    if (cpu != atomic_load_explicit(&ring->control->cpu, memory_order_relaxed)) {
+        atomic_store_explicit(&ring->control->cpu, cpu, memory_order_relaxed);
+    }
+    *size = value;
+    for (; lines > 0; lines--, ring->at += LINE) {
+        atomic_store_explicit(word_at(ring, ring->at), 0, memory_order_relaxed);
+    }
+    atomic_store_explicit(&ring->control->read, ring->at, memory_order_release);
+    return got;
+}
+
+bool
+lane_doze(lane *l)
+{
+    if (lane_forked(l)) {
+        return true;
+    }
+    atomic_store_explicit(&l->in.control->sleeping, 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_seq_cst); /* see wake() */
+    if (lane_ready(l)) {
+        atomic_store_explicit(&l->in.control->sleeping, 0, memory_order_relaxed);
+        return false;
+    }
+    return true;
+}
+
+bool
+lane_woken(lane *l)
+{
+    char rung[64];
+    if (lane_forked(l)) {
+        return true;
+    }
+    atomic_store_explicit(&l->in.control->sleeping, 0, memory_order_relaxed);
+    /* More than that is rung by nobody who keeps to the rules, and wakes once more. */
+    return recv(l->bell, rung, sizeof rung, MSG_DONTWAIT) >= 0 ||
+           (errno != EBADF && errno != ENOTSOCK);
+}
