@@ -123,7 +123,10 @@ static int
 class_setattro(PyObject *cls, PyObject *name, PyObject *value)
 {
     core_state *core = core_get();
-    if (core != NULL && building == 0) {
+    if (core == NULL || (PyUnicode_Check(name) && is_name(name, core->str___slotnames__))) {
+        return type_setattro(cls, name, value); /* copyreg's cache, which C code reads */
+    }
+    if (building == 0) {
         struct mirror *mirror = table_get(&core->mirrors, ADDRESS(cls));
         struct proxy *p = mirror == NULL ? NULL : proxy_find(cls);
         if (p != NULL && PyUnicode_Check(name)) {
@@ -133,8 +136,7 @@ class_setattro(PyObject *cls, PyObject *name, PyObject *value)
     if (type_setattro(cls, name, value) < 0) {
         return -1;
     }
-    for (PeerObject *peer = core == NULL ? NULL : core->first_peer; peer != NULL;
-         peer = peer->next_peer) {
+    for (PeerObject *peer = core->first_peer; peer != NULL; peer = peer->next_peer) {
         if (PyUnicode_CheckExact(name) && note_change(peer, cls, name) < 0) {
             return -1;
         }

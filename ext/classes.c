@@ -126,6 +126,10 @@ class_flags(PyTypeObject *cls, PyObject *module, PyObject *qualname)
     if (cls->tp_as_buffer != NULL && cls->tp_as_buffer->bf_getbuffer != NULL) {
         flags |= CLASS_BUFFER;
     }
+    if (cls->tp_as_mapping != NULL && cls->tp_as_mapping->mp_subscript != NULL &&
+        (cls->tp_as_sequence == NULL || cls->tp_as_sequence->sq_item == NULL)) {
+        flags |= CLASS_NO_SEQUENCE;
+    }
     for (size_t i = 0; i < sizeof mutable / sizeof *mutable; i++) {
         if (mutable[i] != NULL && PyType_IsSubtype(cls, mutable[i])) {
             flags |= CLASS_MUTABLE_BUILTIN;
@@ -180,8 +184,8 @@ stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
             return kind;
         }
     }
-    PyObject *skipped[] = {core->str___new__,          core->str___dict__, core->str___weakref__,
-                           core->str___getattribute__, core->str___del__,  core->str__abc_impl};
+    PyObject *skipped[] = {core->str___dict__, core->str___weakref__, core->str___getattribute__,
+                           core->str___del__,  core->str__abc_impl,   core->str___slotnames__};
     for (size_t i = 0; i < sizeof skipped / sizeof *skipped; i++) {
         if (PyUnicode_Compare(name, skipped[i]) == 0) {
             return 0;
@@ -197,6 +201,9 @@ stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
         return 0; /* part of the description */
     }
     PyTypeObject *type = Py_TYPE(value);
+    if (is_name(name, core->str___new__)) {
+        return type == &PyStaticMethod_Type || type == &PyFunction_Type ? 's' : 0;
+    }
     if (PyUnicode_Compare(name, core->str___match_args__) == 0 ||
         (value == Py_None && PyUnicode_GET_LENGTH(name) > 4 &&
          PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_')) {
@@ -348,9 +355,7 @@ describe(struct message *m, PyTypeObject *cls)
     if (encode_name(m, module) < 0 || encode_name(m, qualname) < 0) {
         goto done;
     }
-    const char *dot = strrchr(cls->tp_name, '.');
-    const char *name = dot == NULL ? cls->tp_name : dot + 1;
-    write_bytes(&m->w, name, strlen(name));
+    write_bytes(&m->w, cls->tp_name, strlen(cls->tp_name)); /* of types in C, with the module */
     doc = PyObject_GetAttr((PyObject *)cls, core->str___doc__);
     PyErr_Clear();
     if (encode(m, doc != NULL && PyUnicode_CheckExact(doc) ? doc : Py_None, false) < 0 ||
@@ -474,8 +479,9 @@ encode_class(struct message *m, PyTypeObject *cls, enum class_use use)
 struct description {
     uint64_t handle;
     uint32_t flags;
-    PyObject *module, *qualname, *name, *doc, *meta; /* strong */
-    PyObject *bases;                                 /* strong: list */
+    PyObject *module, *qualname, *doc, *meta; /* strong */
+    PyObject *name, *full_name;               /* strong: __name__, tp_name */
+    PyObject *bases;                          /* strong: list */
     PyObject *inherited; /* strong: list of names lists of bases that are shared Python classes */
     PyObject *names;     /* strong: list of (name, kind, abstract, literal) */
     bool home;           /* a base has its home here, or derives from one that has */
@@ -487,6 +493,7 @@ description_free(struct description *d)
     Py_CLEAR(d->module);
     Py_CLEAR(d->qualname);
     Py_CLEAR(d->name);
+    Py_CLEAR(d->full_name);
     Py_CLEAR(d->doc);
     Py_CLEAR(d->meta);
     Py_CLEAR(d->bases);
@@ -610,6 +617,9 @@ add_stubs(PyTypeObject *mirror, PyTypeObject *cls, PyObject *names, PyObject *ex
         if (kind == 'o' && record != NULL && record->home) {
             continue; /* a real slot: see mirror_slots() */
         }
+        if (is_name(name, core->str___new__) && (record == NULL || !record->home)) {
+            continue; /* an instance is made over there, __new__ and all */
+        }
         PyObject *value = kind == 'l' || kind == 'b' ? Py_NewRef(PyTuple_GET_ITEM(row, 3))
                                                      : stub_new(cls, name, (char)kind, abstract);
         if (value != NULL && is_stub(value)) {
@@ -660,6 +670,7 @@ names_that_went(PyTypeObject *cls, PyObject *dict, PyObject *names)
         /* What is no stub and not part of every class is an object of this side, see 'b'. */
         bool described = is_stub(value) ? ((StubObject *)value)->own
                                         : stub_kind(cls, name, value) != 0 &&
+                                              !is_name(name, core_get()->str___new__) &&
                                               !Py_IS_TYPE(value, &PyGetSetDescr_Type) &&
                                               !Py_IS_TYPE(value, &PyMemberDescr_Type);
         int kept = described ? PySet_Contains(now, name) : 1;
@@ -961,6 +972,18 @@ allow_deriving(PyObject *bases, bool allow)
     }
 }
 
+/* Error messages name a type in C by its tp_name, with the module. */
+static int
+set_full_name(PyTypeObject *type, PyObject *full)
+{
+    PyObject *kept = PyDict_SetDefault(core_get()->type_names, full, full); /* keeps the text */
+    const char *text = kept == NULL ? NULL : PyUnicode_AsUTF8(kept);
+    if (text != NULL && strchr(text, '.') != NULL) {
+        type->tp_name = text;
+    }
+    return text == NULL ? -1 : 0;
+}
+
 static PyTypeObject *
 make_mirror(PeerObject *peer, struct description *d)
 {
@@ -1015,6 +1038,9 @@ make_mirror(PeerObject *peer, struct description *d)
         goto error;
     }
     Py_DECREF(dict); /* what the target has to say of its __slots__ is among the names */
+    if (set_full_name(type, d->full_name) < 0) {
+        goto error;
+    }
     bool proxies = !home && !(d->flags & (CLASS_EXCEPTION | CLASS_METACLASS));
     struct mirror *mirror = mirror_add(peer, type, d->flags, proxies);
     if (mirror != NULL) {
@@ -1026,7 +1052,8 @@ make_mirror(PeerObject *peer, struct description *d)
     }
     type->tp_flags |= (d->flags & CLASS_SEQUENCE ? Py_TPFLAGS_SEQUENCE : 0) |
                       (d->flags & CLASS_MAPPING ? Py_TPFLAGS_MAPPING : 0);
-    if (home) {
+    PyObject *own_new = home ? compat_type_lookup(type, core->str___new__) : NULL;
+    if (home && (own_new == NULL || !is_stub(own_new))) {
         /* A mixin of the other side must not take over the making of what is real here. */
         for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(type->tp_mro); i++) {
             PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(type->tp_mro, i);
@@ -1056,6 +1083,9 @@ make_mirror(PeerObject *peer, struct description *d)
             }
         }
         patch_slots(type, d->flags, proxies);
+    }
+    if (d->flags & CLASS_NO_SEQUENCE) {
+        ((PyHeapTypeObject *)type)->as_sequence.sq_item = NULL;
     }
     if (proxies && strcmp(Py_TYPE(type)->tp_name, "ABCMeta") == 0 && add_subclasshook(type) < 0) {
         goto error;
@@ -1179,14 +1209,22 @@ static int
 remember(PeerObject *peer, struct description *d)
 {
     PyObject *description = Py_BuildValue(
-        "(kOOOOOOOO)", (unsigned long)d->flags | (d->home ? CLASS_HOME : 0), d->module, d->qualname,
-        d->name, d->doc, d->meta, d->bases, d->inherited, d->names);
+        "(kOOOOOOOOO)", (unsigned long)d->flags | (d->home ? CLASS_HOME : 0), d->module,
+        d->qualname, d->name, d->full_name, d->doc, d->meta, d->bases, d->inherited, d->names);
     PyObject *key = Py_BuildValue("(Ks)", (unsigned long long)d->handle, "late");
     int rc =
         description == NULL || key == NULL ? -1 : PyDict_SetItem(peer->mirrors, key, description);
     Py_XDECREF(description);
     Py_XDECREF(key);
     return rc;
+}
+
+/* New reference: what follows the last dot. */
+static PyObject *
+short_name(PyObject *full)
+{
+    Py_ssize_t n = PyUnicode_GET_LENGTH(full), dot = PyUnicode_FindChar(full, '.', 0, n, -1);
+    return PyUnicode_Substring(full, dot < 0 ? 0 : dot + 1, n);
 }
 
 static PyObject *
@@ -1199,7 +1237,8 @@ decode_defined(struct incoming *in, enum class_use use)
     d.flags = read_u32(&in->r);
     d.module = decode_name(in);
     d.qualname = d.module == NULL ? NULL : decode_name(in);
-    d.name = d.qualname == NULL ? NULL : decode_name(in);
+    d.full_name = d.qualname == NULL ? NULL : decode_name(in);
+    d.name = d.full_name == NULL ? NULL : short_name(d.full_name);
     d.doc = d.name == NULL ? NULL : decode(in);
     d.meta = d.doc == NULL ? NULL : decode_class(in, CLASS_AS_META);
     d.bases = d.meta == NULL ? NULL : PyList_New(0);
@@ -1326,8 +1365,8 @@ decode_known(struct incoming *in, enum class_use use)
     if (found != NULL) {
         struct description d = {.handle = handle};
         unsigned long flags;
-        if (PyArg_ParseTuple(found, "kOOOOOOOO", &flags, &d.module, &d.qualname, &d.name, &d.doc,
-                             &d.meta, &d.bases, &d.inherited, &d.names)) {
+        if (PyArg_ParseTuple(found, "kOOOOOOOOO", &flags, &d.module, &d.qualname, &d.name,
+                             &d.full_name, &d.doc, &d.meta, &d.bases, &d.inherited, &d.names)) {
             d.flags = (uint32_t)flags & ~(uint32_t)CLASS_HOME;
             d.home = (flags & CLASS_HOME) != 0;
             type = (PyObject *)find_or_make_mirror(in->peer, &d);

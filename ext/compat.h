@@ -123,6 +123,17 @@ compat_size_before(PyTypeObject *type)
     return size + (type->tp_flags & before ? 2 * (Py_ssize_t)sizeof(PyObject *) : 0);
 }
 
+/* Borrowed: the dict that a dict_keys, dict_values or dict_items object is a view of. */
+static inline PyObject *
+compat_dict_of_view(PyObject *view)
+{
+    return (PyObject *)((struct {
+               PyObject_HEAD
+               PyDictObject *dict;
+           } *)view)
+        ->dict;
+}
+
 /* The exception under way, normalised, as a new reference; NULL when there is none. Clears it. */
 static inline PyObject *
 compat_take_exception(void)

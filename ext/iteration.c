@@ -219,7 +219,7 @@ mapping_of(PyObject *o)
         return o;
     }
     if (Py_IS_TYPE(o, &PyDictKeys_Type)) {
-        PyObject *dict = (PyObject *)((_PyDictViewObject *)o)->dv_dict;
+        PyObject *dict = compat_dict_of_view(o);
         return dict != NULL && PyDict_CheckExact(dict) ? dict : NULL;
     }
     return NULL;

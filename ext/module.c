@@ -141,9 +141,10 @@ module_exec(PyObject *module)
     Py_XDECREF(sys);
     core->value_types = PyDict_New();
     core->empty_tuple = PyTuple_New(0);
+    core->type_names = PyDict_New();
     core->errors = PyImport_ImportModule("ipython_isolation.errors");
     if (core->sys_dict == NULL || core->value_types == NULL || core->empty_tuple == NULL ||
-        core->errors == NULL ||
+        core->type_names == NULL || core->errors == NULL ||
         PyModule_AddObjectRef(module, "value_types", core->value_types) < 0) {
         return -1;
     }

@@ -7,7 +7,7 @@
 #include "handles.h"
 #include "proxy.h"
 
-enum { REDUCE_EX, REDUCE, GETSTATE, DIR, SIZEOF, COUNT };
+enum { REDUCE_EX, REDUCE, DIR, SIZEOF, COUNT };
 
 static const PyMethodDef *original[COUNT];
 
@@ -15,8 +15,8 @@ static PyObject *
 name_of(unsigned which)
 {
     core_state *core = core_get();
-    PyObject *names[COUNT] = {core->str___reduce_ex__, core->str___reduce__, core->str___getstate__,
-                              core->str___dir__, core->str___sizeof__};
+    PyObject *names[COUNT] = {core->str___reduce_ex__, core->str___reduce__, core->str___dir__,
+                              core->str___sizeof__};
     return names[which];
 }
 
@@ -28,7 +28,8 @@ answer(PyObject *self, PyObject *arg, unsigned which)
     if (mirror == NULL || !mirror->proxies || PyType_Check(self)) {
         return original[which]->ml_meth(self, arg);
     }
-    PyObject *stub = stub_new(mirror->type, name_of(which), 'm', false);
+    /* Of `object`, not of the target's class: a method of that would have been called itself. */
+    PyObject *stub = stub_new(&PyBaseObject_Type, name_of(which), 'm', false);
     PyObject *args[] = {self, arg};
     PyObject *result = stub == NULL ? NULL : PyObject_Vectorcall(stub, args, arg ? 2 : 1, NULL);
     Py_XDECREF(stub);
@@ -42,7 +43,6 @@ answer(PyObject *self, PyObject *arg, unsigned which)
     }
 METHOD(REDUCE_EX, reduce_ex)
 METHOD(REDUCE, reduce)
-METHOD(GETSTATE, getstate)
 METHOD(DIR, dir)
 METHOD(SIZEOF, size)
 #undef METHOD
@@ -58,7 +58,7 @@ int
 object_methods_init(void)
 {
     static PyMethodDef ours[COUNT]; /* the descriptors of `object` point to them from now on */
-    PyCFunction functions[COUNT] = {reduce_ex, reduce, getstate, dir, size};
+    PyCFunction functions[COUNT] = {reduce_ex, reduce, dir, size};
     for (unsigned i = 0; i < COUNT; i++) {
         if (original[i] == NULL &&
             (original[i] = compat_replace_method(&PyBaseObject_Type, name_of(i), functions[i],

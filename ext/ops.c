@@ -472,6 +472,22 @@ op_iterate(struct incoming *in, unsigned *Py_UNUSED(flags))
     return result;
 }
 
+/* home.__new__(cls, *args, **kwargs) */
+static PyObject *
+call_new(PyObject *home, PyTypeObject *cls, PyObject *args, PyObject *kwargs)
+{
+    PyObject *method = PyObject_GetAttr(home, core_get()->str___new__), *result = NULL;
+    PyObject *first = method == NULL ? NULL : PyTuple_Pack(1, cls);
+    PyObject *all = first == NULL ? NULL : PySequence_Concat(first, args);
+    if (all != NULL) {
+        result = PyObject_Call(method, all, kwargs);
+    }
+    Py_XDECREF(method);
+    Py_XDECREF(first);
+    Py_XDECREF(all);
+    return result;
+}
+
 /* An instance of a class of the asking side that derives from one of ours: made by our class's
  * __new__; its __init__ is the asking side's business. */
 static PyObject *
@@ -511,7 +527,14 @@ op_new(struct incoming *in, unsigned *Py_UNUSED(flags))
         }
     }
     if (home != NULL && args != NULL && !PyErr_Occurred()) {
-        result = home->tp_new(cls, args, kwargs);
+        PyObject *method = compat_type_lookup(home, core_get()->str___new__);
+        if (method != NULL && !PyCFunction_Check(method)) {
+            /* Not by tp_new: that of a Python class looks for cls's __new__, which has asked us. */
+            result = call_new((PyObject *)home, cls, args, kwargs);
+        }
+        else {
+            result = home->tp_new(cls, args, kwargs);
+        }
     }
 done:
     call_free(&call);

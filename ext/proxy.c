@@ -96,14 +96,17 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
         return sum;
     }
     struct message m;
-    PeerObject *peer = peer_of_type((PyTypeObject *)stub->cls);
+    PeerObject *peer = (PeerObject *)stub->peer;
+    if (peer == NULL && p != NULL) {
+        peer = p->peer; /* of object, see object_methods.c */
+    }
     bool reduced =
         p != NULL && (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__);
     if (reduced) {
         struct mirror *mirror = mirror_of(Py_TYPE(args[0]));
         PyTypeObject *reported = mirror == NULL ? NULL : (PyTypeObject *)mirror->reported;
         if (peer->is_kernel && (reported == &PyFunction_Type || reported == &PyCFunction_Type)) {
-            return PyObject_GetAttr(args[0], core->str___qualname__); /* found again by its name */
+            return PyObject_CallMethod(peer->host, "reduce_function", "O", args[0]);
         }
         if (reported == &PyDict_Type || reported == &PyList_Type || reported == &PySet_Type ||
             reported == &PyByteArray_Type) {
@@ -752,7 +755,8 @@ proxy_getattro(PyObject *self, PyObject *name)
             if (name == core->str___sizeof__ && Py_TYPE(descr) == core->method_type) {
                 return bound_new(self, (StubObject *)descr); /* see add_size */
             }
-            if (name == core->str___sizeof__ && is_object_method(descr)) {
+            if ((name == core->str___sizeof__ || is_name(name, core->str___getstate__)) &&
+                is_object_method(descr)) {
                 return remote_getattr(p->peer, self, name);
             }
             if (get != NULL) {

@@ -53,7 +53,8 @@ enum {
     CLASS_FINAL = 4096,         /* nothing can derive from it */
     CLASS_OWN_INIT = 8192,      /* somewhere in the MRO there is an __init__ besides object's */
     CLASS_BUSY_META = 16384,    /* a metaclass with a __new__ or __init__ of its own */
-    CLASS_HOME = 1 << 30,       /* never on the wire: see remember() */
+    CLASS_NO_SEQUENCE = 32768, /* a mapping in C: no sq_item, which a __getitem__ here would make */
+    CLASS_HOME = 1 << 30,      /* never on the wire: see remember() */
 };
 
 /* A mirrored class, found by the address of its type in core->mirrors. Never freed while the peer
@@ -243,6 +244,7 @@ typedef struct core_state {
     struct table mirrors;   /* address of a type -> struct mirror */
     PyObject *value_types;  /* dict: type -> True; registered to cross by value */
     PyObject *empty_tuple;
+    PyObject *type_names;        /* dict: the texts that tp_name of mirrors points to, as keys */
     PyObject *sys_dict;          /* strong: sys.__dict__ */
     PyObject *recent_names[256]; /* strong or NULL: interned names that arrived, by their hash */
     PyObject *errors;            /* the module ipython_isolation.errors */

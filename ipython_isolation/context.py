@@ -342,6 +342,15 @@ class IsolationContext:
         except (ValueError, TypeError) as error:
             raise AttributeError("__signature__") from error
 
+    def reduce_function(self, function):
+        """What rebuilds the proxy of a function: its name, if that leads to it here; else the function of that name."""
+        module, qualname = function.__module__, function.__qualname__
+        try:
+            local = errors.find(module, qualname)
+        except (ImportError, AttributeError, TypeError, ValueError):
+            return qualname
+        return qualname if local is function else (errors.find, (module, qualname))
+
     def reduced(self, parts):
         """What `__reduce_ex__` of a proxy's target said, for pickling here."""
         if not isinstance(parts, tuple):

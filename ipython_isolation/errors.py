@@ -2,6 +2,7 @@
 
 import copyreg
 import functools
+import importlib
 import signal as _signal
 import sys
 import types
@@ -207,6 +208,14 @@ def reduce(o):
         # Not by subscription, as it says itself: that may be a matter of the other process.
         return type(o), (o.__origin__, o.__args__)
     return o.__reduce_ex__(2)
+
+
+def find(module, qualname):
+    """What a name means in this process, e.g. ``find("_operator", "pow")``; for functions in pickles."""
+    o = importlib.import_module(module)
+    for part in qualname.split("."):
+        o = getattr(o, part)
+    return o
 
 
 def registered(o):

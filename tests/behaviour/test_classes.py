@@ -350,3 +350,25 @@ def test_generic_classes(zoo):
         isinstance(Mine(3), zoo.Box),
         repr(zoo.Box[int]),
     )
+
+
+@both
+def test_new_of_a_session_class(zoo):
+    class Cat(zoo.Animal):
+        def __new__(cls, *args):
+            self = super().__new__(cls, *args)
+            self.tag = "made here"
+            return self
+
+        def twin(self):
+            return type(self)(self.name)
+
+    cat = Cat("tom")
+    made_there = zoo.call(Cat, "tim")
+    return cat.tag, cat.name, cat.twin().tag, made_there.tag, made_there.name, type(made_there) is Cat, zoo.call(type, cat) is Cat
+
+
+@both
+def test_in_of_what_is_no_sequence(load):
+    re, zoo = load("re"), load("zoo")
+    return [str(raises(lambda: "a" in x)) for x in (re.match("a", "a"), zoo.Animal("rex"), zoo.endless)]
