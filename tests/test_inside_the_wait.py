@@ -4,14 +4,18 @@ context; and other things that went wrong once."""
 import contextlib
 import gc
 import io
+import re
 import signal
 import struct
 import sys
+from pathlib import Path
 
 import numpy
 import pytest
 
 from ipython_isolation import ClientStateError, IsolationContext, ProcessTerminationError, ProtocolError, byvalue
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -129,7 +133,9 @@ def test_a_class_as_self_of_reduce(zoo):
 def test_bytes_never_become_pointers(context):
     context.start()
     header = struct.pack("<BBHIIIQ", 1, 0, 1, context.info()["epoch"], 1, 0, 99)
-    ndarray, ascii = 33, 9  # tags of codec.h
+    enum = re.search(r"enum tag \{(.*?)\n\};", (ROOT / "ext" / "codec.h").read_text(), re.S)[1]
+    tags = re.findall(r"\bTAG_[A-Z_]+\b(?= = |,)", enum)
+    ndarray, ascii = tags.index("TAG_NDARRAY"), tags.index("TAG_ASCII")
     dtype = struct.pack("<BQ", ascii, 1) + b"O"
     body = struct.pack("<BQB", ndarray, 0, 3) + dtype + struct.pack("<QQBQQ", 1, 1, 0, 8, 0x41414141)
     with pytest.raises(ProtocolError):
