@@ -73,8 +73,9 @@ class Child:
 
     # -- what the kernel asks -------------------------------------------------------------------
 
-    def remote_setup(self, argv, paths, path, environ, cwd, levels):
+    def remote_setup(self, argv, paths, isolated, path, environ, cwd, levels):
         sys.argv[:] = argv
+        self.peer.isolated.update(isolated)
         _paths.update(paths)
         self.remote_sync(path, environ, cwd, levels)
 

@@ -252,7 +252,8 @@ class IsolationContext:
             )
             thread.start()
             paths = tuple((name, tuple(path)) for name, (_, path) in self._loaded.items() if path)
-            self._peer.host_call("setup", [str(a) for a in sys.argv], paths, *self._changes())
+            isolated = tuple(self._peer.isolated)  # of earlier lives
+            self._peer.host_call("setup", [str(a) for a in sys.argv], paths, isolated, *self._changes())
             self._replaying = True
             for function, args, kwargs in self._setup:
                 self._call(function, *_copied((args, kwargs)))

@@ -134,3 +134,10 @@ def test_two_contexts_do_not_mix(context, bare_context):
             pass
 
         Both("x")
+
+
+def test_types_of_isolated_modules_stay_isolated(context):
+    collections = context.load_module("collections")
+    assert ipython_isolation.isproxy(collections.OrderedDict(a=1)) and ipython_isolation.isproxy(collections.deque("ab"))
+    context.restart()
+    assert ipython_isolation.isproxy(collections.OrderedDict(a=1)) and ipython_isolation.isproxy(collections.deque("ab"))
