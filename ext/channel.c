@@ -34,6 +34,8 @@
 /* Where two ends wake each other up all the time, neither sees that spinning would do: try again
  * after so many waits. */
 #define SPIN_RETRY 32
+/* After so many waits with both ends on one processor, one of them moves. */
+#define STACKED_MOST 128
 
 /* More frames are never under way: requests are nested. */
 #define OWED_MOST (1u << 20)
@@ -55,6 +57,8 @@ struct channel {
     bool spins;       /* there is more than one processor to run on */
     unsigned spin_us; /* how long the next wait spins */
     unsigned slept;   /* waits since one was worth spinning for */
+    bool moves;       /* the end that goes to another processor when both are on one */
+    unsigned stacked; /* waits since it last did, in which both were on one */
     uint64_t sent, received; /* over libzmq */
     uint64_t owed;           /* what `received` must become before the lane is read again */
 };
@@ -203,6 +207,7 @@ channel_accept(void *zmq, const char *endpoint, int listen_fd)
     }
     int patience = ACCEPT_TIMEOUT_MS;
     c->send_flags = 0;
+    c->moves = true;
     zmq_setsockopt(c->socket, ZMQ_SNDTIMEO, &patience, sizeof patience);
     if (zmq_setsockopt(c->socket, ZMQ_USE_FD, &listen_fd, sizeof listen_fd) < 0 ||
         zmq_bind(c->socket, endpoint) < 0) {
@@ -606,6 +611,30 @@ may_spin(const channel *c)
     return c->hot && c->spins && !await_zmq(c) && !lane_stacked(c->lane);
 }
 
+/* When one end wakes the other, the scheduler likes to put it on the waker's processor, and
+ * leaves it there although another is idle: both then take turns, at ten times the cost. So now and
+ * then this thread goes elsewhere; what it may run on stays what it was. Only the accepting end
+ * does so, lest both do. */
+static void
+move_away(channel *c)
+{
+    cpu_set_t allowed, others;
+    if (!c->moves || !c->hot || !c->spins || await_zmq(c) || !lane_stacked(c->lane) ||
+        ++c->stacked < STACKED_MOST) {
+        return;
+    }
+    c->stacked = 0;
+    int cpu = sched_getcpu();
+    if (cpu < 0 || sched_getaffinity(0, sizeof allowed, &allowed) < 0) {
+        return;
+    }
+    others = allowed;
+    CPU_CLR((unsigned)cpu, &others);
+    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0) {
+        (void)sched_setaffinity(0, sizeof allowed, &allowed);
+    }
+}
+
 bool
 channel_spin(channel *c, unsigned us)
 {
@@ -641,6 +670,9 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
     if (nfds > CHANNEL_MAX_FDS) {
         errno = EINVAL;
         return -1;
+    }
+    if (c->lane != NULL && timeout_ms != 0) {
+        move_away(c);
     }
     if (c->lane != NULL && timeout_ms != 0 && may_spin(c)) {
         since = microseconds();
