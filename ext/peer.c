@@ -442,8 +442,11 @@ serve(struct incoming *in)
         entry.frame = PyThreadState_GetFrame(PyThreadState_Get());
         s->entries = &entry;
     }
-    if (frame_open(in) == 0) {
+    /* Two objects that each stand for the other would ask for ever: it ends as it does in-process.
+     */
+    if (frame_open(in) == 0 && Py_EnterRecursiveCall(" while answering the other process") == 0) {
         result = op_execute(in, &flags);
+        Py_LeaveRecursiveCall();
     }
     s->entries = entry.outer;
     Py_CLEAR(entry.frame);

@@ -294,6 +294,9 @@ value_get(PyObject *self, PyObject *o, PyObject *type)
          * other class's. */
         return data_get(self, o, type);
     }
+    if (!PyType_IsSubtype((PyTypeObject *)owner, (PyTypeObject *)stub->cls)) {
+        owner = stub->cls; /* copied from that class's __dict__ to another's */
+    }
     return remote_getattr(peer_of_type((PyTypeObject *)stub->cls), owner, stub->name);
 }
 

@@ -197,3 +197,23 @@ def test_exit_and_interrupt_pass_through(zoo):
         raise kind("now")
 
     return [type(raises(zoo.call, stop, kind)) for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration)]
+
+
+@both
+def test_endless_recursion_through_both(zoo):
+    def again(n):
+        return zoo.call(again, n + 1)
+
+    return type(raises(again, 0)).__name__, zoo.call(abs, -1)
+
+
+@both
+def test_a_namespace_copied_to_another_class(zoo):
+    class Mine:
+        color = ("red", ["held"])
+
+        def hello(self):
+            return "hello"
+
+    copy = zoo.call(eval, "type(m)('Copy', (), {k: v for k, v in m.__dict__.items() if k in ('color', 'hello')})", {"m": Mine})
+    return copy.color, copy().hello(), zoo.read_attribute(copy, "color")
