@@ -81,7 +81,7 @@ total_size(const struct array_interface *a)
 
 /* A result moves when nothing else can see its memory: no other reference to it, nor to what it is
  * a view of. */
-static bool
+bool
 is_fresh(PyObject *array, bool owned)
 {
     if (!owned || Py_REFCNT(array) != 1) {
@@ -98,6 +98,97 @@ is_fresh(PyObject *array, bool owned)
     Py_XDECREF(base);
     PyErr_Clear();
     return fresh;
+}
+
+/* An array of objects that moves: each element by its own rule. */
+static int
+encode_objects(struct message *m, PyObject *o, bool *done)
+{
+    struct array_interface *a;
+    PyObject *capsule = interface_of(o, &a);
+    if (capsule == NULL) {
+        return -1;
+    }
+    int rc = 0;
+    if (a->typekind == 'O' && (a->flags & (C_CONTIGUOUS | F_CONTIGUOUS))) {
+        PyObject **items = a->data;
+        size_t n = total_size(a) / sizeof *items;
+        *done = true;
+        write_u8(&m->w, TAG_OBJECTS);
+        write_u8(&m->w,
+                 (uint8_t)((a->flags & C_CONTIGUOUS ? 1 : 0) | (a->flags & WRITEABLE ? 2 : 0)));
+        write_u64(&m->w, (uint64_t)a->nd);
+        for (int i = 0; i < a->nd; i++) {
+            write_u64(&m->w, (uint64_t)a->shape[i]);
+        }
+        for (size_t i = 0; rc == 0 && i < n; i++) {
+            rc = encode(m, items[i] == NULL ? Py_None : items[i], true);
+        }
+    }
+    Py_DECREF(capsule);
+    return rc < 0 ? -1 : message_check(m);
+}
+
+PyObject *
+decode_objects(struct incoming *in)
+{
+    uint8_t flags = read_u8(&in->r);
+    uint64_t nd = read_count(&in->r, 8), total = 1;
+    PyObject *shape = nd > 64 ? NULL : PyTuple_New((Py_ssize_t)nd), *numpy = NULL, *array = NULL;
+    PyObject *capsule = NULL;
+    struct array_interface *a;
+    for (uint64_t i = 0; shape != NULL && i < nd; i++) {
+        uint64_t length = read_u64(&in->r);
+        PyObject *number = PyLong_FromUnsignedLongLong(length);
+        if (number == NULL || __builtin_mul_overflow(total, length, &total)) {
+            Py_CLEAR(shape);
+            Py_XDECREF(number);
+            break;
+        }
+        PyTuple_SET_ITEM(shape, (Py_ssize_t)i, number);
+    }
+    if (shape == NULL || in->r.failed || total > reader_left(&in->r)) {
+        goto garbled;
+    }
+    numpy = PyImport_ImportModule("numpy");
+    array = numpy == NULL
+                ? NULL
+                : PyObject_CallMethod(numpy, "empty", "Oss", shape, "O", flags & 1 ? "C" : "F");
+    capsule = array == NULL ? NULL : interface_of(array, &a);
+    if (capsule == NULL) {
+        Py_CLEAR(array);
+        goto done;
+    }
+    if (a->typekind != 'O' || total_size(a) != total * sizeof(PyObject *)) {
+        goto garbled;
+    }
+    PyObject **items = a->data;
+    for (uint64_t i = 0; i < total; i++) {
+        PyObject *item = decode(in);
+        if (item == NULL) {
+            Py_CLEAR(array);
+            goto done;
+        }
+        Py_XSETREF(items[i], item);
+    }
+    if (!(flags & 2)) {
+        PyObject *none = PyObject_CallMethod(array, "setflags", "O", Py_False);
+        if (none == NULL) {
+            Py_CLEAR(array);
+        }
+        Py_XDECREF(none);
+    }
+    goto done;
+garbled:
+    Py_CLEAR(array);
+    if (!PyErr_Occurred()) {
+        garbled("array of objects");
+    }
+done:
+    Py_XDECREF(shape);
+    Py_XDECREF(numpy);
+    Py_XDECREF(capsule);
+    return array;
 }
 
 int
@@ -122,7 +213,8 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     Py_XDECREF(hasobject);
     dtype = has;
     if (objects != 0) {
-        rc = objects < 0 ? -1 : 0; /* elements are references: the array goes by reference too */
+        /* Elements are references: as an argument the array goes by reference too. */
+        rc = objects < 0 ? -1 : m->result ? encode_objects(m, o, done) : 0;
         goto done;
     }
     *done = true;

@@ -46,6 +46,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->seen = NULL;
     m->blobs = NULL;
     m->nblobs = 0;
+    m->reducing = false;
     m->pure = false;
     m->operation = NULL;
     m->operand = NULL;
@@ -772,10 +773,11 @@ encode_reduced(struct message *m, PyObject *o, bool *done)
              (PyTuple_GET_SIZE(parts) < 4 || PyTuple_GET_ITEM(parts, 3) == Py_None)) {
         PyObject *state = PyTuple_GET_SIZE(parts) > 2 ? PyTuple_GET_ITEM(parts, 2) : Py_None;
         PyObject *function = PyTuple_GET_ITEM(parts, 0), *module, *qualname;
-        bool result = m->result;
+        bool result = m->result, reducing = m->reducing;
         if (is_named(m->peer, function, &module, &qualname)) {
             *done = true;
             write_tag(m, TAG_REDUCE);
+            m->reducing = true;
             m->result = true; /* the parts are ours alone: no copy-restore */
             rc = encode_name(m, module) < 0 || encode_name(m, qualname) < 0 ||
                          encode(m, PyTuple_GET_ITEM(parts, 1), true) < 0 ||
@@ -783,6 +785,7 @@ encode_reduced(struct message *m, PyObject *o, bool *done)
                      ? -1
                      : 0;
             m->result = result;
+            m->reducing = reducing;
             Py_DECREF(module);
             Py_DECREF(qualname);
         }
@@ -1050,7 +1053,8 @@ encode_compound(struct message *m, PyObject *o, bool owned)
         int rc = encode_module(m, o);
         return rc < 0 || m->result ? rc : keep(m, at, o);
     }
-    if (m->peer->is_kernel && PyCFunction_CheckExact(o)) {
+    /* In a registered value either side's own: what it is made with must not ask back for it. */
+    if ((m->peer->is_kernel || m->reducing) && PyCFunction_CheckExact(o)) {
         PyObject *self = PyCFunction_GET_SELF(o), *module, *qualname;
         if ((self == NULL || PyModule_Check(self)) && is_named(m->peer, o, &module, &qualname)) {
             write_tag(m, TAG_NAMED);
@@ -1862,6 +1866,8 @@ decode_compound(struct incoming *in, uint8_t tag, bool kept)
         }
         return Py_XNewRef(o);
     }
+    case TAG_OBJECTS:
+        return decode_objects(in);
     case TAG_NDARRAY:
         return decode_ndarray(in);
     case TAG_ARRAY:

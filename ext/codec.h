@@ -50,6 +50,7 @@ enum tag {
     TAG_BLOBTEXT,       /* blob: a long ASCII text */
     TAG_LIBRARY,    /* id (0: it moves), which, factory, content: a dict of class `collections` */
     TAG_SHADOW,     /* handle, class, id, kind, content: a container of a session class */
+    TAG_OBJECTS,    /* order and writeable, shape, items: an array of objects */
     TAG_KEPT = 128, /* added to the tag of a value that gets the next number of its request */
 };
 
@@ -74,6 +75,7 @@ struct message {
     PyObject *seen;     /* strong or NULL: exceptions already in this frame, by handle */
     struct blob *blobs; /* sent along without a copy; each owns a reference to its object */
     size_t nblobs;
+    bool reducing;         /* what is encoded is part of a registered value */
     bool pure;             /* a request that changes nothing over there */
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
     PyObject *operand;
@@ -169,6 +171,8 @@ void chain_context(PyObject *exc);
 /* arrays.c */
 bool is_ndarray(PeerObject *peer, PyObject *o);
 bool is_array(PeerObject *peer, PyObject *o);
+bool is_fresh(PyObject *array, bool owned); /* may it move? */
+PyObject *decode_objects(struct incoming *in);
 int encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done);
 PyObject *decode_ndarray(struct incoming *in);
 int encode_array(struct message *m, PyObject *o, bool owned, bool *done);

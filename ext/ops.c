@@ -97,14 +97,27 @@ watched_changed(PeerObject *peer)
     return changed;
 }
 
-/* C code that copies them to another function (functools.wraps) takes nothing but a real dict. */
+/* C code that copies them to another function (functools.wraps), or asks for an array by its
+ * interface, takes nothing but a real dict. */
 static PyObject *
 copy_annotations(PyObject *name, PyObject *value)
 {
     core_state *core = core_get();
     if (value != NULL && PyDict_CheckExact(value) &&
-        (is_name(name, core->str___annotations__) || is_name(name, core->str___kwdefaults__))) {
+        (is_name(name, core->str___annotations__) || is_name(name, core->str___kwdefaults__) ||
+         is_name(name, core->str___array_interface__))) {
         Py_SETREF(value, PyDict_Copy(value));
+    }
+    return value;
+}
+
+/* Who calls __array__ wants an array of its own process: one that is held here is copied. */
+static PyObject *
+copy_array(PeerObject *peer, PyObject *name, PyObject *value)
+{
+    if (value != NULL && is_name(name, core_get()->str___array__) && is_ndarray(peer, value) &&
+        (Py_REFCNT(value) > 1 || !is_fresh(value, true))) {
+        Py_SETREF(value, PyObject_CallMethod(value, "copy", "s", "K"));
     }
     return value;
 }
@@ -180,9 +193,10 @@ op_callattr(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
     PyObject *o = decode(in), *name = o == NULL ? NULL : decode_name(in);
     PyObject *f = name == NULL ? NULL : PyObject_GetAttr(o, name);
+    PyObject *result = copy_array(in->peer, name, call_with_rest(in, f));
     Py_XDECREF(o);
     Py_XDECREF(name);
-    return call_with_rest(in, f);
+    return result;
 }
 
 /* The class and the descriptor that it has under the name that follows. */
@@ -313,6 +327,7 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
     if (name == core_get()->str___sizeof__ && self != NULL && !PyType_Check(self)) {
         result = add_size(result, compat_size_before(Py_TYPE(self)));
     }
+    result = copy_array(in->peer, name, result);
     call_free(&call);
 done:
     Py_DECREF(descriptor);

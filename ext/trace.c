@@ -175,6 +175,7 @@ value(struct line *l, struct reader *r, int depth)
         add(l, "<class>");
         return false;
     case TAG_NDARRAY:
+    case TAG_OBJECTS:
         add(l, "<ndarray>");
         return false;
     case TAG_ARRAY:

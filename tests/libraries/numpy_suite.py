@@ -88,7 +88,7 @@ def run_here(file, result, isolated, arguments):
             sys.exit("numpy is not isolated")
         requests = info()["requests"]
     recorder = Recorder(result)
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-o", "timeout=60", "--tb=short"]
+    options = ["-q", "-p", "no:cacheprovider", "-o", "timeout=60", "--tb=short"]
     pytest.main([*options, "--rootdir", str(file.parent), "-c", "/dev/null", *arguments, str(file)], plugins=[recorder])
     recorder.write(requests=None if requests is None else info()["requests"] - requests)
     sys.stdout.flush()
