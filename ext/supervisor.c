@@ -248,9 +248,20 @@ read_stat(pid_t pid, char *text, size_t size)
     return name_end && name_end[1] == ' ' ? name_end + 2 : NULL;
 }
 
+/* Has that task, or is there no such task? EACCES, where the system does not let us look, is no. */
+static int
+has_no_program(const char *task)
+{
+    char path[80], text[1];
+
+    snprintf(path, sizeof path, "%s/exe", task);
+    return readlink(path, text, sizeof text) < 0 && errno == ENOENT;
+}
+
 /* Has a process of ours begun to end, and how? Then none of its threads has a program any more,
  * since that goes when its memory begins to be taken down. One thread that still has one may be on
- * the way to another: an exec ends all others first, the main one too. */
+ * the way to another: an exec ends all others first, the main one too, and then takes over the
+ * number of that one. Its own has gone by then; so the main one is looked at last. */
 static int
 has_ended(pid_t pid, int *status)
 {
@@ -263,13 +274,12 @@ has_ended(pid_t pid, int *status)
     if (!threads)
         return 0;
     while (ended && (thread = readdir(threads))) {
-        if (thread->d_name[0] == '.')
-            continue;
-        snprintf(path, sizeof path, "/proc/%d/task/%.16s/exe", pid, thread->d_name);
-        /* EACCES where the system does not let us look: there the status below would be 0. */
-        ended = readlink(path, text, sizeof text) < 0 && errno == ENOENT;
+        snprintf(path, sizeof path, "/proc/%d/task/%.16s", pid, thread->d_name);
+        ended = thread->d_name[0] == '.' || has_no_program(path);
     }
     closedir(threads);
+    snprintf(path, sizeof path, "/proc/%d", pid);
+    ended = ended && has_no_program(path);
 
     const char *field = ended ? read_stat(pid, text, sizeof text) : NULL;
     for (int i = 3; field && i < 52; i++)
