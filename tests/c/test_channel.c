@@ -288,22 +288,34 @@ test_a_lane_that_comes_late(void)
     close_pair();
 }
 
-/* What the other end had sent before it went is still received. */
+/* What the other end had written to the lane before it went is still received. (Over libzmq this
+ * holds only for what arrives before the hang-up is noticed: with ZMQ_RECONNECT_IVL -1 it drops the
+ * rest.) */
 static void
 test_last_frames(void)
 {
+    unsigned char data[300];
     struct frame f;
     open_pair();
-    send_kind(here, 0);
+    send_kind(here, 0); /* the first of each goes over libzmq */
     expect_kind(there, 0);
-    for (uint64_t i = 0; i < 40; i++) {
-        send_kind(there, i);
+    send_kind(there, 0);
+    expect_kind(here, 0);
+    for (unsigned i = 0; i < 20; i++) {
+        memset(data, (int)i, sizeof data);
+        CHECK_EQUAL(channel_send(there, data, sizeof data), 0);
     }
     channel_finish(there);
     there = NULL;
-    for (uint64_t i = 0; i < 40; i++) {
+    for (unsigned i = 0; i < 20; i++) {
         CHECK(channel_last(here, 2000));
-        expect_kind(here, i);
+        int got = channel_recv(here, &f);
+        CHECK_EQUAL(got, 1);
+        if (got == 1) {
+            CHECK_EQUAL(f.size, sizeof data);
+            CHECK_EQUAL(*(unsigned char *)f.data, i);
+            frame_free(&f);
+        }
     }
     CHECK(!channel_last(here, 2000));
     CHECK_EQUAL(channel_recv(here, &f), 0);
@@ -343,7 +355,6 @@ test_all(void)
     test_descriptors();
     test_order();
     test_echo();
-    test_last_frames();
     test_idle();
 }
 
@@ -355,6 +366,7 @@ main(void)
     with_lane = true;
     test_all();
     test_a_lane_that_comes_late();
+    test_last_frames();
     CHECK(blobs_done > 0);
     zmq_ctx_term(zmq);
     return check_report();
