@@ -155,7 +155,7 @@ stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
 {
     core_state *core = core_get();
     PyTypeObject *type = strchr("mfingq", kind) != NULL ? core->method_type
-                         : strchr("dpo", kind) != NULL  ? core->data_type
+                         : strchr("dDpo", kind) != NULL ? core->data_type
                                                         : core->value_type;
     StubObject *stub = PyObject_GC_New(StubObject, type);
     if (stub != NULL) {
@@ -248,8 +248,12 @@ static PyObject *
 data_get(PyObject *self, PyObject *o, PyObject *type)
 {
     StubObject *stub = (StubObject *)self;
-    if (o == NULL || o == Py_None || building > 0) {
+    bool of_class = o == NULL || o == Py_None;
+    if (building > 0 || (of_class && (stub->kind != 'D' || type == NULL))) {
         return Py_NewRef(self);
+    }
+    if (of_class) {
+        o = Py_None; /* read from the class: a descriptor of a type of its own may give anything */
     }
     struct message m;
     if (request_begin(peer_of_type((PyTypeObject *)stub->cls), &m, OP_GET) < 0) {
