@@ -144,10 +144,14 @@ def run(name, isolated, limit, arguments=()):
     file = copied(name)
     result = file.with_name("result.jsonl")
     command = [sys.executable, str(Path(__file__).resolve()), "--here", str(file), str(result), str(int(isolated)), *arguments]
-    log = open(file.with_name("log-isolated" if isolated else "log-plain"), "w")
+    log = file.with_name("log-isolated" if isolated else "log-plain")
+    log.write_text("")
     ended, deadline, done = None, time.monotonic() + limit, -1
     while True:
-        process = subprocess.Popen(command, cwd=file.parent, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        with open(log, "a") as output:
+            process = subprocess.Popen(
+                command, cwd=file.parent, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
             status = process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
