@@ -20,7 +20,7 @@ comma := ,
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 .PHONY: setup build c-tests victims test test-asan test-all-pythons demo bench soak fuzz \
-	transparency transparency-report transparency-check format format-check werror wheel clean
+	numpy-suite transparency transparency-report transparency-check format format-check werror wheel clean
 
 # ---- set-up and build ----------------------------------------------------------------------------
 
@@ -94,6 +94,10 @@ transparency-report: build
 	$(BIN)/python tests/transparency/report.py $(ARGS)
 transparency-check: build
 	$(BIN)/python tests/transparency/report.py --check $(ARGS)
+
+# NumPy's own tests with numpy isolated; some 15 minutes. ARGS: files, --show, -k ...
+numpy-suite: build
+	$(BIN)/python tests/libraries/numpy_suite.py $(ARGS)
 
 C_ALL = $(shell find ext tests tools -name '*.[ch]' -not -path '*/build/*' | sort)
 format: $(SETUP)

@@ -491,6 +491,14 @@ decode_array(struct incoming *in)
     return array;
 }
 
+/* A format that memoryview.cast() can give back: any other view goes by reference. */
+static bool
+is_native_format(const char *format)
+{
+    format += format[0] == '@';
+    return format[0] != '\0' && format[1] == '\0' && strchr("?cbBhHiIlLqQnNfdP", format[0]) != NULL;
+}
+
 int
 encode_memoryview(struct message *m, PyObject *o, bool *done)
 {
@@ -502,7 +510,8 @@ encode_memoryview(struct message *m, PyObject *o, bool *done)
         return message_check(m);
     }
     Py_buffer *view = PyMemoryView_GET_BUFFER(o);
-    if (m->result || !PyBuffer_IsContiguous(view, 'C')) {
+    if (m->result || !PyBuffer_IsContiguous(view, 'C') ||
+        !is_native_format(view->format == NULL ? "B" : view->format)) {
         return 0;
     }
     *done = true;

@@ -203,7 +203,7 @@ buffer_hold(PeerObject *peer, PyObject *o, int flags)
             goto done;
         }
     }
-    shape = tuple_of_sizes(b->shape, b->ndim);
+    shape = b->ndim == 0 ? PyTuple_New(0) : tuple_of_sizes(b->shape, b->ndim);
     strides = tuple_of_sizes(PyBuffer_IsContiguous(b, 'C') ? NULL : b->strides, b->ndim);
     if (shape != NULL && strides != NULL) {
         result = Py_BuildValue("(OOyniOO)", hold, bytes, b->format ? b->format : "B", b->itemsize,

@@ -216,7 +216,10 @@ stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
         return 'c';
     }
     if (type->tp_descr_set != NULL) {
-        return type == &PyProperty_Type ? 'p' : type == &PyMemberDescr_Type ? 'o' : 'd';
+        return type == &PyProperty_Type      ? 'p'
+               : type == &PyMemberDescr_Type ? 'o'
+               : type == &PyGetSetDescr_Type ? 'd'
+                                             : 'D';
     }
     if (type->tp_descr_get != NULL && PyCallable_Check(value) && !PyType_Check(value)) {
         return type == &PyFunction_Type ? 'f' : 'm';

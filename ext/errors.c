@@ -80,6 +80,10 @@ encode_traceback(struct message *m, PyObject *traceback)
     for (PyTracebackObject *tb = (PyTracebackObject *)traceback; rc == 0 && tb != NULL;
          tb = tb->tb_next) {
         PyCodeObject *code = PyFrame_GetCode(tb->tb_frame);
+        if (PyUnicode_CompareWithASCIIString(code->co_filename, "<isolation>") == 0) {
+            Py_DECREF(code); /* see call_as_overridden() */
+            continue;
+        }
         PyObject *number = PyObject_GetAttrString((PyObject *)tb, "tb_lineno");
         long line = number == NULL || number == Py_None ? 0 : PyLong_AsLong(number);
         Py_XDECREF(number);

@@ -271,6 +271,46 @@ add_size(PyObject *size, Py_ssize_t more)
     return size;
 }
 
+/* Does a class of the asking side, which stands here for self's, have a method of this name that
+ * hides the one that is called? Then this is `super().method()`. */
+static bool
+is_overridden(PyObject *self, PyObject *name, PyObject *descriptor)
+{
+    return !PyType_Check(self) &&
+           table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(self))) != NULL &&
+           compat_type_lookup(Py_TYPE(self), name) != descriptor;
+}
+
+/* Calls a method in a frame that looks like that of the method which overrides it: bindings of C++
+ * classes (pybind11) see by the calling frame that a virtual method is not to be dispatched again.
+ */
+static PyObject *
+call_as_overridden(PyObject *descriptor, PyObject *name, const struct call *call)
+{
+    PyObject *self = call->args[0];
+    PyObject *frame = PyObject_CallMethod(core_get()->errors, "overriding_frame", "(O)", name);
+    descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+    PyObject *f = frame == NULL ? NULL
+                  : get == NULL ? Py_NewRef(descriptor)
+                                : get(descriptor, self, (PyObject *)Py_TYPE(self));
+    PyObject *result = NULL;
+    size_t n = (size_t)call->nargs + (call->kwnames ? (size_t)PyTuple_GET_SIZE(call->kwnames) : 0);
+    PyObject **args = f == NULL ? NULL : PyMem_New(PyObject *, n + 1);
+    if (args != NULL) {
+        args[0] = self;
+        args[1] = f;
+        memcpy(args + 2, call->args + 1, (n - 1) * sizeof *args);
+        result = PyObject_Vectorcall(frame, args, (size_t)call->nargs + 1, call->kwnames);
+        PyMem_Free(args);
+    }
+    else if (f != NULL) {
+        PyErr_NoMemory();
+    }
+    Py_XDECREF(frame);
+    Py_XDECREF(f);
+    return result;
+}
+
 static PyObject *
 op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
@@ -308,6 +348,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
         /* What calling it means, without the way through a slot wrapper. */
         result = PyObject_Vectorcall(self, call.args + 1, (size_t)(call.nargs - 1) | offset,
                                      call.kwnames);
+    }
+    else if (self != NULL && !is_special_name(name) && is_overridden(self, name, descriptor)) {
+        result = call_as_overridden(descriptor, name, &call);
     }
     else if (self == NULL || (Py_TYPE(descriptor)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR)) {
         result =
@@ -350,7 +393,8 @@ op_get(struct incoming *in, unsigned *Py_UNUSED(flags))
         descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
         /* A type cannot be looked into while an exception is set: first. */
         PyObject *next = compat_type_lookup(Py_TYPE(o), core_get()->str___getattr__);
-        result = get == NULL ? Py_NewRef(descriptor) : get(descriptor, o, owner);
+        bool of_class = o == Py_None && owner != (PyObject *)Py_TYPE(o);
+        result = get == NULL ? Py_NewRef(descriptor) : get(descriptor, of_class ? NULL : o, owner);
         if (result == NULL && next != NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
             /* What the look-up of the attribute would have done next. */
             PyErr_Clear();

@@ -100,6 +100,7 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     if (peer == NULL && p != NULL) {
         peer = p->peer; /* of object, see object_methods.c */
     }
+    PyObject *in_band[2], *four = NULL; /* strong or NULL */
     bool reduced =
         p != NULL && (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__);
     if (reduced) {
@@ -113,8 +114,20 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
             return PyObject_CallMethod(peer->host, "reduce_container", "O", args[0]);
         }
         reduced = peer->is_kernel;
+        long protocol = nargs == 2 && PyLong_CheckExact(args[1]) ? PyLong_AsLong(args[1]) : 0;
+        if (protocol > 4 && kwnames == NULL) {
+            /* A PickleBuffer would be one of memory over there: in-band says the same. */
+            four = PyLong_FromLong(4);
+            if (four == NULL) {
+                return NULL;
+            }
+            in_band[0] = args[0];
+            in_band[1] = four;
+            args = in_band;
+        }
     }
     if (request_begin(peer, &m, OP_METHOD) < 0) {
+        Py_XDECREF(four);
         return NULL;
     }
     m.pure = stub->kind == 'n';
@@ -123,9 +136,11 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
         encode_call(&m, args, nargs, kwnames) < 0) {
         request_abandon(&m);
+        Py_XDECREF(four);
         return NULL;
     }
     PyObject *result = request_finish(&m);
+    Py_XDECREF(four);
     if (p != NULL && stub->name == core->str___sizeof__ && !PyType_Check(args[0])) {
         result = add_size(result, -compat_size_before(Py_TYPE(args[0])));
     }
@@ -140,7 +155,7 @@ stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
 {
     core_state *core = core_get();
     PyTypeObject *type = strchr("mfingq", kind) != NULL ? core->method_type
-                         : strchr("dpo", kind) != NULL  ? core->data_type
+                         : strchr("dDpo", kind) != NULL ? core->data_type
                                                         : core->value_type;
     StubObject *stub = PyObject_GC_New(StubObject, type);
     if (stub != NULL) {
@@ -233,8 +248,12 @@ static PyObject *
 data_get(PyObject *self, PyObject *o, PyObject *type)
 {
     StubObject *stub = (StubObject *)self;
-    if (o == NULL || o == Py_None || building > 0) {
+    bool of_class = o == NULL || o == Py_None;
+    if (building > 0 || (of_class && (stub->kind != 'D' || type == NULL))) {
         return Py_NewRef(self);
+    }
+    if (of_class) {
+        o = Py_None; /* read from the class: a descriptor of a type of its own may give anything */
     }
     struct message m;
     if (request_begin(peer_of_type((PyTypeObject *)stub->cls), &m, OP_GET) < 0) {

@@ -43,6 +43,14 @@ class _Client:
         self._context.close()
 
 
+def _own_class(o: object) -> object:
+    """Return the class of this process that a mirrored, un-isolated one has the name of; anything else as it is."""
+    if not (isinstance(o, type) and _core.isproxy(o)):
+        return o
+    here = getattr(sys.modules.get(o.__module__), o.__qualname__, None)
+    return here if isinstance(here, type) and not _core.isproxy(here) else o
+
+
 class IsolationContext:
     """A child process in which modules run, over all its lives.
 
@@ -356,6 +364,8 @@ class IsolationContext:
         """What `__reduce_ex__` of a proxy's target said, for pickling here."""
         if not isinstance(parts, tuple):
             return parts
+        if len(parts) > 1 and isinstance(parts[1], tuple):
+            parts = (parts[0], tuple(map(_own_class, parts[1])), *parts[2:])
         function = parts[0]
         module, name = getattr(function, "__module__", None), getattr(function, "__name__", None)
         if module == "copyreg" and name in _NEW:

@@ -197,6 +197,15 @@ def _sys(*_):
     return sys
 
 
+@functools.cache
+def overriding_frame(name):
+    """A function ``f(self, function, ...)`` that calls function(...) in a frame with this name and self in it."""
+    return types.FunctionType(_calling.replace(co_name=name, co_qualname=name), {})
+
+
+_calling = compile("lambda self, function, /, *args, **kwargs: function(*args, **kwargs)", "<isolation>", "eval").co_consts[0]
+
+
 def reduce(o):
     """What rebuilds a value, as copy and pickle ask for it: (callable, arguments[, state]), or the name of a constant."""
     reducer = copyreg.dispatch_table.get(type(o))

@@ -24,6 +24,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 packages=()
 have gcc || packages+=(gcc libc6-dev)
+have g++ || packages+=(g++)
 have make || packages+=(make)
 have cmake || packages+=(cmake)
 have ninja || packages+=(ninja-build)

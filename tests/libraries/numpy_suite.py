@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -41,16 +42,30 @@ FILES = """
 """.split()
 
 
+def read(path):
+    """The rows of a result file."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
+
+
 class Recorder:
     """The pytest plugin of one run: a JSON line for each test, written as soon as it is known."""
 
     def __init__(self, path):
-        self.file = open(path, "w")
+        # What an earlier run over the same file had got to, when one of the tests ended it.
+        self.done = {row.get("test") or row.get("start") for row in read(path)}
+        self.file = open(path, "a")
         self.errors = {}
+        self.passed = set()
 
     def write(self, **row):
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = [item for item in items if item.nodeid not in self.done]
+
+    def pytest_runtest_logstart(self, nodeid):
+        self.write(start=nodeid)
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -70,8 +85,6 @@ class Recorder:
             )
         elif report.when == "call" and report.passed and not hasattr(report, "wasxfail"):
             self.passed.add(report.nodeid)
-
-    passed = set()
 
 
 def run_here(file, result, isolated, arguments):
@@ -131,24 +144,40 @@ def run(name, isolated, limit, arguments=()):
     file = copied(name)
     result = file.with_name("result.jsonl")
     command = [sys.executable, str(Path(__file__).resolve()), "--here", str(file), str(result), str(int(isolated)), *arguments]
-    log = open(file.with_name("log-isolated" if isolated else "log-plain"), "w")
-    process = subprocess.Popen(command, cwd=file.parent, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    ended = None
-    try:
-        if process.wait(limit) != 0:
-            ended = f"exit status {process.returncode}"
-    except subprocess.TimeoutExpired:
-        ended = f"{limit:.0f} s are over"
-    finally:
+    log = file.with_name("log-isolated" if isolated else "log-plain")
+    log.write_text("")
+    ended, deadline, done = None, time.monotonic() + limit, -1
+    while True:
+        with open(log, "a") as output:
+            process = subprocess.Popen(
+                command, cwd=file.parent, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
-    rows = [json.loads(line) for line in result.read_text().splitlines()] if result.exists() else []
+            status = process.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            status, ended = 0, f"{limit:.0f} s are over"
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+        rows = read(result)
+        if status == 0:
+            break
+        # The interpreter died in a test: that one is lost, the run goes on with the next.
+        if len(rows) == done or not rows:
+            ended = f"exit status {status}"
+            break
+        done = len(rows)
+        last = [row["start"] for row in rows if "start" in row][-1:]
+        if last and last[0] not in {row.get("test") for row in rows}:
+            with open(result, "a") as file_:
+                error = f"the interpreter ended: {status}"
+                file_.write(json.dumps(dict(test=last[0], outcome="failed", error=error)) + "\n")
     tests = {row["test"].rpartition(".py::")[2]: row for row in rows if "test" in row}
     requests = [row["requests"] for row in rows if "requests" in row]
-    if isolated and ended is None and requests and requests[0] < len(tests) / 2:
+    if isolated and ended is None and done == -1 and requests and requests[0] < len(tests) / 2:
         sys.exit(f"{name}: {requests[0]} requests for {len(tests)} tests; not run in the child")
     return tests, ended
 

@@ -2,11 +2,26 @@
 
 import datetime
 
+import pytest
 from behaviour.harness import both, raises, worlds  # noqa: F401
+
+_open = []
+
+
+@pytest.fixture(autouse=True)
+def connections_are_closed():
+    yield
+    while _open:
+        _open.pop().close()
+
+
+def connect(sqlite3, **options):
+    _open.append(sqlite3.connect(":memory:", **options))
+    return _open[-1]
 
 
 def base(sqlite3, **options):
-    connection = sqlite3.connect(":memory:", **options)
+    connection = connect(sqlite3, **options)
     connection.execute("create table t(name, n)")
     connection.executemany("insert into t values (?, ?)", [("a", 1), ("b", 2), ("c", 3)])
     return connection
@@ -88,7 +103,7 @@ def test_adapters_and_converters(sqlite3):
 
     sqlite3.register_adapter(Other, lambda p: f"other {p.x}")
     sqlite3.register_converter("point", lambda b: tuple(map(float, b.split(b";"))))
-    con = sqlite3.connect(":memory:", detect_types=sqlite3.PARSE_DECLTYPES)
+    con = connect(sqlite3, detect_types=sqlite3.PARSE_DECLTYPES)
     con.execute("create table p(p point, d date)")
     con.execute("insert into p values (?, ?)", (Point(1, 2), datetime.date(2024, 1, 2).isoformat()))
     return con.execute("select p from p").fetchone(), con.execute("select ?", (Other(5, 6),)).fetchone()

@@ -34,5 +34,28 @@ compile() {
     mv "$output.$$" "$output"
 }
 
+generated=../../build/victims
+
+# generated MODULE SOURCE EXTENSION COMMAND...: the source that a generator writes, then a module of it
+generated() {
+    output=$1$suffix source=$2 target=$generated/$1$suffix.$3
+    if [ -e "$output" ] && [ "$output" -nt "$source" ] && [ "$output" -nt build.sh ]; then return 0; fi
+    shift 3
+    echo "building $output"
+    mkdir -p "$generated"
+    "$@"
+    case $target in *.cpp) compiler="${CXX:-g++} -std=c++17 -fvisibility=hidden -I$pybind" ;; *) compiler=${CC:-gcc} ;; esac
+    # shellcheck disable=SC2086  # a command and its flags
+    $compiler -O1 -g -w -fPIC -shared -pthread -I"$include" "$target" -o "$output.$$" -lm
+    mv "$output.$$" "$output"
+}
+
 compile cv_module cv_module/cv_module.c cv_module/cv.c cv_module/cv.h
 compile _deaths _deaths.c
+
+generated cythonic cythonic.pyx c \
+    "$python" -m cython -3 cythonic.pyx -o "$generated/cythonic$suffix.c"
+generated _ffi_zoo cffi_build.py c \
+    "$python" cffi_build.py "$generated/_ffi_zoo$suffix.c"
+pybind=$("$python" -c 'import pybind11; print(pybind11.get_include())')
+generated bound_zoo bound_zoo.cpp cpp cp bound_zoo.cpp "$generated/bound_zoo$suffix.cpp"

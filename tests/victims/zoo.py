@@ -1118,3 +1118,60 @@ class Box(typing.Generic[T]):
 
 class IntBox(Box[int]):
     pass
+
+
+# --- What is for code in C that looks at types, addresses or frames --------------------------------------------
+
+
+class Table:
+    """Gives arrays that it keeps, as pandas' and xarray's classes do."""
+
+    def __init__(self, *columns):
+        import numpy
+
+        self.numbers = numpy.array(columns[0])
+        self.texts = numpy.array(columns[1], dtype=object)
+        self.wanted = self.numbers
+
+    def __array__(self, dtype=None, copy=None):
+        return self.wanted
+
+    def total(self):
+        return self.numbers.sum()
+
+
+class Interface:
+    """An array by the older protocol: a dict that C code wants to be one."""
+
+    def __init__(self):
+        self.memory = bytearray(b"\1\2\3")
+        self.__array_interface__ = {"shape": (3,), "typestr": "|u1", "data": self.memory, "version": 3}
+
+
+class ClassProperty(property):
+    """A property of the class, as pybind11's static ones."""
+
+    def __get__(self, o, owner=None):
+        return self.fget(owner)
+
+
+class Counted:
+    kinds = ["a", "b"]
+    plenty = ClassProperty(lambda cls: (cls.__name__, len(cls.kinds)))
+
+
+class Virtual:
+    """Dispatches as bindings of C++ classes do: by the name and first argument of the frame that calls."""
+
+    def whose(self, mark=None):
+        caller = sys._getframe(1)
+        if caller.f_code.co_name == "whose" and caller.f_locals[caller.f_code.co_varnames[0]] is self:
+            return f"Virtual's {mark}"
+        return self.whose(mark=mark)
+
+
+class RawBytes(bytes):
+    """Derives from what has a buffer."""
+
+
+UNION = Table | int | None
