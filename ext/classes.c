@@ -1235,7 +1235,7 @@ decode_defined(struct incoming *in, enum class_use use)
 {
     struct description d = {0};
     PyTypeObject *type = NULL, *local = NULL;
-    bool exception = false;
+    bool exception = false, metaclass = false;
     d.handle = read_u64(&in->r);
     d.flags = read_u32(&in->r);
     d.module = decode_name(in);
@@ -1290,7 +1290,10 @@ decode_defined(struct incoming *in, enum class_use use)
     if (d.flags & CLASS_IMPORTABLE) {
         local = local_class(in->peer, d.module, d.qualname);
     }
-    if (use == CLASS_AS_META && local != NULL && PyType_IsSubtype(local, &PyType_Type)) {
+    /* As a base too: a mirror of ABCMeta would conflict with the real one of a class's bases. */
+    if ((use == CLASS_AS_META || use == CLASS_AS_BASE) && local != NULL &&
+        PyType_IsSubtype(local, &PyType_Type)) {
+        metaclass = true;
         type = (PyTypeObject *)Py_NewRef(local);
         goto keep;
     }
@@ -1324,7 +1327,8 @@ keep:
     /* Later frames say only the handle: remember what it stands for here, for each use. */
     if (type != NULL) {
         for (int u = CLASS_AS_VALUE; type != NULL && u <= CLASS_AS_META; u++) {
-            if (u != (int)use && !exception) {
+            if (u != (int)use && !exception &&
+                !(metaclass && (u == CLASS_AS_META || u == CLASS_AS_BASE))) {
                 continue;
             }
             PyObject *key = Py_BuildValue("(Ki)", (unsigned long long)d.handle, u);
