@@ -276,8 +276,7 @@ add_size(PyObject *size, Py_ssize_t more)
 static bool
 is_overridden(PyObject *self, PyObject *name, PyObject *descriptor)
 {
-    return !PyType_Check(self) &&
-           table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(self))) != NULL &&
+    return !PyType_Check(self) && table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(self))) != NULL &&
            compat_type_lookup(Py_TYPE(self), name) != descriptor;
 }
 
