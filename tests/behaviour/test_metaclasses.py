@@ -1,5 +1,8 @@
 """Classes of the session that an isolated metaclass makes."""
 
+import abc
+import typing
+
 from behaviour.harness import both, raises, worlds  # noqa: F401
 
 
@@ -105,3 +108,10 @@ def test_a_metaclass_of_the_session(zoo):
         pass
 
     return type(Made) is Mine, Made.added, sorted(Made.options), len(Made), "Made" in Made, zoo.read_attribute(Made, "added"), type(Made()) is Made
+
+
+def test_a_metaclass_that_came_as_a_base_before(context):
+    zoo = context.load_module("zoo")  # fresh: the order in which classes cross is the point
+    assert type(zoo.HasName) is type(typing.Protocol)
+    assert type(zoo.Later) is abc.ABCMeta
+    assert len(zoo.Later()) == 3

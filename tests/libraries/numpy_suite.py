@@ -218,6 +218,18 @@ def reason(error):
     return re.sub(r"0x[0-9a-f]+|\d+", "N", last)[:150]
 
 
+def write_docs(rows):
+    """The table of docs/libraries.md, from the rows of all files."""
+    page = ROOT / "docs" / "libraries.md"
+    kept, total = sum(row["kept"] for row in rows), sum(row["total"] for row in rows)
+    lines = ["| file | kept | of |", "| --- | ---: | ---: |"]
+    lines += [f"| `{row['file']}` | {row['kept']} | {row['total']} |" for row in rows]
+    lines += [f"| **all** ({kept / max(total, 1):.1%}) | {kept} | {total} |"]
+    before, mark, rest = page.read_text().partition("<!-- numpy-suite -->\n")
+    after = rest.partition("<!-- end -->")[2]
+    page.write_text(before + mark + "\n".join(lines) + "\n<!-- end -->" + after)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=float, default=600)
@@ -240,6 +252,8 @@ def main():
     kept, total = sum(row["kept"] for row in rows), sum(row["total"] for row in rows)
     for text, n in reasons.most_common(25):
         print(f"{n:6d}  {text}")
+    if options.docs:
+        write_docs(rows)
     print(f"numpy-suite: {kept} of {total} kept = {kept / max(total, 1):.1%}")
 
 

@@ -7,6 +7,7 @@ on the order of a set, and everything that keeps state has a way to look at it.
 import abc
 import copy
 import collections
+import collections.abc
 import contextlib
 import dataclasses
 import enum
@@ -1175,3 +1176,14 @@ class RawBytes(bytes):
 
 
 UNION = Table | int | None
+
+
+class HasName(typing.Protocol):
+    """Its metaclass derives from that of the next class: which one crosses first must not matter."""
+
+    name: str
+
+
+class Later(collections.abc.Sized, metaclass=abc.ABCMeta):
+    def __len__(self):
+        return 3
