@@ -1363,16 +1363,7 @@ decode_known(struct incoming *in, enum class_use use)
     }
     found = proxy_of_handle(in->peer, handle);
     if (found != NULL && PyType_Check(found)) {
-        struct proxy *p = proxy_find(found);
-        proxy_received(p);
-        if (use == CLASS_AS_META && p->module != NULL) {
-            /* It came as a base before: as a metaclass this side's own, as in decode_defined(). */
-            PyTypeObject *local = local_class(in->peer, p->module, p->qualname);
-            if (local != NULL && PyType_IsSubtype(local, &PyType_Type)) {
-                return (PyObject *)local;
-            }
-            Py_XDECREF(local);
-        }
+        proxy_received(proxy_find(found));
         return Py_NewRef(found);
     }
     key = Py_BuildValue("(Ks)", (unsigned long long)handle, "late");
