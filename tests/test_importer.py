@@ -150,11 +150,11 @@ def test_a_submodule_made_at_run_time(write):
 
 
 def test_a_stdlib_module():
-    context = isolate("cmath")
-    import cmath
+    context = isolate("colorsys")  # which none of the libraries imports that other tests use
+    import colorsys
 
     before = context.info()["requests"]
-    assert cmath.sqrt(-1) == 1j
+    assert colorsys.rgb_to_hsv(0.0, 0.0, 1.0) == (2 / 3, 1.0, 1.0)
     assert context.info()["requests"] > before
 
 
