@@ -305,6 +305,7 @@ with ii.IsolationContext(transport="auto") as context:
     assert float(done.stdout) < 100e-6
 
 
+@pytest.mark.no_asan  # its allocator keeps what is freed
 def test_memory_does_not_grow(transport):
     def resident(pid):
         with open(f"/proc/{pid}/statm") as file:
