@@ -940,7 +940,7 @@ test_kernel_killed(int with_copy)
     int copies = with_copy ? 1 : 0;
     /* A process that is being started is there twice for a moment. */
     for (double begin = check_now(); count_marked() != 10 + copies && check_now() - begin < 10000;)
-        usleep(1000);
+        check_sleep(1);
     CHECK_EQUAL(count_marked(), 10 + copies);
     kill(kernel, SIGKILL);
     waitpid(kernel, NULL, 0);
