@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -11,6 +12,11 @@ import pytest
 
 import ipython_isolation
 from ipython_isolation import context as _context
+
+# A shell without job control starts its background jobs with SIGINT ignored, and so would every session
+# that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VICTIMS = str(Path(__file__).with_name("victims"))
 if VICTIMS not in sys.path:
