@@ -1,6 +1,7 @@
 #define _GNU_SOURCE 1
 #include "channel.h"
 
+#include "fdfloor.h"
 #include "lane.h"
 
 #include <errno.h>
@@ -114,7 +115,7 @@ channel_new(void *zmq)
     }
     int zero = 0, never = -1;
     size_t size = sizeof c->signal_fd;
-    c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    c->timer_fd = fd_raise(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
     if (c->timer_fd < 0 || zmq_getsockopt(c->socket, ZMQ_FD, &c->signal_fd, &size) < 0) {
         int saved = errno;
         channel_close(c);

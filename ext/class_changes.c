@@ -8,6 +8,7 @@
 #include "handles.h"
 #include "peer.h"
 #include "proxy.h"
+#include "rollback.h"
 
 #include <stdlib.h>
 
@@ -70,8 +71,8 @@ set_there(PeerObject *peer, PyTypeObject *cls, PyObject *name, PyObject *value)
 
 /* ---- a class of this side ---------------------------------------------------------------- */
 
-static int
-note_change(PeerObject *peer, PyObject *cls, PyObject *name)
+int
+class_changed(PeerObject *peer, PyObject *cls, PyObject *name)
 {
     if (table_get(&peer->export_of, ADDRESS(cls)) == NULL) {
         return 0; /* not described, or described by name alone */
@@ -108,6 +109,7 @@ class_changes_forget(PeerObject *peer, uint64_t upto)
             peer->changed[kept++] = change;
             continue;
         }
+        rollback_told(peer, change.cls, change.name);
         if (old == NULL || PyList_Append(old, change.cls) < 0) {
             PyErr_Clear(); /* lost, and kept alive */
             continue;
@@ -137,7 +139,7 @@ class_setattro(PyObject *cls, PyObject *name, PyObject *value)
         return -1;
     }
     for (PeerObject *peer = core->first_peer; peer != NULL; peer = peer->next_peer) {
-        if (PyUnicode_CheckExact(name) && note_change(peer, cls, name) < 0) {
+        if (PyUnicode_CheckExact(name) && class_changed(peer, cls, name) < 0) {
             return -1;
         }
     }

@@ -151,6 +151,8 @@ int mirrors_forget_handles(PeerObject *peer);
 
 /* class_changes.c */
 int class_changes_init(void);
+/* Notes that `name` of a class of this side changed, if the other side knows the class. */
+int class_changed(PeerObject *peer, PyObject *cls, PyObject *name);
 /* type.__setattr__ as it was: on a mirrored class, for this side alone; also on an immutable one.
  */
 int class_setattro_here(PyTypeObject *type, PyObject *name, PyObject *value);

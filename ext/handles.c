@@ -57,9 +57,39 @@ export_release(PeerObject *peer, uint64_t handle, uint64_t count)
         return; /* of an earlier life, or garbage */
     }
     e->count = count >= e->count ? 0 : e->count - count;
-    if (e->count == 0) {
+    /* A frozen copy may still know it. */
+    if (e->count == 0 && (peer->rollback.line < 0 || handle >= peer->rollback.mine)) {
         export_remove(peer, e);
     }
+}
+
+int
+exports_keep(PeerObject *peer, bool (*keep)(struct export *e, void *argument), void *argument)
+{
+    PyObject *dropped = PyList_New(0); /* the last references, given up when the tables are whole */
+    uint64_t handle;
+    void *value;
+    bool again = dropped != NULL;
+    while (again) {
+        again = false; /* removing moves entries: start over after some */
+        struct export *victims[64];
+        size_t n = 0;
+        for (size_t i = 0; n < 64 && table_next(&peer->exports, &i, &handle, &value);) {
+            if (!keep(value, argument)) {
+                victims[n++] = value;
+            }
+        }
+        for (size_t i = 0; i < n; i++) {
+            if (PyList_Append(dropped, victims[i]->object) < 0) {
+                Py_DECREF(dropped);
+                return -1;
+            }
+            export_remove(peer, victims[i]);
+            again = true;
+        }
+    }
+    Py_XDECREF(dropped);
+    return dropped == NULL ? -1 : 0;
 }
 
 void
@@ -270,6 +300,9 @@ proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle)
             PyList_Append(peer->held, o) < 0) {
             return -1;
         }
+    }
+    if (handle > peer->rollback.newest) {
+        peer->rollback.newest = handle;
     }
     p = calloc(1, sizeof *p);
     if (p == NULL) {

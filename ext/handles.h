@@ -10,6 +10,8 @@ struct export *export_object(PeerObject *peer, PyObject *o);
 PyObject *export_find(PeerObject *peer, uint64_t handle);
 void export_release(PeerObject *peer, uint64_t handle, uint64_t count);
 void exports_clear(PeerObject *peer);
+/* Removes those of which `keep` says no; it must not run code. 0, or -1 with an exception. */
+int exports_keep(PeerObject *peer, bool (*keep)(struct export *e, void *argument), void *argument);
 
 /* The proxy record of o, or NULL when o is no proxy. */
 struct proxy *proxy_find(PyObject *o);

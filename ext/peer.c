@@ -4,6 +4,7 @@
 #include "handles.h"
 #include "iteration.h"
 #include "proxy.h"
+#include "rollback.h"
 #include "strands.h"
 
 #include <errno.h>
@@ -38,7 +39,14 @@ raise_error(const char *name, const char *text)
 bool
 proxy_is_lost(struct proxy *p)
 {
-    return p->module == NULL && (p->epoch != p->peer->epoch || p->peer->state != PEER_RUNNING);
+    PeerObject *peer = p->peer;
+    if (p->module != NULL) {
+        return false;
+    }
+    if (p->epoch != peer->epoch) {
+        return true;
+    }
+    return peer->state != PEER_RUNNING && !rollback_knows(peer, p->handle);
 }
 
 void
@@ -451,6 +459,15 @@ serve(struct incoming *in)
     s->entries = entry.outer;
     Py_CLEAR(entry.frame);
     incoming_free(in);
+    if (peer->reborn) {
+        /* The request was made of the process that this one was copied from, which answered it. */
+        Py_CLEAR(result);
+        PyErr_Clear();
+        values_end(s, &values);
+        pairs_truncate(s, npairs);
+        s->serving--;
+        return 0;
+    }
     if (interruptible) {
         atomic_store(&peer->page->executing_request, outer);
         if (outer == 0) {
@@ -553,6 +570,7 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
         }
         s->checked = true;
     }
+    strand_connected(s);
     peer->turn++;
     peer_trace(peer, "<-", in->frame.data, in->frame.size);
     if (peer->tap != NULL) {
@@ -839,6 +857,9 @@ wait_reply(struct message *m)
                 PyErr_SetFromErrno(PyExc_OSError);
                 break;
             }
+            if (ready == 0) {
+                strand_connected(s); /* long since: what libzmq opens is open */
+            }
             if (peer->is_kernel) {
                 if (ready & (8 | 16)) {
                     relay_output(peer, m, &w);
@@ -1009,6 +1030,9 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
             return -1;
         }
         Py_DECREF(none);
+    }
+    if (peer->rollback.at != 0 && rollback_due(peer) && rollback_renew(peer) < 0) {
+        return -1;
     }
     struct strand *s = strand_current(peer);
     if (s == NULL) {

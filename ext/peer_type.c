@@ -2,21 +2,36 @@
 #include "peer.h"
 
 #include "codec.h"
+#include "fdfloor.h"
 #include "fdpass.h"
+#include "fitness.h"
 #include "buffers.h"
 #include "handles.h"
+#include "iteration.h"
 #include "proxy.h"
+#include "rollback.h"
 #include "strands.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <zmq.h>
+
+/* NULL and -1 where that fails, with errno. */
+static void
+open_wakers(PeerObject *self)
+{
+    fd_fill();
+    self->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    self->zmq = zmq_ctx_new();
+    fd_unfill();
+}
 
 static PyObject *
 peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -39,14 +54,14 @@ peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->host = Py_NewRef(host);
     self->next_strand = 2;
     self->wake_fd = self->fdpass = self->alarm_fd = -1;
+    self->rollback.line = -1;
     self->sync = true;
     pthread_mutex_init(&self->lock, NULL);
     pthread_cond_init(&self->arrived, NULL);
     self->mirrors = PyDict_New();
     self->modules = PyDict_New();
     self->isolated = PySet_New(NULL);
-    self->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    self->zmq = zmq_ctx_new();
+    open_wakers(self);
     if (self->mirrors == NULL || self->modules == NULL || self->isolated == NULL) {
         goto error;
     }
@@ -61,7 +76,9 @@ peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         if (!PyUnicode_FSConverter(supervisor, &path)) {
             goto error;
         }
+        fd_fill();
         self->process = process_open(PyBytes_AS_STRING(path));
+        fd_unfill();
         Py_DECREF(path);
         if (self->process == NULL) {
             PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, supervisor);
@@ -83,6 +100,7 @@ peer_traverse(PeerObject *self, visitproc visit, void *arg)
     Py_VISIT(self->mirrors);
     Py_VISIT(self->modules);
     Py_VISIT(self->call_context);
+    Py_VISIT(self->rollback.changes);
     /* What the peer's records own: the reported classes of its mirrors, and its exports. */
     uint64_t key;
     void *value;
@@ -120,6 +138,7 @@ peer_dealloc(PeerObject *self)
             break;
         }
     }
+    rollback_drop(self);
     class_changes_forget(self, UINT64_MAX);
     free(self->changed);
     self->changed = NULL;
@@ -184,9 +203,10 @@ free_vector(char **vector)
     free(vector);
 }
 
-/* Ends what is left of the last life: nobody polls its descriptors any more when this returns. */
+/* Ends what is left of the last life on this side: nobody polls its descriptors any more when this
+ * returns. */
 static void
-end_life(PeerObject *self)
+leave_life(PeerObject *self)
 {
     uint64_t one = 1;
     process_kill(self->process, 9);
@@ -199,10 +219,77 @@ end_life(PeerObject *self)
     }
     peer_ending(self, END_DIED); /* unless it is known already how it ended */
     strands_close_all(self);
+    self->nreleases = 0;
+}
+
+/* Ends all that is left of the last life, a frozen copy too. */
+static void
+end_life(PeerObject *self)
+{
+    leave_life(self);
+    rollback_drop(self);
     process_end_life(self->process);
     exports_clear(self);
     buffers_forget(self);
-    self->nreleases = 0;
+}
+
+/* A new epoch: what was known of the last life does not hold. 0, or -1 with an exception. */
+static int
+begin_epoch(PeerObject *self)
+{
+    self->ending = (struct ending){0};
+    self->epoch++;
+    self->sync = true;
+    self->late_output = false;
+    self->cache_generation++;
+    if (getrandom(self->nonce, sizeof self->nonce, 0) != (ssize_t)sizeof self->nonce) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    return 0;
+}
+
+/* The first strands of a life whose process is there. 0, or -1 with an exception. */
+static int
+open_first_strands(PeerObject *self)
+{
+    self->state = PEER_RUNNING;
+    self->page = NULL;
+    struct strand *service = strand_open(self, STRAND_SERVICE, false);
+    struct strand *main = service == NULL ? NULL : strand_open(self, STRAND_MAIN, false);
+    if (main == NULL) {
+        return -1;
+    }
+    main->thread = self->main_thread;
+    self->active++;
+    int rc = peer_wait_hello(self, main);
+    self->active--;
+    return rc;
+}
+
+/* Who starts a life has this thread's leave to use it before the others. */
+static int
+begin_start(PeerObject *self)
+{
+    if (self->state == PEER_CLOSED || self->state == PEER_FORKED) {
+        PyErr_SetString(PyExc_RuntimeError, "this context cannot be started");
+        return -1;
+    }
+    if (self->state == PEER_RUNNING) {
+        self->state = PEER_DEAD; /* nobody begins a request in it any more */
+        peer_ending(self, END_RESTARTED);
+    }
+    self->starter = PyThread_get_thread_ident();
+    return 0;
+}
+
+static void
+start_failed(PeerObject *self)
+{
+    if (self->state == PEER_RUNNING) {
+        self->state = PEER_DEAD;
+    }
+    self->starter = 0;
 }
 
 static PyObject *
@@ -220,60 +307,71 @@ peer_start(PeerObject *self, PyObject *args)
         PyErr_Occurred() ? (void)0 : (void)PyErr_NoMemory();
         goto done;
     }
-    if (self->state == PEER_CLOSED || self->state == PEER_FORKED) {
-        PyErr_SetString(PyExc_RuntimeError, "this context cannot be started");
+    if (begin_start(self) < 0) {
         goto done;
     }
-    if (self->state == PEER_RUNNING) {
-        self->state = PEER_DEAD; /* nobody begins a request in it any more */
-        peer_ending(self, END_RESTARTED);
-    }
-    self->starter = PyThread_get_thread_ident();
     end_life(self);
-    if (mirrors_forget_handles(self) < 0) {
-        goto done;
+    if (mirrors_forget_handles(self) < 0 || begin_epoch(self) < 0) {
+        goto failed;
     }
-    self->ending = (struct ending){0};
-    self->epoch++;
-    self->sync = true;
-    self->late_output = false;
-    self->cache_generation++;
-    if (getrandom(self->nonce, sizeof self->nonce, 0) != (ssize_t)sizeof self->nonce) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        goto done;
-    }
+    fd_fill();
     Py_BEGIN_ALLOW_THREADS
     rc = process_start(self->process, argv, env, PyBytes_AS_STRING(cwd), keep_core);
     saved = errno;
     Py_END_ALLOW_THREADS
+    fd_unfill();
     if (rc < 0) {
         errno = saved;
         PyErr_SetFromErrnoWithFilename(PyExc_OSError, argv[0]);
-        goto done;
     }
-    rc = -1;
-    self->state = PEER_RUNNING;
-    self->page = NULL;
-    struct strand *service = strand_open(self, STRAND_SERVICE, false);
-    struct strand *main = service == NULL ? NULL : strand_open(self, STRAND_MAIN, false);
-    if (main == NULL) {
-        goto done;
+    else {
+        rc = open_first_strands(self);
     }
-    main->thread = self->main_thread;
-    self->active++;
-    rc = peer_wait_hello(self, main);
-    self->active--;
-done:
-    if (rc < 0 && self->state == PEER_RUNNING) {
-        self->state = PEER_DEAD;
-    }
+failed:
     if (rc < 0) {
-        self->starter = 0;
+        start_failed(self);
     }
+done:
     free_vector(argv);
     free_vector(env);
     Py_XDECREF(cwd);
     return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* take_over(): the frozen copy is the child of the next life. True; False where there is none, or
+ * none any more: then nothing has changed, or the life has ended, and start() begins another. */
+static PyObject *
+peer_take_over(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->rollback.line < 0) {
+        Py_RETURN_FALSE;
+    }
+    if (begin_start(self) < 0) {
+        return NULL;
+    }
+    int line = self->rollback.line, rc = -1;
+    leave_life(self);
+    if (begin_epoch(self) < 0) {
+        start_failed(self);
+        return NULL;
+    }
+    iteration_effect(self);
+    self->rollback.line = -1; /* `theirs` and `mine` hold until settle() */
+    fd_fill();
+    Py_BEGIN_ALLOW_THREADS
+    rc = process_adopt(self->process, line);
+    Py_END_ALLOW_THREADS
+    fd_unfill();
+    if (rc == 0 && (rc = open_first_strands(self)) < 0) {
+        /* It has died on its way; what else was raised is the caller's. */
+        start_failed(self);
+        return NULL;
+    }
+    if (rc < 0) {
+        start_failed(self);
+        Py_RETURN_FALSE;
+    }
+    Py_RETURN_TRUE;
 }
 
 static PyObject *
@@ -342,6 +440,10 @@ peer_forget(PeerObject *self, PyObject *Py_UNUSED(ignored))
         self->state = PEER_FORKED;
         strands_forget_all(self);
         process_forget(self->process);
+        if (self->rollback.line >= 0) {
+            close(self->rollback.line);
+            self->rollback.line = -1;
+        }
         self->nreleases = 0;
         self->polling = 0; /* the other threads are not here */
     }
@@ -417,7 +519,13 @@ peer_feed_bytes(PeerObject *self, PyObject *data)
 static PyObject *
 peer_run_service(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {
+    if (!self->is_kernel) {
+        own_thread_begins();
+    }
     int rc = self->is_kernel ? peer_service(self, self->epoch) : peer_child_service(self);
+    if (!self->is_kernel) {
+        own_thread_ends();
+    }
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
@@ -431,12 +539,16 @@ peer_serve_strand(PeerObject *self, PyObject *number)
     }
     if (!self->is_kernel) {
         announce_thread_stack();
+        own_thread_begins();
     }
     s->thread = PyThread_get_thread_ident();
     s->pins++;
     int rc = peer_serve(self, s);
     s->pins--;
     s->thread = 0;
+    if (!self->is_kernel) {
+        own_thread_ends();
+    }
     if (id != STRAND_MAIN) {
         strand_close(s);
     }
@@ -452,27 +564,33 @@ trip_interrupt(void)
     PyErr_SetInterrupt();
 }
 
-/* The inherited descriptors are moved out of the way: code that closes 3 to 9 must not hit them. */
-static int
-move_up(int fd)
-{
-    int moved = fcntl(fd, F_DUPFD_CLOEXEC, 100);
-    if (moved >= 0) {
-        close(fd);
-    }
-    return moved;
-}
-
+/* connect(): the child's end of the life whose descriptors it was born with; or, in a copy that
+ * takes over, was given. */
 static PyObject *
 peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {
     bool gone;
     struct ucred kernel;
     socklen_t size = sizeof kernel;
-    self->fdpass = move_up(CHILD_FD_PASS);
-    self->alarm_fd = move_up(CHILD_FD_ALARM);
-    self->page = announce_map(CHILD_FD_SHARED);
-    close(CHILD_FD_SHARED);
+    int shared = CHILD_FD_SHARED;
+    if (self->reborn) {
+        self->fdpass = fd_raise(self->life_fds[0]);
+        self->alarm_fd = fd_raise(self->life_fds[2]);
+        shared = self->life_fds[1];
+        self->reborn = false;
+        strands_sweep(self);
+        open_wakers(self);
+        if (self->wake_fd < 0 || self->zmq == NULL) {
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        zmq_ctx_set(self->zmq, ZMQ_BLOCKY, 0);
+    }
+    else {
+        self->fdpass = fd_raise(CHILD_FD_PASS);
+        self->alarm_fd = fd_raise(CHILD_FD_ALARM);
+    }
+    self->page = announce_map(shared);
+    close(shared);
     if (self->fdpass < 0 || self->alarm_fd < 0 || self->page == NULL ||
         announce_install(self->page, self->alarm_fd) < 0 ||
         announce_interrupt_gate(self->page, trip_interrupt) < 0 ||
@@ -557,6 +675,15 @@ peer_transport(PeerObject *self, void *Py_UNUSED(closure))
     return PyUnicode_FromString(lane ? "lane" : "zmq");
 }
 
+/* Is there a frozen copy that could take over? */
+static PyObject *
+peer_has_frozen(PeerObject *self, void *Py_UNUSED(closure))
+{
+    struct pollfd line = {.fd = self->rollback.line, .events = POLLIN | POLLRDHUP};
+    return PyBool_FromLong(self->rollback.line >= 0 && self->state != PEER_FORKED &&
+                           poll(&line, 1, 0) >= 0 && !(line.revents & (POLLHUP | POLLRDHUP)));
+}
+
 static PyObject *
 peer_check_dead(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {
@@ -620,6 +747,13 @@ static PyMethodDef peer_methods[] = {
     {"run_service", (PyCFunction)peer_run_service, METH_NOARGS, NULL},
     {"serve_strand", (PyCFunction)peer_serve_strand, METH_O, NULL},
     {"connect", (PyCFunction)peer_connect, METH_NOARGS, NULL},
+    {"take_over", (PyCFunction)peer_take_over, METH_NOARGS, NULL},
+    {"keep_frozen", (PyCFunction)peer_keep_frozen, METH_O, NULL},
+    {"drop_frozen", (PyCFunction)peer_drop_frozen, METH_NOARGS, NULL},
+    {"survivors", (PyCFunction)peer_survivors, METH_NOARGS, NULL},
+    {"settle", (PyCFunction)peer_settle, METH_VARARGS, NULL},
+    {"freeze", (PyCFunction)peer_freeze, METH_NOARGS, NULL},
+    {"take_counts", (PyCFunction)peer_take_counts, METH_O, NULL},
     {"is_over", (PyCFunction)peer_check_dead, METH_NOARGS, NULL},
     {"entries", (PyCFunction)peer_entries, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -635,6 +769,9 @@ static PyMemberDef peer_members[] = {
     {"call_context", T_OBJECT, offsetof(PeerObject, call_context), READONLY, NULL},
     {"main_thread", T_ULONG, offsetof(PeerObject, main_thread), 0, NULL},
     {"active", T_INT, offsetof(PeerObject, active), READONLY, NULL},
+    {"snapshot_at", T_DOUBLE, offsetof(PeerObject, rollback.at), 0, NULL},
+    {"snapshot_soon", T_DOUBLE, offsetof(PeerObject, rollback.soon), 0, NULL},
+    {"reborn", T_BOOL, offsetof(PeerObject, reborn), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -645,6 +782,7 @@ static PyGetSetDef peer_getset[] = {
     {"supervisor_pid", (getter)peer_supervisor_pid, NULL, NULL, NULL},
     {"counts", (getter)peer_counts, NULL, NULL, NULL},
     {"may_ask", (getter)peer_may_ask, NULL, NULL, NULL},
+    {"has_frozen", (getter)peer_has_frozen, NULL, NULL, NULL},
     {"sync", (getter)peer_get_sync, (setter)peer_set_sync, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -19,10 +19,14 @@
 #include <unistd.h>
 
 #include "fdpass.h"
+#include "freeze.h"
 #include "supervisor.h"
 
 /* The supervisor needs milliseconds for its last work; after this it is killed. */
 #define CLOSE_LIMIT_MS 1000
+
+/* A copy says that it is there within a millisecond or two. */
+#define BIRTH_LIMIT_MS 1000
 
 enum life_state {
     LIFE_NONE, /* none yet, or it could not be started */
@@ -499,6 +503,39 @@ await_start(process *self)
     }
 }
 
+/* A new life: `life` is its number. */
+static uint32_t
+begin_life(process *self)
+{
+    pthread_mutex_lock(&self->lock);
+    close_fd(&self->dead);
+    uint32_t life = ++self->life;
+    self->state = LIFE_STARTING;
+    self->pid = 0;
+    self->exit = (struct process_exit){0};
+    pthread_mutex_unlock(&self->lock);
+    return life;
+}
+
+/* Closes the child's ends, and all where the start failed; passes on the result, with errno. */
+static int
+end_start(process *self, int child[START_FDS], int result)
+{
+    int error = errno;
+
+    if (result < 0) {
+        pthread_mutex_lock(&self->lock);
+        self->state = LIFE_NONE;
+        pthread_mutex_unlock(&self->lock);
+        close_life(self);
+        close_fd(&self->dead);
+    }
+    for (int i = 0; i < START_FDS; i++)
+        close_fd(&child[i]);
+    errno = error;
+    return result;
+}
+
 int
 process_start(process *self, char *const argv[], char *const envp[], const char *cwd, int keep_core)
 {
@@ -508,7 +545,7 @@ process_start(process *self, char *const argv[], char *const envp[], const char 
         .keep_core = keep_core != 0,
     };
     int child[START_FDS] = {-1, -1, -1, -1, -1, -1};
-    int result = -1, error = 0;
+    int result = -1;
 
     if (getpid() != self->owner) {
         errno = EPERM;
@@ -521,15 +558,7 @@ process_start(process *self, char *const argv[], char *const envp[], const char 
     process_end_life(self);
     if (need_supervisor(self) < 0)
         return -1;
-
-    pthread_mutex_lock(&self->lock);
-    close_fd(&self->dead);
-    command.life = ++self->life;
-    self->state = LIFE_STARTING;
-    self->pid = 0;
-    self->exit = (struct process_exit){0};
-    pthread_mutex_unlock(&self->lock);
-
+    command.life = begin_life(self);
     if (open_life(self, child) < 0)
         goto done;
     child[START_SPEC] = make_spec(&command, argv, envp, cwd);
@@ -539,19 +568,67 @@ process_start(process *self, char *const argv[], char *const envp[], const char 
         goto done;
     result = await_start(self);
 done:
-    if (result < 0) {
-        error = errno;
-        pthread_mutex_lock(&self->lock);
-        self->state = LIFE_NONE;
-        pthread_mutex_unlock(&self->lock);
-        close_life(self);
-        close_fd(&self->dead);
+    return end_start(self, child, result);
+}
+
+/* What the copy said at its birth. 0, or -1 and errno. */
+static int
+read_birth(int line, pid_t *pid)
+{
+    struct freeze_birth birth;
+
+    if (poll_one(line, POLLIN, BIRTH_LIMIT_MS) == 0) {
+        errno = ETIMEDOUT;
+        return -1;
     }
-    for (int i = 0; i < START_FDS; i++)
-        close_fd(&child[i]);
-    if (result < 0)
-        errno = error;
-    return result;
+    ssize_t n = fdpass_recv(line, &birth, sizeof birth, NULL, NULL, MSG_DONTWAIT);
+    if (n != sizeof birth || birth.magic != FREEZE_MAGIC) {
+        if (n >= 0)
+            errno = ESRCH; /* it has died */
+        return -1;
+    }
+    *pid = birth.pid;
+    return 0;
+}
+
+int
+process_adopt(process *self, int line)
+{
+    static const enum start_fd handed[FREEZE_FDS] = {
+        [FREEZE_OUT] = START_OUT,       [FREEZE_ERR] = START_ERR,     [FREEZE_PASS] = START_PASS,
+        [FREEZE_SHARED] = START_SHARED, [FREEZE_ALARM] = START_ALARM,
+    };
+    struct command command = {.protocol = SUPERVISOR_PROTOCOL, .type = COMMAND_ADOPT};
+    struct freeze_order order = {.magic = FREEZE_MAGIC};
+    int child[START_FDS] = {-1, -1, -1, -1, -1, -1}, fds[FREEZE_FDS];
+    int result = -1;
+
+    if (getpid() != self->owner) {
+        close(line);
+        errno = EPERM;
+        return -1;
+    }
+    pthread_mutex_lock(&self->lock);
+    take_reports(self);
+    if (self->state == LIFE_RUNNING)
+        set_over(self);
+    close_life(self);
+    int lost = self->lost;
+    pthread_mutex_unlock(&self->lock);
+    command.life = begin_life(self);
+    if (lost)
+        errno = EPIPE; /* and the copy has gone with it */
+    else if (read_birth(line, &command.pid) == 0 && open_life(self, child) == 0 &&
+             fdpass_send(self->control, &command, sizeof command, &child[START_SHARED], 1) == 0 &&
+             await_start(self) == 0) {
+        for (int i = 0; i < FREEZE_FDS; i++)
+            fds[i] = child[handed[i]];
+        result = fdpass_send(line, &order, sizeof order, fds, FREEZE_FDS);
+    }
+    int error = errno;
+    close(line);
+    errno = error;
+    return end_start(self, child, result);
 }
 
 void

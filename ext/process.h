@@ -37,6 +37,12 @@ process *process_open(const char *supervisor_path);
 int process_start(process *self, char *const argv[], char *const envp[], const char *cwd,
                   int keep_core);
 
+/* The next life is that of a frozen copy of the child (freeze.h), at the other end of `line`: it
+ * takes over with descriptors of its own, and what is left of the present life ends, without being
+ * waited for. Closes the line. 0, or -1 and errno: then there is no life, as after a failed start.
+ */
+int process_adopt(process *self, int line);
+
 pid_t process_pid(const process *self); /* 0 before the first life; stays after the last */
 pid_t process_supervisor_pid(const process *self);
 

@@ -118,6 +118,18 @@ struct ending {
     uint64_t taken; /* the last request that the child's main thread began */
 };
 
+/* Kernel: the frozen copy of the child that takes over when the child dies; see rollback.c. */
+struct rollback {
+    int line;        /* to the copy; -1: there is none */
+    uint64_t theirs; /* the child's handles below this one were exported before the copy was made */
+    uint64_t mine;   /* likewise this side's, which are kept for the copy */
+    uint64_t newest; /* the highest handle of the child's that was received */
+    uint64_t seen;   /* what `newest` was when the copy was made */
+    double at, soon; /* monotonic seconds: when the next copy is due, and when it is if the child
+                      * has exported something since; 0: never */
+    PyObject *changes; /* strong or NULL: list of (class, name) that were told since */
+};
+
 /* Where a request of the other side was begun in the stack of this side's thread. */
 struct entry {
     struct entry *outer;
@@ -137,6 +149,7 @@ struct strand {
     unsigned long thread;
     bool checked;            /* child: the kernel is at the other end */
     bool garbled;            /* its lane is of no use any more */
+    bool filled;             /* low descriptors are kept from libzmq until it has connected */
     bool closed;             /* the connection is gone: another life, or the thread has ended */
     bool owned;              /* a capsule in its thread's state refers to the record */
     bool callback;           /* lent to threads of the child that no kernel thread is paired with */
@@ -225,7 +238,10 @@ struct PeerObject {
     PyObject *path_seen; /* kernel: strong or NULL: the items sys.path had at the last sync */
     unsigned char nonce[16];
     PyObject *tap; /* strong or NULL: for tests, is called with each frame that is received */
-    struct ending ending;      /* kernel: of this life; END_NONE while it lasts */
+    struct ending ending; /* kernel: of this life; END_NONE while it lasts */
+    struct rollback rollback;
+    bool reborn;               /* child: this is a copy that has been told to take over */
+    int life_fds[3];           /* child: those of the new life then: passing, shared page, alarm */
     unsigned long starter;     /* kernel: the thread that starts a life and sets it up, or 0 */
     bool drowsy;               /* the service thread sleeps until it is woken: releases do that */
     unsigned long main_thread; /* kernel: the one that strand 1 belongs to */

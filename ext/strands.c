@@ -1,6 +1,7 @@
 #include "strands.h"
 
 #include "codec.h"
+#include "fdfloor.h"
 #include "fdpass.h"
 #include "lane.h"
 #include "peer.h"
@@ -50,8 +51,24 @@ strand_by_id(PeerObject *peer, uint32_t id)
 }
 
 void
+strand_connected(struct strand *s)
+{
+    if (s->filled) {
+        s->filled = false;
+        fd_unfill();
+        if (s->id == STRAND_MAIN) {
+            struct strand *service = strand_by_id(s->peer, STRAND_SERVICE); /* connected before */
+            if (service != NULL) {
+                strand_connected(service);
+            }
+        }
+    }
+}
+
+void
 strand_close(struct strand *s)
 {
+    strand_connected(s);
     if (!s->closed) {
         channel *c = s->channel;
         s->closed = true;
@@ -99,14 +116,15 @@ void
 strands_forget_all(PeerObject *peer)
 {
     for (size_t i = 0; i < peer->nstrands; i++) {
+        strand_connected(peer->strands[i]);
         channel_forget(peer->strands[i]->channel);
         peer->strands[i]->channel = NULL;
         peer->strands[i]->closed = true;
     }
 }
 
-struct strand *
-strand_open(PeerObject *peer, uint32_t id, bool callback)
+static struct strand *
+make_strand(PeerObject *peer, uint32_t id, bool callback)
 {
     struct strand_offer offer = {
         .magic = STRAND_MAGIC,
@@ -158,6 +176,58 @@ strand_open(PeerObject *peer, uint32_t id, bool callback)
 }
 
 struct strand *
+strand_open(PeerObject *peer, uint32_t id, bool callback)
+{
+    fd_fill();
+    struct strand *s = make_strand(peer, id, callback);
+    if (s == NULL) {
+        fd_unfill();
+        return NULL;
+    }
+    s->filled = true;
+    return s;
+}
+
+/* The child's end of a strand that is offered with these descriptors, which are taken. NULL with an
+ * exception. */
+static struct strand *
+accept_strand(PeerObject *peer, struct strand_offer *offer, size_t n, const int *fds, int nfds)
+{
+    if (n != sizeof *offer || offer->magic != STRAND_MAGIC ||
+        nfds != (offer->lane == 0 ? 1 : 1 + LANE_FDS)) {
+        for (int i = 0; i < nfds; i++) {
+            close(fds[i]);
+        }
+        garbled("offer of a strand");
+        return NULL;
+    }
+    /* Where it cannot be mapped (memory limits), or is of another version, there is none. */
+    lane *l = offer->lane == 0 ? NULL : lane_join(fds + 1);
+    if (peer->epoch == 0) {
+        peer->epoch = offer->epoch;
+        peer->next_handle = offer->first_handle;
+        memcpy(peer->nonce, offer->nonce, sizeof peer->nonce);
+    }
+    offer->endpoint[sizeof offer->endpoint - 1] = '\0';
+    channel *c = channel_accept(peer->zmq, offer->endpoint, fds[0]);
+    if (c == NULL) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        lane_free(l);
+        return NULL;
+    }
+    if (l != NULL) {
+        channel_use_lane(c, l);
+    }
+    struct strand *s = strand_add(peer, offer->id, c);
+    if (s == NULL) {
+        channel_close(c);
+        return NULL;
+    }
+    s->callback = offer->callback;
+    return s;
+}
+
+struct strand *
 strand_take(PeerObject *peer, bool block, bool *gone)
 {
     struct strand_offer offer;
@@ -170,9 +240,17 @@ strand_take(PeerObject *peer, bool block, bool *gone)
         struct pollfd wait = {.fd = peer->fdpass, .events = POLLIN};
         poll(&wait, 1, -1);
     }
+    fd_fill();
     n = fdpass_recv(peer->fdpass, &offer, sizeof offer, fds, &nfds, MSG_DONTWAIT);
     saved = errno;
     Py_END_ALLOW_THREADS
+    struct strand *s = n > 0 ? accept_strand(peer, &offer, (size_t)n, fds, nfds) : NULL;
+    if (s == NULL) {
+        fd_unfill();
+    }
+    else {
+        s->filled = true;
+    }
     errno = saved;
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
         return NULL;
@@ -181,37 +259,6 @@ strand_take(PeerObject *peer, bool block, bool *gone)
         *gone = true;
         return NULL;
     }
-    if (n != (ssize_t)sizeof offer || offer.magic != STRAND_MAGIC ||
-        nfds != (offer.lane == 0 ? 1 : 1 + LANE_FDS)) {
-        for (int i = 0; i < nfds; i++) {
-            close(fds[i]);
-        }
-        garbled("offer of a strand");
-        return NULL;
-    }
-    /* Where it cannot be mapped (memory limits), or is of another version, there is none. */
-    lane *l = offer.lane == 0 ? NULL : lane_join(fds + 1);
-    if (peer->epoch == 0) {
-        peer->epoch = offer.epoch;
-        peer->next_handle = offer.first_handle;
-        memcpy(peer->nonce, offer.nonce, sizeof peer->nonce);
-    }
-    offer.endpoint[sizeof offer.endpoint - 1] = '\0';
-    channel *c = channel_accept(peer->zmq, offer.endpoint, fds[0]);
-    if (c == NULL) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        lane_free(l);
-        return NULL;
-    }
-    if (l != NULL) {
-        channel_use_lane(c, l);
-    }
-    struct strand *s = strand_add(peer, offer.id, c);
-    if (s == NULL) {
-        channel_close(c);
-        return NULL;
-    }
-    s->callback = offer.callback;
     return s;
 }
 
@@ -232,6 +279,7 @@ thread_ended(PyObject *capsule)
         write_header(&w, &h);
         channel_send(s->channel, w.data, w.size);
         writer_free(&w);
+        strand_connected(s);
         channel_finish(s->channel);
         s->channel = NULL;
         s->closed = true;

@@ -31,7 +31,10 @@ struct strand *strand_by_id(PeerObject *peer, uint32_t id);
 /* Ends the connection; the record stays until nobody is inside a request. */
 void strand_close(struct strand *s);
 void strands_close_all(PeerObject *peer);
-/* In a fork of the kernel: they are closed, but libzmq, which is not whole here, is left alone. */
+/* The other end is there: libzmq opens nothing more for this strand. */
+void strand_connected(struct strand *s);
+/* In a fork of the kernel, or of the child: they are closed, but libzmq, which is not whole here,
+ * is left alone. */
 void strands_forget_all(PeerObject *peer);
 /* Frees the records of closed strands that nobody is inside of any more. */
 void strands_sweep(PeerObject *peer);

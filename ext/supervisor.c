@@ -396,9 +396,10 @@ kill_descendant(const struct supervisor *self, pid_t pid, pid_t parent)
 #endif
 }
 
-/* Kills the descendants of a process, each before its own children, so that it makes no more. */
+/* Kills the descendants of a process, but for `spared` (0: none) and its own; each before its own
+ * children, so that it makes no more. */
 static void
-kill_below(const struct supervisor *self, pid_t parent, int depth)
+kill_below(const struct supervisor *self, pid_t parent, pid_t spared, int depth)
 {
     char path[128];
     DIR *tasks;
@@ -417,9 +418,11 @@ kill_below(const struct supervisor *self, pid_t parent, int depth)
             continue;
         pid_t pid;
         while (fscanf(children, "%d", &pid) == 1) {
+            if (pid == spared)
+                continue;
             kill_descendant(self, pid, parent);
             if (depth > 1)
-                kill_below(self, pid, depth - 1);
+                kill_below(self, pid, spared, depth - 1);
         }
         fclose(children);
     }
@@ -435,7 +438,7 @@ kill_all(struct supervisor *self, long limit_ms)
     int pause = 1;
 
     while (reap(self)) {
-        kill_below(self, self->pid, WALK_DEPTH);
+        kill_below(self, self->pid, 0, WALK_DEPTH);
         if (milliseconds() >= deadline)
             return;
         struct pollfd death = {.fd = self->signals, .events = POLLIN};
@@ -638,6 +641,30 @@ start(struct supervisor *self, const struct command *command, const int *fds, in
     report(&answer);
 }
 
+/* A frozen copy of the last life's child takes over: what else is left of that life ends. */
+static void
+adopt(struct supervisor *self, const struct command *command, const int *fds, int nfds)
+{
+    struct report answer = {.type = REPORT_FAILED, .life = command->life, .pid = command->pid};
+
+    if (nfds != 1)
+        answer.status = EPROTO;
+    else if (command->pid <= 0 || parent_of(command->pid) != self->pid)
+        answer.status = ESRCH;
+    else {
+        /* Twice: an orphan may come to us while we look elsewhere. */
+        for (int i = 0; i < 2; i++)
+            kill_below(self, self->pid, command->pid, WALK_DEPTH);
+        forget_child(self);
+        self->child = command->pid;
+        self->life = command->life;
+        watch_start(&self->watch, fds[0]);
+        answer.type = REPORT_STARTED;
+    }
+    close_all(fds, nfds);
+    report(&answer);
+}
+
 /* ---- the loop ------------------------------------------------------------------------------ */
 
 /* Takes one command. -1 at the end of the lifeline. */
@@ -658,6 +685,9 @@ obey(struct supervisor *self)
     switch (command.type) {
     case COMMAND_START:
         start(self, &command, fds, nfds);
+        return 0;
+    case COMMAND_ADOPT:
+        adopt(self, &command, fds, nfds);
         return 0;
     case COMMAND_KILL:
         if (command.life == self->life)

@@ -9,14 +9,16 @@
 #include <stdint.h>
 #include <sys/resource.h>
 
-#define SUPERVISOR_PROTOCOL 2u
+#define SUPERVISOR_PROTOCOL 3u
 #define SUPERVISOR_CONTROL_FD 3
 
 /* Kernel to supervisor. */
 enum command_type {
     COMMAND_START = 1, /* start the child of this life; with the descriptors of enum start_fd */
     COMMAND_KILL,      /* send `signal` to the child of this life */
-    COMMAND_END,       /* kill all below the supervisor: this life is to leave nothing behind */
+    COMMAND_ADOPT, /* `pid`, a child of the supervisor, is the child of this life; with the shared
+                    * page's descriptor. All else below the supervisor is killed. */
+    COMMAND_END,   /* kill all below the supervisor: this life is to leave nothing behind */
 };
 
 struct command {
@@ -24,6 +26,7 @@ struct command {
     uint32_t type;
     uint32_t life;
     int32_t signal;
+    int32_t pid;
     /* START: the first descriptor is a memfd of `size` bytes: argc strings of argv, envc of envp,
      * then cwd, each ended by NUL. argv and environment may be larger than any message. */
     uint32_t keep_core;

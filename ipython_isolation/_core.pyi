@@ -94,6 +94,36 @@ class Peer:
     def is_over(self) -> bool:
         """Whether the child has died since the last request, without waiting."""
 
+    #: Kernel: monotonic seconds at which `host.renew_snapshot()` is called before a request, and the same where
+    #: the child has exported something since the last copy; 0: never.
+    snapshot_at: float
+    snapshot_soon: float
+    #: Kernel: a frozen copy of the child would take over now.
+    has_frozen: bool
+    #: Child: this is a frozen copy that has been told to take over, and has to `connect()`.
+    reborn: bool
+
+    def keep_frozen(self, next_handle: int, /) -> None:
+        """Kernel: takes the line to the copy that the child has just made; the last one ends."""
+
+    def drop_frozen(self) -> None:
+        """Kernel: the frozen copy ends."""
+
+    def take_over(self) -> bool:
+        """Kernel: the frozen copy is the child of the next life; False when there is none any more."""
+
+    def survivors(self) -> tuple[tuple[tuple[int, int], ...], list[Any]]:
+        """Kernel: ((handle, count), ...) of the proxies whose targets the copy has, and these proxies."""
+
+    def settle(self, missing: tuple[int, ...], counts: tuple[tuple[int, int], ...], /) -> None:
+        """Kernel: what the copy's `take_counts()` answered."""
+
+    def freeze(self) -> int | str | bool:
+        """Child: the next export's number when a copy was made, else why not; in the copy True, at its take-over."""
+
+    def take_counts(self, counts: tuple[tuple[int, int], ...], /) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """Child: its exports are these and no others; (handles that are not there, counts of its proxies)."""
+
     def kill(self, signal: int, /) -> None: ...
     def close(self) -> None: ...
     def forget(self) -> None:

@@ -132,6 +132,31 @@ class Child:
         except (ImportError, ValueError, AttributeError):
             return False
 
+    def remote_freeze(self):
+        """Makes a frozen copy of this process: the number of the next export (int), or why there is none (str).
+        In the copy this returns once it takes over; nobody waits for the answer then."""
+        random = getattr(sys.modules.get("random"), "_inst", None)
+        numbers = None if random is None else random.getstate()  # CPython seeds anew after a fork
+        cv2 = sys.modules.get("cv2")
+        threads = cv2.getNumThreads() if hasattr(cv2, "setNumThreads") else 0
+        if threads > 1:
+            cv2.setNumThreads(1)  # its pool ends (not with 0); it is made again when it is needed
+        self.reports.freezing = True
+        try:
+            outcome = self.peer.freeze()
+            if outcome is True:
+                if numbers is not None:
+                    random.setstate(numbers)
+                self.reports.reborn()
+            return outcome
+        finally:
+            self.reports.freezing = False
+            if threads > 1:
+                cv2.setNumThreads(threads)
+
+    def remote_take_over(self, counts):
+        return self.peer.take_counts(counts)
+
     def remote_content(self, o):
         from ipython_isolation import errors
 
@@ -299,8 +324,11 @@ def main():
         sys.meta_path.remove(_logging)
         _logging.install(sys.modules["logging"])
     register_default_values()
-    child.peer.connect()
-    threading.Thread(target=child.peer.run_service, name="isolation-service", daemon=True).start()
     child.reports.install()
-    child.reports.serve(1)
+    while True:
+        child.peer.connect()
+        threading.Thread(target=child.peer.run_service, name="isolation-service", daemon=True).start()
+        child.reports.serve(1)
+        if not child.peer.reborn:  # else this is a frozen copy, which takes over
+            break
     child.reports.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.machinery
 import io
 import logging
@@ -16,6 +17,7 @@ import weakref
 
 from . import _core, adapters, errors, output, reports, shipping
 from .child import register_default_values
+from .rollback import Rollback
 
 _SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_supervisor")
 _BOOT = "import sys; sys.path[:] = {path!r}; from ipython_isolation.child import main; main()"
@@ -70,6 +72,12 @@ class IsolationContext:
         For messages and the table of ``%isolate``.
     python : str or None
         The interpreter of the child; this process's own when None.
+    rollback : {"auto", "off"} or None
+        ``"auto"``: from time to time the child makes a frozen copy of itself, which takes its place when
+        it dies, so that what was made in it earlier is kept. Where that would cost too much or could not
+        be right, there is none; `info` says why. ``"off"``: only when `checkpoint` or `transaction` ask
+        for it. None: what the environment variable ``IPYTHON_ISOLATION_ROLLBACK`` says, else ``"auto"``
+        where ``restart="auto"`` and ``"off"`` where not.
     transport : {"auto", "zmq"} or None
         ``"auto"``: small frames go through shared memory, where the machine offers that. ``"zmq"``:
         all go over ZeroMQ. None: what the environment variable ``IPYTHON_ISOLATION_TRANSPORT`` says,
@@ -88,7 +96,7 @@ class IsolationContext:
     True
     """
 
-    def __init__(self, restart="never", init=None, arrays="copy", name=None, python=None, transport=None):
+    def __init__(self, restart="never", init=None, arrays="copy", name=None, python=None, transport=None, rollback=None):
         if restart not in ("never", "auto"):
             raise ValueError(f'restart must be "never" or "auto", not {restart!r}')
         if arrays != "copy":
@@ -97,6 +105,11 @@ class IsolationContext:
             transport = os.environ.get("IPYTHON_ISOLATION_TRANSPORT") or "auto"
         if transport not in ("auto", "zmq"):
             raise ValueError(f'transport must be "auto" or "zmq", not {transport!r}')
+        if rollback is None:
+            rollback = os.environ.get("IPYTHON_ISOLATION_ROLLBACK") or "auto"
+            rollback = "off" if restart == "never" and rollback == "auto" else rollback
+        if rollback not in ("auto", "off"):
+            raise ValueError(f'rollback must be "auto" or "off", not {rollback!r}')
         if init is not None and not callable(init):
             raise TypeError("init must be a callable without arguments")
         self.name = name if name is not None else f"context-{id(self):x}"
@@ -109,6 +122,7 @@ class IsolationContext:
         self._state_lock = threading.RLock()
         self._setup = []  # (function, args, kwargs), replayed at each start
         self._replaying = False
+        self._in_transaction = False
         self._loaded = {}  # name -> (proxy, path)
         self._loaded_in = {}  # name -> epoch
         self._lost = False
@@ -120,6 +134,8 @@ class IsolationContext:
         self._sent = {"path": None, "environ": None, "cwd": None, "levels": None}
         self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
         self._peer.main_thread = threading.main_thread().ident
+        self._rollback = rollback
+        self._snapshots = Rollback(self, self._peer, rollback == "auto")
         self._output = output.OutputRelay(self._peer)
         self._reports = reports.SessionReports(self._peer)
         with _lock:
@@ -164,7 +180,75 @@ class IsolationContext:
         self._check_usable()
         with self._state_lock:
             self._check_usable()
-            self._begin_life()
+            self._begin_life(fresh=True)
+
+    # -- roll-back ------------------------------------------------------------------------------
+
+    def checkpoint(self):
+        """Makes the child's present state the one that it goes back to, at its death or by `rollback`.
+
+        Raises
+        ------
+        ClientStateError
+            When no frozen copy of the child can be made; the text says why.
+        """
+        self.ensure_started()
+        if not self._loaded:
+            raise errors.ClientStateError(f"context {self.name!r} has loaded no module yet; there is no state to keep")
+        if self._peer.active:
+            raise errors.ClientStateError("a checkpoint can only be made while no call is under way")
+        if threading.get_ident() != self._peer.main_thread:
+            raise errors.ClientStateError("a checkpoint can only be made by the main thread")
+        self.sync()
+        if not self._snapshots.take():
+            raise errors.ClientStateError(f"no checkpoint can be made of context {self.name!r}: {self._snapshots.reason}")
+
+    def rollback(self):
+        """Goes back to the child's state at the last checkpoint, which its own ones count as too.
+
+        Objects that were made since are lost; the others, and modules, are as they were. Calls of other
+        threads that are under way raise `ClientStateError`.
+
+        Raises
+        ------
+        ClientStateError
+            When there is no checkpoint to go back to. The child is left as it is.
+        """
+        self._check_usable()
+        with self._state_lock:
+            self._check_usable()
+            if not self._snapshots.ready:
+                why = f" ({self._snapshots.reason})" if self._snapshots.reason else ""
+                raise errors.ClientStateError(f"context {self.name!r} has no checkpoint to go back to{why}; call checkpoint()")
+            self._begin_life(fresh=False)
+
+    @contextlib.contextmanager
+    def transaction(self):
+        """A ``with`` block whose effects on the child are undone when it raises, or the child dies in it.
+
+        Raises
+        ------
+        ClientStateError
+            When no checkpoint can be made, or another transaction is under way.
+        """
+        if self._in_transaction:
+            raise errors.ClientStateError("a transaction of this context is under way already; they cannot be nested")
+        self.checkpoint()
+        self._in_transaction = True
+        try:
+            with self._snapshots.hold():
+                try:
+                    yield self
+                except BaseException:
+                    if self._snapshots.ready:
+                        self.rollback()
+                    raise
+        finally:
+            self._in_transaction = False
+
+    def renew_snapshot(self):
+        """What the core calls before a request when another frozen copy is due."""
+        self._snapshots.renew()
 
     def close(self):
         """Ends the child for good. Waits for half a second at most for it to exit by itself."""
@@ -194,7 +278,9 @@ class IsolationContext:
             ``pid`` (int or None), ``epoch`` (int, number of starts), ``state`` ("new", "running",
             "dead" or "closed"), ``requests`` (int, sent so far), ``crashes`` (int), ``rss`` (int,
             bytes resident, or None), ``modules`` (list of str), ``transport`` ("lane" or "zmq"), ``restart``,
-            ``arrays``, ``name``.
+            ``arrays``, ``name``, ``rollback`` (dict: ``on``, whether a frozen copy would take over now;
+            ``reason``, str, why not; ``snapshots`` and ``take_overs``, int, so far; ``cost``, float, seconds
+            that the last one took, or None).
         """
         peer = self._peer
         state = "dead" if peer.is_over() else peer.state
@@ -211,6 +297,7 @@ class IsolationContext:
             "transport": peer.transport,
             "restart": self._restart,
             "arrays": self._arrays,
+            "rollback": self._snapshots.status(),
         }
 
     def _check_usable(self):
@@ -234,9 +321,10 @@ class IsolationContext:
                 raise errors.ClientStateError(
                     f"the process of context {self.name!r} has died ({self._last_death}); call restart()"
                 )
-            self._begin_life()
+            self._begin_life(fresh=False)
 
-    def _begin_life(self):
+    def _begin_life(self, fresh):
+        """Starts a child; or lets a frozen copy of the last one take over, unless it is to be a fresh one."""
         if self._starting == threading.get_ident():
             raise errors.ClientStateError(f"context {self.name!r} is being started")
         lost = self._lost
@@ -246,15 +334,11 @@ class IsolationContext:
             self._sent = dict.fromkeys(self._sent)
             self._output.reset()
             self._reports.reset()
-            arguments = [
-                self._python,
-                *subprocess._args_from_interpreter_flags(),
-                "-u",  # what was printed before a crash is not lost, C stdio included
-                "-c",
-                _BOOT.format(path=[p for p in sys.path if isinstance(p, str)]),
-            ]
-            environ = [f"{k}={v}" for k, v in os.environ.items()]
-            self._peer.start(arguments, environ, _cwd())
+            kept = None if fresh else self._snapshots.take_over()
+            if kept is None:
+                self._start_process()
+            else:
+                modules, self._sent = kept
             thread = threading.Thread(
                 target=_service, args=(self._peer, self._output), name=f"isolation-{self.name}", daemon=True
             )
@@ -262,11 +346,16 @@ class IsolationContext:
             paths = tuple((name, tuple(path)) for name, (_, path) in self._loaded.items() if path)
             isolated = tuple(self._peer.isolated)  # of earlier lives
             self._peer.host_call("setup", [str(a) for a in sys.argv], paths, isolated, *self._changes())
-            self._replaying = True
-            for function, args, kwargs in self._setup:
-                self._call(function, *_copied((args, kwargs)))
-            if self._init is not None:
-                self._init()
+            if kept is not None:
+                lost = False
+                self._loaded_in.update(dict.fromkeys(modules, self._peer.epoch))
+                self._snapshots.life_began()
+            else:
+                self._replaying = True
+                for function, args, kwargs in self._setup:
+                    self._call(function, *_copied((args, kwargs)))
+                if self._init is not None:
+                    self._init()
             self._lost = False
             self._peer.started()
         except BaseException as error:
@@ -287,6 +376,18 @@ class IsolationContext:
                 " before are lost",
                 file=sys.stderr,
             )
+
+    def _start_process(self):
+        arguments = [
+            self._python,
+            *subprocess._args_from_interpreter_flags(),
+            "-u",  # what was printed before a crash is not lost, C stdio included
+            "-c",
+            _BOOT.format(path=[p for p in sys.path if isinstance(p, str)]),
+        ]
+        environ = [f"{k}={v}" for k, v in os.environ.items()]
+        self._snapshots.forget()
+        self._peer.start(arguments, environ, _cwd())
 
     # -- what the core calls --------------------------------------------------------------------
 
@@ -340,7 +441,10 @@ class IsolationContext:
         if first:
             self._crashes += 1
             self._last_death = str(error).rpartition(": ")[2]
-            self._lost = bool(self._loaded)
+            kept = self._snapshots.describe()
+            self._lost = bool(self._loaded) and kept is None
+            if kept is not None:
+                error.args = (f"{error}; {kept}",)
         return error
 
     def signature(self, function):
@@ -446,8 +550,13 @@ class IsolationContext:
         if "." not in name and not leaf.startswith("_"):
             isolated.add("_" + leaf)  # struct's classes live in _struct, csv's in _csv ...
         module, file, search, package, doc = self._peer.host_call("load", name, path, tuple(isolated))
+        first = not any(epoch == self._peer.epoch for epoch in self._loaded_in.values())
         self._loaded[name] = module, path
         self._loaded_in[name] = self._peer.epoch
+        if first:
+            self._snapshots.life_began()
+        else:
+            self._snapshots.loaded()
         if isinstance(module, types.ModuleType) and _core.isproxy(module):
             module.__name__ = name
             module.__package__ = package
@@ -521,6 +630,9 @@ class IsolationContext:
             if shipping.is_importable(function):
                 return self._peer.host_call("call_named", function.__module__, function.__qualname__, args, kwargs)
             return self._peer.host_call("call_shipped", shipping.package(function), args, kwargs)
+        if isinstance(function, types.BuiltinFunctionType) and isinstance(function.__self__, types.ModuleType):
+            # By name, also where its module is isolated meanwhile: as an argument it would be this process's own.
+            return self._peer.host_call("call_named", function.__module__, function.__qualname__, args, kwargs)
         return self._peer.call(function, *args, **kwargs)
 
 
@@ -638,6 +750,18 @@ def named_context(name, **options):
                     " close it first, or use another name"
                 )
         return context
+
+
+def cell_began(*_):
+    """A cell of the session begins: what its calls make in a child may be lost with it, what earlier cells made not."""
+    for context in contexts():
+        context._snapshots.cell_began()
+
+
+def cell_ended(*_):
+    """A cell of the session has ended."""
+    for context in contexts():
+        context._snapshots.cell_ended()
 
 
 def contexts():

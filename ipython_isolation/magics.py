@@ -18,7 +18,7 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from traitlets import Bunch, Enum, List, Unicode
 
 from . import _core, importer
-from .context import IsolationContext, contexts, named_context
+from .context import IsolationContext, cell_began, cell_ended, contexts, named_context
 
 _COMMAND = "%isolate"
 _FLAGS = ("--context", "--off", "--restart")
@@ -38,6 +38,14 @@ class Isolate(Magics):
         default_value="copy",
         help="""How arrays cross into the children that %isolate makes from now on. "copy": the child works
         on copies and its changes are written back after the call, so a call that dies has changed nothing.""",
+    ).tag(config=True)
+
+    rollback = Enum(
+        ["auto", "off"],
+        default_value="auto",
+        help="""Whether what earlier cells made in a child outlives its death, in the children that %isolate makes
+        from now on. "auto": yes, by a frozen copy of the child at the beginning of each cell that uses it,
+        where that is cheap and safe. "off": never.""",
     ).tag(config=True)
 
     def __init__(self, shell: InteractiveShell, **kwargs: object) -> None:
@@ -145,7 +153,9 @@ class Isolate(Magics):
     def _context(self, name: str | None) -> IsolationContext:
         before = contexts()
         try:
-            context = named_context("default" if name is None else name, arrays=self.arrays)
+            context = named_context(
+                "default" if name is None else name, arrays=self.arrays, rollback=self.rollback
+            )
         except ValueError as error:  # it exists, with other options
             raise UsageError(str(error)) from None
         if context not in before and context not in self._made:
@@ -187,7 +197,7 @@ class IsolationTable:
             isolated modules come last.
     """
 
-    COLUMNS = ("module", "context", "pid", "state", "calls", "crashes", "memory")
+    COLUMNS = ("module", "context", "pid", "state", "calls", "crashes", "memory", "roll-back")
 
     def __init__(self) -> None:
         isolated = importer.isolated()
@@ -222,6 +232,8 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.set_hook("complete_command", _complete, str_key=_COMMAND)
     shell.events.register("post_run_cell", magics.mark_skipped)
+    shell.events.register("pre_run_cell", cell_began)
+    shell.events.register("post_run_cell", cell_ended)
     _completable_types().add(_core.module)
     magics.isolate_configured()
 
@@ -240,6 +252,8 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     shell.configurables[:] = [configurable for configurable in shell.configurables if configurable is not magics]
     shell.strdispatchers["complete_command"].strs.pop(_COMMAND, None)
     shell.events.unregister("post_run_cell", magics.mark_skipped)
+    shell.events.unregister("pre_run_cell", cell_began)
+    shell.events.unregister("post_run_cell", cell_ended)
     _completable_types().discard(_core.module)
     magics.undo()
 
@@ -267,7 +281,12 @@ def _row(name: str, context: IsolationContext) -> tuple[str, ...]:
         str(info["requests"]),
         str(info["crashes"]),
         _megabytes(info["rss"]),
+        _rollback(info["rollback"]),
     )
+
+
+def _rollback(status: dict[str, object]) -> str:
+    return "on" if status["on"] else f"off: {status['reason']}"
 
 
 def _megabytes(size: int | None) -> str:

@@ -57,6 +57,7 @@ class ChildReports:
         self._queue = collections.deque()
         self._sending = False
         self.closed = False
+        self.freezing = False
         self._turn = None
         self._silent = {}  # warnings that the session would ignore, until when
         self._serve = _levels()
@@ -85,6 +86,8 @@ class ChildReports:
 
     def close(self):
         """From now on (the session has gone, or this is a fork) the interpreter reports by itself."""
+        if self.freezing:  # a frozen copy, which goes on reporting
+            return
         self.closed = True
         if self._always in warnings.filters:
             at = warnings.filters.index(self._always)
@@ -92,6 +95,13 @@ class ChildReports:
             warnings._filters_mutated()
         if warnings._showwarnmsg_impl is self._impl:
             warnings._showwarnmsg_impl = self._show_impl
+
+    def reborn(self):
+        """In a frozen copy that takes over: the thread that was sending is not here, nor is whom it told."""
+        self._queue.clear()
+        self._sending = False
+        self._turn = None
+        self._silent.clear()
 
     # -- to the session -------------------------------------------------------------------------
 

@@ -110,9 +110,10 @@ def nothing_is_left(request):
 
 
 @pytest.fixture
-def context():
-    """A context that restarts by itself."""
-    with ipython_isolation.IsolationContext(restart="auto", name="test") as made:
+def context(request):
+    """A context that restarts by itself; with the mark `restarts`, always with a fresh child."""
+    rollback = "off" if request.node.get_closest_marker("restarts") else "auto"
+    with ipython_isolation.IsolationContext(restart="auto", name="test", rollback=rollback) as made:
         yield made
 
 

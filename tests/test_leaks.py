@@ -135,6 +135,7 @@ def test_releases_travel_by_themselves(context, tmp_path):
         mark.unlink()
 
 
+@pytest.mark.restarts  # what a frozen copy knows of is kept for it
 def test_the_childs_releases_travel_by_themselves(context):
     class Mine:
         pass

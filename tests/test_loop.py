@@ -1,6 +1,7 @@
 """A thousand inputs in one try/except loop, of which some crash: in a script and in a cell."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 VICTIMS = str(Path(__file__).with_name("victims"))
 
 SETUP = f"""
-import sys
+import os, sys
 sys.path.insert(0, {VICTIMS!r})
 """
 
@@ -58,6 +59,7 @@ import json
 from IPython.testing.globalipapp import start_ipython
 shell = start_ipython()
 shell.run_line_magic("load_ext", "ipython_isolation")
+shell.run_line_magic("config", f"Isolate.rollback = {{os.environ['IPYTHON_ISOLATION_ROLLBACK']!r}}")
 shell.run_line_magic("isolate", "cv_module _deaths")
 outcome = shell.run_cell({LOOP!r})
 outcome.raise_error()
@@ -66,11 +68,21 @@ print('SUMMARY', json.dumps(shell.user_ns["summary"]))
 )
 
 
-# Two crashes without an object between them may share a line; a cell says it once.
-@pytest.mark.parametrize("program, said", [(SCRIPT, range(45, 51)), (CELL, range(1, 2))], ids=["script", "cell"])
-def test_exactly_the_crashing_inputs_fail(program, said):
+# Without roll-back: two crashes without an object between them may share a line; a cell says it once.
+@pytest.mark.parametrize(
+    "program, rollback, said",
+    [(SCRIPT, "off", range(45, 51)), (CELL, "off", range(1, 2)), (SCRIPT, "auto", [0]), (CELL, "auto", [0])],
+    ids=["script", "cell", "script-rollback", "cell-rollback"],
+)
+def test_exactly_the_crashing_inputs_fail(program, rollback, said):
     pytest.importorskip("numpy")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "IPYTHON_ISOLATION_ROLLBACK": rollback},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads(next(l for l in done.stdout.splitlines() if l.startswith("SUMMARY"))[8:])
     assert summary == {"failed": True, "results": 950, "right": 950}

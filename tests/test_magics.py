@@ -173,10 +173,12 @@ def test_the_table(ip):
     run(ip, "%isolate zoo\n%isolate victim_pkg --context <mine>\nimport victim_pkg")
     table = run(ip, "%isolate")
     lines = repr(table).splitlines()
-    assert lines[0].split() == ["module", "context", "pid", "state", "calls", "crashes", "memory"]
+    assert lines[0].split() == ["module", "context", "pid", "state", "calls", "crashes", "memory", "roll-back"]
     assert lines[1].split()[:3] == ["zoo", "default", "new"]
-    name, context, pid, state, calls, crashes, memory, unit = lines[2].split()
+    name, context, pid, state, calls, crashes, memory, unit, rollback = lines[2].split(maxsplit=8)
     assert (name, context, state, crashes, unit) == ("victim_pkg", "<mine>", "running", "0", "MB")
+    assert rollback == "on"
+    assert lines[1].endswith("off: there is nothing to keep yet")
     assert int(pid) == named_context("<mine>").remote_pid
     assert int(calls) > 0 and float(memory) > 1
     page = table._repr_html_()

@@ -94,14 +94,14 @@ def crash_cycles(cycles, warm_up=5):
         deaths = context.load_module("_deaths")
         collections = context.load_module("collections")
 
+        class Mine(collections.OrderedDict):
+            pass  # a class that the child knows stays there for its life, and a frozen copy's
+
         def cycle():
             kept = [collections.OrderedDict(a=i) for i in range(10)]
             collections.Counter("abc").update("def")
             collections.defaultdict(lambda: 3)["x"]
             [].extend(map(collections.OrderedDict, [[(1, 2)]] * 3))
-
-            class Mine(collections.OrderedDict):
-                pass
 
             kept.append(Mine(b=1))
             start = time.monotonic()
