@@ -195,6 +195,8 @@ freeze(struct frozen *self, int *kernel_end)
     ends[1] = fd_raise(ends[1]);
     middle = fork();
     if (middle == 0) {
+        /* The end of the process, which takes its group along, is not the copy's. */
+        setpgid(0, 0);
         become_orphan();
         self->line = ends[1];
         self->supervisor = kernel_side;

@@ -79,7 +79,7 @@ def close_contexts(but=()):
 @pytest.fixture(scope="module")
 def shared_context():
     """One context for all tests of a file that ask for it."""
-    with ipython_isolation.IsolationContext(restart="auto", name="shared") as made:
+    with ipython_isolation.IsolationContext(restart="auto", name="shared", rollback="off") as made:
         yield made
 
 
