@@ -934,6 +934,18 @@ wait_reply(struct message *m)
         discard(&w.kept);
     }
     if (w.parked != NULL) {
+        if (w.killed && peer->is_kernel) {
+            /* The user sees an interrupt, not what became of the child. */
+            PyObject *raised = PyErr_Occurred() ? compat_take_exception() : NULL;
+            PyObject *none = PyObject_CallMethod(peer->host, "killed", NULL);
+            if (none == NULL) {
+                PyErr_Clear();
+            }
+            Py_XDECREF(none);
+            if (raised != NULL) {
+                compat_raise(raised);
+            }
+        }
         if (peer->is_kernel && peer->state == PEER_RUNNING &&
             process_shared(peer->process) != NULL) {
             atomic_store(&process_shared(peer->process)->interrupt_request, 0);

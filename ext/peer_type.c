@@ -5,6 +5,7 @@
 #include "fdfloor.h"
 #include "fdpass.h"
 #include "fitness.h"
+#include "freeze.h"
 #include "buffers.h"
 #include "handles.h"
 #include "iteration.h"
@@ -684,6 +685,19 @@ peer_has_frozen(PeerObject *self, void *Py_UNUSED(closure))
                            poll(&line, 1, 0) >= 0 && !(line.revents & (POLLHUP | POLLRDHUP)));
 }
 
+/* The frozen copy's process id, None when there is none or it has not said yet. */
+static PyObject *
+peer_frozen_pid(PeerObject *self, void *Py_UNUSED(closure))
+{
+    struct freeze_birth birth;
+    if (self->rollback.line < 0 ||
+        recv(self->rollback.line, &birth, sizeof birth, MSG_PEEK | MSG_DONTWAIT) != sizeof birth ||
+        birth.magic != FREEZE_MAGIC) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(birth.pid);
+}
+
 static PyObject *
 peer_check_dead(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {
@@ -783,6 +797,7 @@ static PyGetSetDef peer_getset[] = {
     {"counts", (getter)peer_counts, NULL, NULL, NULL},
     {"may_ask", (getter)peer_may_ask, NULL, NULL, NULL},
     {"has_frozen", (getter)peer_has_frozen, NULL, NULL, NULL},
+    {"frozen_pid", (getter)peer_frozen_pid, NULL, NULL, NULL},
     {"sync", (getter)peer_get_sync, (setter)peer_set_sync, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

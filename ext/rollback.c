@@ -48,9 +48,11 @@ int
 rollback_renew(PeerObject *peer)
 {
     PyObject *kept = PyErr_Occurred() ? compat_take_exception() : NULL;
+    uint64_t requests = peer->requests_sent;
     peer->syncing = true;
     PyObject *none = PyObject_CallMethod(peer->host, "renew_snapshot", NULL);
     peer->syncing = false;
+    peer->requests_sent = requests; /* what the user asked for is counted */
     if (kept != NULL && none != NULL) {
         compat_raise(kept);
     }

@@ -100,6 +100,8 @@ class Peer:
     snapshot_soon: float
     #: Kernel: a frozen copy of the child would take over now.
     has_frozen: bool
+    #: Kernel: process id of that copy, None when there is none.
+    frozen_pid: int | None
     #: Child: this is a frozen copy that has been told to take over, and has to `connect()`.
     reborn: bool
 

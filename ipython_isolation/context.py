@@ -123,6 +123,7 @@ class IsolationContext:
         self._setup = []  # (function, args, kwargs), replayed at each start
         self._replaying = False
         self._in_transaction = False
+        self._unsaid = False  # that a frozen copy takes over
         self._loaded = {}  # name -> (proxy, path)
         self._loaded_in = {}  # name -> epoch
         self._lost = False
@@ -334,6 +335,7 @@ class IsolationContext:
             self._sent = dict.fromkeys(self._sent)
             self._output.reset()
             self._reports.reset()
+            age = self._snapshots.age()
             kept = None if fresh else self._snapshots.take_over()
             if kept is None:
                 self._start_process()
@@ -367,6 +369,13 @@ class IsolationContext:
         finally:
             self._starting = None
             self._replaying = False
+        if kept is not None and self._unsaid:
+            print(
+                f"ipython_isolation: the process of context {self.name!r} was rolled back: objects made in it are as"
+                f" they were {age} before it was killed",
+                file=sys.stderr,
+            )
+        self._unsaid = False
         cell = _cell()
         if lost and (cell is None or cell != self._said_in):
             # A loop over inputs of which many crash says it once.
@@ -418,6 +427,10 @@ class IsolationContext:
 
     def on_output(self, stream, data):
         self._output.feed(stream, data)
+
+    def killed(self):
+        """The user's second interrupt has killed the child, and no error will say what that means for its objects."""
+        self._unsaid = True
 
     def interrupt_hint(self):
         print("the isolated call has not stopped yet; interrupt again to kill its process", file=sys.stderr)

@@ -5,6 +5,7 @@ relation to the time gone by. What it costs is measured each time, as its caller
 """
 
 import contextlib
+import os
 import time
 
 from . import errors
@@ -13,14 +14,19 @@ from . import errors
 _SHARE = 0.01
 #: The same where the child has exported something meanwhile, that would be lost.
 _SHARE_NEW = 0.05
-#: Seconds that copies may take besides. In a cell, for what it makes; outside of cells, where nothing says what
-#: belongs together, at the beginning of a life and for any request.
-_CREDIT_CELL = 0.01
-_CREDIT_LIFE = 0.1
+#: Seconds that copies may take besides at the beginning of a life, outside of cells: nothing says there what belongs
+#: together. A short cell, however, is kept whole or not at all.
+_CREDIT = 0.1
 #: A copy of so many seconds is made in each cell; a dearer one where it takes `_SHARE_NEW` of a cell.
 _CHEAP = 0.01
+#: Memory that is written for the first time after a copy was made is copied by the operating system, page by page:
+#: seconds a byte, measured by tests/bench/recovery.py; and from which size of a process on it is looked at.
+_COPY_SECONDS = 0.6e-9
+_COPY_LEAST = 32 << 20
 #: For `Peer.snapshot_at`: long ago.
 _NOW = 1e-9
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Rollback:
@@ -44,8 +50,8 @@ class Rollback:
         self._sent = None  # of the session's state, at that time
         self._cell_start = None
         self._cell_seconds = None  # of the last cell
+        self._copying = 0.0  # seconds that copying memory took after the last copy but one
         self.made_at = None  # monotonic seconds
-        self.in_cell = False  # the copy is of before the present cell
         self.cost = None  # seconds, of the last copy
         self.count = 0
         self.take_overs = 0
@@ -56,7 +62,7 @@ class Rollback:
     def life_began(self):
         """The child runs, and has loaded something or taken over: the next request comes after a copy."""
         if self._on and not self._held:
-            self._credit = _CREDIT_LIFE if self._cell_start is None else _CREDIT_CELL
+            self._credit = _CREDIT if self._cell_start is None else 0.0
             self._due()
 
     def loaded(self):
@@ -69,13 +75,15 @@ class Rollback:
         if self._cell_start is not None:
             self._cell_seconds = now - self._cell_start
         self._cell_start = now
-        self.in_cell = True
         if not self._on or self._held:
             return
-        self._credit = _CREDIT_CELL
-        cost = self.cost or 0.0
+        self._credit = 0.0
+        cost = (self.cost or 0.0) + self._copying
         if cost > _CHEAP and cost > _SHARE_NEW * (self._cell_seconds or 0.0):
-            self.reason = f"a snapshot takes {cost * 1000:.0f} ms, too much for so short cells"
+            self.reason = (
+                f"a snapshot took {cost * 1000:.0f} ms with what had to be copied after it, too much for cells of"
+                f" {(self._cell_seconds or 0.0) * 1000:.0f} ms"
+            )
             self._peer.snapshot_at = self._peer.snapshot_soon = now + cost / _SHARE_NEW
         else:
             self._due()
@@ -94,13 +102,25 @@ class Rollback:
             self._peer.snapshot_at = 0
             return
         start = time.monotonic()
+        self._copying = self._copied() * _COPY_SECONDS
         self.take()
         now = time.monotonic()
-        cost = now - start
+        cost = now - start + self._copying
         self._credit -= cost
-        afford = self._credit > cost
-        self._peer.snapshot_at = _NOW if afford and self._cell_start is None else now + cost / _SHARE
-        self._peer.snapshot_soon = _NOW if afford else now + cost / _SHARE_NEW
+        self._peer.snapshot_at = _NOW if self._credit > cost else now + cost / _SHARE
+        self._peer.snapshot_soon = now + cost / _SHARE_NEW
+
+    def _copied(self):
+        """Bytes that the child has written to since the present copy was made: the copy alone has the old ones."""
+        pid = self._peer.frozen_pid
+        try:
+            with open(f"/proc/{pid}/statm") as file:
+                if int(file.read().split()[1]) * _PAGE < _COPY_LEAST:
+                    return 0
+            with open(f"/proc/{pid}/smaps_rollup") as file:
+                return 1024 * sum(int(line.split()[1]) for line in file if line.startswith("Private_Dirty:"))
+        except (OSError, ValueError, IndexError):
+            return 0  # there is none, or it is somebody else's
 
     # -- copies ----------------------------------------------------------------------------------
 
@@ -126,7 +146,6 @@ class Rollback:
             return False
         self.reason = None
         self.made_at = time.monotonic()
-        self.in_cell = False
         self.cost = self.made_at - start
         self.count += 1
         self._sent = self._context._sent
@@ -177,13 +196,14 @@ class Rollback:
         reason = None if on else self.reason or "there is nothing to keep yet"
         return {"on": on, "reason": reason, "snapshots": self.count, "take_overs": self.take_overs, "cost": self.cost}
 
+    def age(self):
+        """How old the copy is, for messages: str."""
+        seconds = 0.0 if self.made_at is None else time.monotonic() - self.made_at
+        return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
     def describe(self):
         """What a death means for what the child had: str, or None when nothing is kept."""
-        if not self.ready:
-            return None
-        seconds = time.monotonic() - self.made_at
-        ago = f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-        return f"objects made in it earlier are kept, as they were {ago} before"
+        return f"objects made in it earlier are kept, as they were {self.age()} before" if self.ready else None
 
     @contextlib.contextmanager
     def hold(self):

@@ -146,7 +146,7 @@ def test_the_second_interrupt_kills(call):
         (took,) = session.expect("done", "KeyboardInterrupt")
         assert 1.0 < float(took) < 10
         session.expect("state", False, 499500)
-        assert "was restarted" in session.finish()
+        assert "was rolled back" in session.finish()
 
 
 def test_interrupts_between_calls_harm_no_child():

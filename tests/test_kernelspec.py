@@ -126,7 +126,7 @@ def test_a_kernel_started_by_the_spec(tmp_path, start):
     pid = kernel.run("from ipython_isolation import default_context\ndefault_context().remote_pid").value
     assert pid == there
     assert kernel.run("%config Isolate.modules").value == "['victim_pkg']"
-    assert kernel.run("%isolate").value.split()[7:11] == ["victim_pkg", "default", there, "running"]
+    assert kernel.run("%isolate").value.split()[8:12] == ["victim_pkg", "default", there, "running"]
 
 
 def test_a_crash_in_that_kernel(tmp_path, start):
@@ -134,10 +134,11 @@ def test_a_crash_in_that_kernel(tmp_path, start):
     kernel = start("python3-isolated")
     kernel.run("import victim_pkg._core as core\nfrom ipython_isolation import import_isolated")
     kernel.run("x = list(range(1000)); core.pid()")
-    assert kernel.run_any("import_isolated('os').abort()").error["ename"] == "ProcessTerminationError"
+    error = kernel.run_any("import_isolated('os').abort()").error
+    assert error["ename"] == "ProcessTerminationError" and "earlier are kept" in error["evalue"]
     cell = kernel.run("print(sum(x), core.add(1, 2))")
     assert cell.out == "499500 3\n"
-    assert cell.err.startswith("ipython_isolation: the process of context 'default' was restarted") and cell.err.count("\n") == 1
+    assert cell.err == ""
 
 
 def test_a_failing_load_is_loud(tmp_path):

@@ -54,7 +54,7 @@ def test_the_traceback_in_a_cell(kernel):  # noqa: F811
 
 def test_a_thousand_inputs(kernel):  # noqa: F811
     """One loop, some inputs crash: exactly those are recorded, and every other result is there afterwards."""
-    kernel.run("%isolate talker\nimport talker")
+    kernel.run("%config Isolate.rollback = 'off'\n%isolate talker\nimport talker")
     cell = kernel.run(
         "from ipython_isolation import ProcessTerminationError\nresults, crashed = {}, []\n"
         "for n in range(1000):\n    try:\n        results[n] = talker.check(n)\n"
@@ -72,7 +72,7 @@ def test_a_thousand_inputs(kernel):  # noqa: F811
 
 def test_a_lost_object(kernel):  # noqa: F811
     """Looking at it says what it was; using it raises; nothing that lists variables fails."""
-    kernel.run("%isolate talker\nimport talker\nthing = talker.Thing('a')\nplain = 1")
+    kernel.run("%config Isolate.rollback = 'off'\n%isolate talker\nimport talker\nthing = talker.Thing('a')\nplain = 1")
     kernel.run_any("talker.die()")
     for _ in range(2):  # before and after the next life begins
         assert "Thing" in kernel.run("thing").value
@@ -81,6 +81,19 @@ def test_a_lost_object(kernel):  # noqa: F811
         assert re.search(r"^plain +int +1$", listed, re.M) and re.search(r"^thing +Thing", listed, re.M)
         assert re.search(r"^talker +module", listed, re.M)
         kernel.run("talker.check(1)")
+
+
+def test_what_earlier_cells_made(kernel):  # noqa: F811
+    """It is there after any number of crashes, and as the last cell before had left it."""
+    kernel.run("%isolate talker\nimport talker")
+    kernel.run("thing = talker.Thing('a')")
+    kernel.run("thing.name = 'b'")
+    for name in ("b", "c"):
+        error = kernel.run_any("thing.name = 'half done'\ntalker.die()").error
+        assert "earlier are kept" in error["evalue"]
+        cell = kernel.run("thing.name")
+        assert (cell.value, cell.err) == (repr(name), "")
+        kernel.run("thing.name = 'c'")
 
 
 # --- The life of the kernel ------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from behaviour.harness import raises
 import ipython_isolation
 from ipython_isolation import ClientStateError, StaleProxyError
 
+pytestmark = pytest.mark.restarts  # a frozen copy would keep what is to be lost
+
 
 def crash(context):
     zoo = context.load_module("zoo")
