@@ -10,6 +10,7 @@
 #include <link.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How long threads that have been told to end may take for it. */
-#define THREADS_END_MS 20
+/* How long threads may take to end or to begin. */
+#define THREADS_SETTLE_MS 20
 /* Below this size a copy is made whatever memory is left. */
 #define SMALL_KB (256ul * 1024)
 
@@ -101,14 +102,16 @@ thread_name(pid_t tid, char name[32])
     name[strcspn(name, "\n")] = 0;
 }
 
-/* Threads that are neither ours nor libzmq's for us; the name of one of them. -1: nobody knows. */
+/* Threads that are neither ours nor libzmq's for us; the name of one of them, and a number that says
+ * which they are. -1: nobody knows. */
 static int
-foreign_threads(char name[32])
+foreign_threads(char name[32], uint64_t *which)
 {
     int foreign = 0, zmq = 2, holder = 1; /* how many there may be of these */
     DIR *tasks = opendir("/proc/self/task");
     struct dirent *task;
 
+    *which = 0;
     if (!tasks)
         return -1;
     while ((task = readdir(tasks))) {
@@ -121,6 +124,7 @@ foreign_threads(char name[32])
             (strcmp(candidate, "isolation-end") == 0 && holder-- > 0))
             continue;
         foreign++;
+        *which += (uint64_t)tid * tid;
         memcpy(name, candidate, 32);
     }
     closedir(tasks);
@@ -131,13 +135,19 @@ static bool
 threads_fit(bool paused, char *reason, size_t size)
 {
     static const struct timespec pause = {.tv_nsec = 100 * 1000};
+    static uint64_t refused; /* those that were there the last time, and stayed */
     char name[32] = "";
-    int foreign = foreign_threads(name);
+    uint64_t which;
+    int foreign = foreign_threads(name, &which);
+    int patient = paused || which != refused;
 
-    for (int i = 0; paused && foreign > 0 && i < THREADS_END_MS * 10; i++) {
+    /* Threads that were told to end need a moment; so does one of ours, or of libzmq's, that has just
+     * begun and not yet said who it is. */
+    for (int i = 0; patient && foreign > 0 && i < THREADS_SETTLE_MS * 10; i++) {
         nanosleep(&pause, NULL);
-        foreign = foreign_threads(name);
+        foreign = foreign_threads(name, &which);
     }
+    refused = which;
     if (foreign < 0)
         return unfit(reason, size, "/proc cannot be read, so nobody knows what threads run");
     if (foreign > 0)
