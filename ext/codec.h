@@ -148,7 +148,6 @@ PyObject *resolve_name(PyObject *module, PyObject *qualname, bool import);
 /* True when o is a C function or class that the other side can find under the same name; then with
  * new references to that name. */
 bool is_named(PeerObject *peer, PyObject *o, PyObject **module, PyObject **qualname);
-PyObject *builtins_class(PyObject *qualname); /* classes.c */
 
 /* containers.c */
 /* Does nothing but our caller refer to o, so that it may move? */
@@ -161,7 +160,7 @@ int encode_container(struct message *m, PyObject *o, bool owned, bool *done);
 /* New reference to the container that `tag` begins, or NULL with an exception. */
 PyObject *decode_container(struct incoming *in, uint8_t tag);
 
-/* classes.c */
+/* describe.c, classes.c, mirrors.c: see classes.h */
 enum class_use { CLASS_AS_VALUE, CLASS_OF_INSTANCE, CLASS_AS_BASE, CLASS_AS_META };
 int encode_class(struct message *m, PyTypeObject *cls, enum class_use use);
 PyObject *decode_class(struct incoming *in, enum class_use use);

@@ -25,6 +25,28 @@ is_isolated_name(PeerObject *peer, PyObject *module)
     return false;
 }
 
+/* function, generator ...: in builtins by name only; `types` has those one can speak of. New
+ * reference, or NULL without an exception. */
+static PyObject *
+builtins_class(PyObject *qualname)
+{
+    PyObject *types = PyImport_ImportModule("types"), *found = NULL;
+    PyObject *dict = types == NULL ? NULL : PyModule_GetDict(types), *key, *value;
+    Py_ssize_t i = 0;
+    while (dict != NULL && found == NULL && PyDict_Next(dict, &i, &key, &value)) {
+        if (PyType_Check(value)) {
+            PyObject *name = PyType_GetName((PyTypeObject *)value);
+            if (name != NULL && PyUnicode_Compare(name, qualname) == 0) {
+                found = Py_NewRef(value);
+            }
+            Py_XDECREF(name);
+        }
+    }
+    Py_XDECREF(types);
+    PyErr_Clear();
+    return found;
+}
+
 /* New reference to what module.qualname names. NULL without an exception when nothing does (or the
  * module is not loaded and `import` is false); with one when importing it failed. */
 PyObject *
