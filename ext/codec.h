@@ -1,5 +1,5 @@
-/* codec.h: objects to bytes and back. What crosses how is in DESIGN.md's "What crosses"; the order
- * of the rules is the order of the code in encode(). */
+/* codec.h: objects to bytes and back. What crosses how is in docs/crossing.md; the order of the
+ * rules is the order of the code in encode(). */
 #ifndef ISOLATION_CODEC_H
 #define ISOLATION_CODEC_H
 
@@ -128,15 +128,39 @@ void blob_done(void *owner);
 void blobs_collect(void);
 
 /* For the files that share the work. */
-int encode_export(struct message *m, PyObject *o, struct export **out);
-bool is_isolated_name(PeerObject *peer, PyObject *module);
-PyObject *resolve_name(PyObject *module, PyObject *qualname, bool import);
-PyObject *builtins_class(PyObject *qualname); /* classes.c */
-int is_value_type(PyTypeObject *type);
+/* Bytes; below this a copy into the frame is cheaper than a part of its own. */
+#define BLOB_SIZE 65536
+static inline void
+write_tag(struct message *m, enum tag tag)
+{
+    write_u8(&m->w, (uint8_t)tag);
+}
+int is_value_type(PyTypeObject *type); /* encode.c */
+
+/* message.c */
 int garbled(const char *what);        /* sets the exception; always -1 */
 int message_check(struct message *m); /* MemoryError when the writer failed */
+int encode_export(struct message *m, PyObject *o, struct export **out);
 
-/* classes.c */
+/* naming.c */
+bool is_isolated_name(PeerObject *peer, PyObject *module);
+PyObject *resolve_name(PyObject *module, PyObject *qualname, bool import);
+/* True when o is a C function or class that the other side can find under the same name; then with
+ * new references to that name. */
+bool is_named(PeerObject *peer, PyObject *o, PyObject **module, PyObject **qualname);
+
+/* containers.c */
+/* Does nothing but our caller refer to o, so that it may move? */
+bool is_unshared(PyObject *o, bool owned);
+/* The number of items and the items: of a list, tuple, set, frozenset or deque. */
+int encode_sequence(struct message *m, PyObject *o, bool owned);
+/* A mutable built-in container: copied with a pair in arguments; in results it moves when nothing
+ * else refers to it. *done stays false when it goes by reference. */
+int encode_container(struct message *m, PyObject *o, bool owned, bool *done);
+/* New reference to the container that `tag` begins, or NULL with an exception. */
+PyObject *decode_container(struct incoming *in, uint8_t tag);
+
+/* describe.c, classes.c, mirrors.c: see classes.h */
 enum class_use { CLASS_AS_VALUE, CLASS_OF_INSTANCE, CLASS_AS_BASE, CLASS_AS_META };
 int encode_class(struct message *m, PyTypeObject *cls, enum class_use use);
 PyObject *decode_class(struct incoming *in, enum class_use use);

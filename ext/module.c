@@ -162,7 +162,7 @@ module_exec(PyObject *module)
     int rc = core->deque_type == NULL || operations == NULL ||
                      PyModule_AddObjectRef(module, "operations", operations) < 0 ||
                      class_changes_init() < 0 || object_methods_init() < 0 ||
-                     proxy_init(core, module) < 0 || buffers_init(core, module) < 0 ||
+                     stubs_init(core, module) < 0 || buffers_init(core, module) < 0 ||
                      module_proxy_init(core, module) < 0 || iteration_init(core, module) < 0 ||
                      peer_init(core, module) < 0
                  ? -1

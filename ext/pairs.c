@@ -129,6 +129,19 @@ container_iter(PyObject *o)
 }
 
 PyObject *
+deque_class(void)
+{
+    core_state *core = core_get();
+    if (core->deque_type == NULL) {
+        PyObject *module = PyImport_ImportModule("_collections");
+        core->deque_type = module ? PyObject_GetAttrString(module, "deque") : NULL;
+        Py_XDECREF(module);
+        PyErr_Clear();
+    }
+    return core->deque_type;
+}
+
+PyObject *
 deque_call(PyObject *deque, const char *method, PyObject *arg)
 {
     return PyObject_CallMethod(deque_class(), method, arg == NULL ? "O" : "OO", deque, arg);

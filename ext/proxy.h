@@ -34,9 +34,17 @@ typedef struct {
     char kind;       /* 'c' or 's' */
 } BoundObject;
 
+/* stubs.c */
+/* New reference, or NULL with an exception. */
 PyObject *stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract);
 bool is_stub(PyObject *o);
-bool is_special_name(PyObject *name); /* begins with two underscores */
+bool is_classmethod_kind(StubObject *stub); /* of a class or static method */
+/* What such a stub gives when it is found in owner. New reference, or NULL with an exception. */
+PyObject *bound_new(PyObject *owner, StubObject *stub);
+/* Borrowed self and name when o is a bound method of a proxy that was not fetched. */
+bool bound_method_parts(PyObject *o, PyObject **self, PyObject **name);
+
+bool is_special_name(PyObject *name); /* begins with two underscores; ops.c */
 /* Equal: CPython has static copies of some names beside the interned ones. */
 static inline bool
 is_name(PyObject *name, PyObject *known)
@@ -44,6 +52,7 @@ is_name(PyObject *name, PyObject *known)
     return name == known || PyUnicode_Compare(name, known) == 0;
 }
 
+/* proxy.c */
 /* An instance of a proxy class, not yet bound to a handle; value: of its immutable base, or NULL.
  */
 PyObject *proxy_new_instance(PyTypeObject *type, PyObject *value);
@@ -58,15 +67,14 @@ PyObject *proxy_new_method(void);
 /* `copy` knows by their very type what it need not copy; a mirror of such a type says so itself. */
 int proxy_add_copying(PyTypeObject *type, PyObject *reported);
 
-/* Borrowed self and name when o is a bound method of a proxy that was not fetched. */
-bool bound_method_parts(PyObject *o, PyObject **self, PyObject **name);
-
 /* Requests that several slots make. */
 PyObject *remote_getattr(PeerObject *peer, PyObject *o, PyObject *name);
 int remote_setattr(PeerObject *peer, PyObject *o, PyObject *name, PyObject *value);
 
 /* The struct mirror of type or of the first mirrored class in its MRO; NULL when there is none. */
 struct mirror *mirror_of(PyTypeObject *type);
+/* The peer of a mirrored class, or of a session class derived from one. */
+PeerObject *peer_of_type(PyTypeObject *type);
 
 /* New reference to the module proxy called `name`, made or re-bound to `handle`. */
 PyObject *module_proxy(PeerObject *peer, PyObject *name, uint64_t handle, bool registered);
@@ -75,8 +83,8 @@ PyObject *module_proxy(PeerObject *peer, PyObject *name, uint64_t handle, bool r
 int object_methods_init(void);
 bool is_object_method(PyObject *descriptor);
 
-/* Adds the types of proxy.c and module_proxy.c to the state. */
-int proxy_init(core_state *core, PyObject *module);
+/* Adds the types of stubs.c and module_proxy.c to the state. */
+int stubs_init(core_state *core, PyObject *module);
 int module_proxy_init(core_state *core, PyObject *module);
 
 #endif

@@ -146,3 +146,19 @@ def worlds(shared_context):
 def zoo(shared_context):
     """The isolated zoo alone."""
     return shared_context.load_module("zoo")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def lent_strand(shared_context):
+    """A thread of the child has called already: the thread that served it lives on. For the files that
+    import this.
+    """
+    shared_context.call(exec, CALL_IN_THREAD, {})
+
+
+CALL_IN_THREAD = """
+import logging, threading
+thread = threading.Thread(target=logging.getLogger("nobody").error, args=("a strand is lent",))
+thread.start()
+thread.join()
+"""

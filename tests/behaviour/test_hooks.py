@@ -5,7 +5,7 @@ import sys
 import threading
 
 import pytest
-from behaviour.harness import both, raises, worlds  # noqa: F401
+from behaviour.harness import both, lent_strand, raises, worlds  # noqa: F401
 
 
 @pytest.fixture
@@ -33,20 +33,6 @@ def functions(traceback):
         names.append(traceback.tb_frame.f_code.co_name)
         traceback = traceback.tb_next
     return names
-
-
-@pytest.fixture(autouse=True, scope="module")
-def lent_strand(shared_context):
-    """A thread of the child has called already: the thread that served it lives on."""
-    shared_context.call(exec, CALL_IN_THREAD, {})
-
-
-CALL_IN_THREAD = """
-import logging, threading
-thread = threading.Thread(target=logging.getLogger("nobody").error, args=("a strand is lent",))
-thread.start()
-thread.join()
-"""
 
 
 @both

@@ -8,7 +8,7 @@ import threading
 import warnings
 
 import pytest
-from behaviour.harness import both, raises, worlds  # noqa: F401
+from behaviour.harness import both, lent_strand, raises, worlds  # noqa: F401
 
 import ipython_isolation
 
@@ -17,20 +17,6 @@ import ipython_isolation
 def reporter(shared_context):
     """The isolated module alone."""
     return shared_context.load_module("reporter")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def lent_strand(shared_context):
-    """A thread of the child has called already: the thread that served it lives on."""
-    shared_context.call(exec, CALL_IN_THREAD, {})
-
-
-CALL_IN_THREAD = """
-import logging, threading
-thread = threading.Thread(target=logging.getLogger("nobody").error, args=("a strand is lent",))
-thread.start()
-thread.join()
-"""
 
 
 def seen(function, *args, action="always", **kwargs):

@@ -1,0 +1,615 @@
+/* encode.c: objects to bytes. What crosses how is decided here: the order of the rules is the order
+ * of the code in encode() and encode_compound(). */
+#include "codec.h"
+
+#include "handles.h"
+#include "iteration.h"
+#include "peer.h"
+#include "proxy.h"
+
+#include <stdlib.h>
+
+/* The value whose tag was written at `at` gets the next number of this request. */
+static int
+keep(struct message *m, size_t at, PyObject *o)
+{
+    if (m->values == NULL) {
+        m->values = calloc(1, sizeof *m->values);
+        if (m->values == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        m->values->request = m->request;
+        m->values->mine = true;
+    }
+    if (message_check(m) < 0 || values_add(m->values, o) < 0) {
+        return -1;
+    }
+    m->w.data[at] |= TAG_KEPT;
+    return 0;
+}
+
+/* Writes the number that o has as a value of a request under way. False: it has none. */
+static bool
+encode_kept(struct message *m, PyObject *o)
+{
+    uint32_t index;
+    /* One that is kept already has a reference there; inside of arguments each has one more, held
+     * while it is encoded. */
+    if (Py_REFCNT(o) <= (m->result ? 1 : 2) || m->strand == NULL ||
+        (m->values == NULL && m->strand->values == NULL)) {
+        return false;
+    }
+    struct values *v = values_find(m, o, &index);
+    if (v == NULL) {
+        return false;
+    }
+    write_tag(m, TAG_ARGUMENT);
+    write_u64(&m->w, v->request << 1 | v->mine);
+    write_u32(&m->w, index);
+    return true;
+}
+
+static bool
+encode_kept_number(struct message *m, PyObject *o)
+{
+    struct values *v = m->values != NULL ? m->values : m->strand != NULL ? m->strand->values : NULL;
+    return v != NULL && v->numbers && encode_kept(m, o);
+}
+
+static int
+encode_long(struct message *m, PyObject *o)
+{
+    int overflow;
+    long long v = PyLong_AsLongLongAndOverflow(o, &overflow);
+    if (!overflow) {
+        write_tag(m, TAG_INT);
+        write_u64(&m->w, (uint64_t)v);
+        return 0;
+    }
+    size_t bits = _PyLong_NumBits(o);
+    if (bits == (size_t)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    size_t n = bits / 8 + 1;
+    write_tag(m, TAG_BIGINT);
+    write_u64(&m->w, n);
+    unsigned char *to = writer_reserve(&m->w, n);
+    if (to == NULL) {
+        return message_check(m);
+    }
+    if (compat_long_as_bytes(o, to, n) < 0) {
+        return -1;
+    }
+    m->w.size += n;
+    return 0;
+}
+
+static int
+encode_str(struct message *m, PyObject *o)
+{
+    size_t at = m->w.size;
+    if (PyUnicode_GET_LENGTH(o) > 1 && encode_kept(m, o)) {
+        return 0;
+    }
+    if (!PyUnicode_IS_COMPACT_ASCII(o)) {
+        write_tag(m, TAG_STR);
+        if (encode_name(m, o) < 0) {
+            return -1;
+        }
+    }
+    else if (PyUnicode_GET_LENGTH(o) < BLOB_SIZE) {
+        write_tag(m, TAG_ASCII);
+        write_bytes(&m->w, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o));
+    }
+    else {
+        write_tag(m, TAG_BLOBTEXT);
+        if (encode_blob(m, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o), o) < 0) {
+            return -1;
+        }
+    }
+    return m->result || PyUnicode_GET_LENGTH(o) < 2 ? 0 : keep(m, at, o);
+}
+
+static int
+encode_bytes(struct message *m, PyObject *o)
+{
+    size_t at = m->w.size;
+    if (PyBytes_GET_SIZE(o) > 1 && encode_kept(m, o)) {
+        return 0;
+    }
+    write_tag(m, TAG_BYTES);
+    if (encode_blob(m, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o), o) < 0) {
+        return -1;
+    }
+    return m->result || PyBytes_GET_SIZE(o) < 2 ? 0 : keep(m, at, o);
+}
+
+static int
+encode_proxy(struct message *m, struct proxy *p)
+{
+    if (p->epoch == m->peer->epoch) {
+        write_tag(m, TAG_BACKREF);
+        write_u64(&m->w, p->handle);
+        return message_check(m);
+    }
+    if (p->module != NULL) {
+        write_tag(m, TAG_NAMED);
+        return encode_name(m, p->module) < 0 || encode_name(m, p->qualname) < 0 ? -1
+                                                                                : message_check(m);
+    }
+    peer_raise_stale(m->peer, p->object);
+    return -1;
+}
+
+/* datetime, Decimal, Enum members ...: rebuilt from what __reduce_ex__ says, without pickle. */
+static int
+encode_reduced(struct message *m, PyObject *o, bool *done)
+{
+    PyObject *parts = PyObject_CallMethod(core_get()->errors, "reduce", "(O)", o);
+    if (parts == NULL) {
+        PyErr_Clear(); /* cannot be taken apart: it goes by reference */
+        return 0;
+    }
+    int rc = -1;
+    if (PyUnicode_Check(parts)) { /* the name of a constant of its module, as pickle has it */
+        PyObject *module = PyObject_GetAttr(o, core_get()->str___module__);
+        PyObject *found =
+            module != NULL && PyUnicode_Check(module) && !is_isolated_name(m->peer, module)
+                ? resolve_name(module, parts, false)
+                : NULL;
+        PyErr_Clear();
+        rc = 0;
+        if (found == o) {
+            *done = true;
+            write_tag(m, TAG_NAMED);
+            rc = encode_name(m, module) < 0 || encode_name(m, parts) < 0 ? -1 : message_check(m);
+        }
+        Py_XDECREF(module);
+        Py_XDECREF(found);
+    }
+    else if (PyTuple_Check(parts) && PyTuple_GET_SIZE(parts) >= 2 &&
+             (PyTuple_GET_SIZE(parts) < 4 || PyTuple_GET_ITEM(parts, 3) == Py_None)) {
+        PyObject *state = PyTuple_GET_SIZE(parts) > 2 ? PyTuple_GET_ITEM(parts, 2) : Py_None;
+        PyObject *function = PyTuple_GET_ITEM(parts, 0), *module, *qualname;
+        bool result = m->result, reducing = m->reducing;
+        if (is_named(m->peer, function, &module, &qualname)) {
+            *done = true;
+            write_tag(m, TAG_REDUCE);
+            m->reducing = true;
+            m->result = true; /* the parts are ours alone: no copy-restore */
+            rc = encode_name(m, module) < 0 || encode_name(m, qualname) < 0 ||
+                         encode(m, PyTuple_GET_ITEM(parts, 1), true) < 0 ||
+                         encode(m, state, true) < 0
+                     ? -1
+                     : 0;
+            m->result = result;
+            m->reducing = reducing;
+            Py_DECREF(module);
+            Py_DECREF(qualname);
+        }
+        else {
+            rc = 0;
+        }
+    }
+    else {
+        rc = 0;
+    }
+    Py_DECREF(parts);
+    return rc;
+}
+
+/* An instance of a subclass of an immutable built-in: the value goes along, so that C code here
+ * finds the real layout. Returns the built-in base, or NULL. */
+static PyTypeObject *
+value_base(PyObject *o)
+{
+    PyTypeObject *type = Py_TYPE(o);
+    PyTypeObject *bases[] = {&PyLong_Type,  &PyUnicode_Type, &PyTuple_Type,    &PyFloat_Type,
+                             &PyBytes_Type, &PyComplex_Type, &PyFrozenSet_Type};
+    for (size_t i = 0; i < sizeof bases / sizeof *bases; i++) {
+        if (type != bases[i] && PyType_IsSubtype(type, bases[i])) {
+            return bases[i];
+        }
+    }
+    return NULL;
+}
+
+static PyObject *
+plain_value(PyObject *o, PyTypeObject *base)
+{
+    if (base == &PyLong_Type) {
+        return _PyLong_Copy((PyLongObject *)o);
+    }
+    if (base == &PyUnicode_Type) {
+        return PyUnicode_Substring(o, 0, PyUnicode_GET_LENGTH(o)); /* exact str: see below */
+    }
+    if (base == &PyTuple_Type) {
+        return PyTuple_GetSlice(o, 0, PyTuple_GET_SIZE(o));
+    }
+    if (base == &PyFloat_Type) {
+        return PyFloat_FromDouble(PyFloat_AS_DOUBLE(o));
+    }
+    if (base == &PyBytes_Type) {
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(o), PyBytes_GET_SIZE(o));
+    }
+    if (base == &PyComplex_Type) {
+        return PyComplex_FromCComplex(((PyComplexObject *)o)->cval);
+    }
+    PyObject *items = PySequence_List(o), *value = NULL;
+    if (items != NULL) {
+        value = PyFrozenSet_New(items);
+        Py_DECREF(items);
+    }
+    return value;
+}
+
+static int
+encode_reference(struct message *m, PyObject *o)
+{
+    struct export *e;
+    PyTypeObject *base = value_base(o);
+    if (encode_export(m, o, &e) < 0) {
+        return -1;
+    }
+    if (base != NULL) {
+        write_tag(m, TAG_REFVALUE);
+        write_u64(&m->w, e->handle);
+        if (encode_class(m, Py_TYPE(o), CLASS_OF_INSTANCE) < 0) {
+            return -1;
+        }
+        PyObject *value = plain_value(o, base);
+        if (value == NULL) {
+            return -1;
+        }
+        int rc = encode(m, value, false);
+        Py_DECREF(value);
+        return rc;
+    }
+    write_tag(m, TAG_REF);
+    write_u64(&m->w, e->handle);
+    if (encode_class(m, Py_TYPE(o), CLASS_OF_INSTANCE) < 0) {
+        return -1;
+    }
+    /* Functions that can be found again by name survive a restart. */
+    PyObject *module = NULL, *qualname = NULL;
+    if (!m->peer->is_kernel && (PyFunction_Check(o) || PyCFunction_Check(o))) {
+        module = PyObject_GetAttr(o, core_get()->str___module__);
+        qualname = module ? PyObject_GetAttr(o, core_get()->str___qualname__) : NULL;
+        PyObject *found = qualname != NULL && PyUnicode_Check(module) && PyUnicode_Check(qualname)
+                              ? resolve_name(module, qualname, false)
+                              : NULL;
+        PyErr_Clear();
+        Py_XDECREF(found);
+        if (found != o) {
+            Py_CLEAR(module);
+            Py_CLEAR(qualname);
+        }
+    }
+    write_u8(&m->w, module != NULL);
+    int rc =
+        module == NULL || (encode_name(m, module) == 0 && encode_name(m, qualname) == 0) ? 0 : -1;
+    Py_XDECREF(module);
+    Py_XDECREF(qualname);
+    return rc < 0 ? -1 : message_check(m);
+}
+
+static int
+encode_module(struct message *m, PyObject *o)
+{
+    PyObject *name = PyModule_GetNameObject(o);
+    if (name == NULL) {
+        PyErr_Clear();
+        return encode_reference(m, o);
+    }
+    int rc = -1;
+    PyObject *registered = PyImport_GetModule(name);
+    Py_XDECREF(registered);
+    PyErr_Clear();
+    if (m->peer->is_kernel) {
+        /* The child has modules of its own; one that only the session has goes by reference. */
+        if (registered == o && PyUnicode_Compare(name, core_get()->str___main__) != 0) {
+            PyObject *none = PyUnicode_New(0, 0);
+            write_tag(m, TAG_NAMED);
+            rc = none == NULL || encode_name(m, name) < 0 || encode_name(m, none) < 0 ? -1 : 0;
+            Py_XDECREF(none);
+        }
+        else {
+            rc = encode_reference(m, o);
+        }
+    }
+    else {
+        struct export *e;
+        if (encode_export(m, o, &e) == 0) {
+            write_tag(m, TAG_MODULE);
+            write_u64(&m->w, e->handle);
+            write_u8(&m->w, registered == o);
+            rc = encode_name(m, name);
+        }
+    }
+    Py_DECREF(name);
+    return rc < 0 ? -1 : message_check(m);
+}
+
+/* A method or other descriptor of a mirrored class, as such: the one it stands for. */
+static int
+encode_stub(struct message *m, StubObject *stub)
+{
+    if (stub->target != NULL) {
+        return encode(m, stub->target, false);
+    }
+    write_tag(m, TAG_STUB);
+    return encode_class(m, (PyTypeObject *)stub->cls, CLASS_AS_VALUE) < 0 ||
+                   encode_name(m, stub->name) < 0
+               ? -1
+               : message_check(m);
+}
+
+/* Whether instances of `type` are registered to cross by value: by the type itself, by its name
+ * (nothing is imported to register it), or, for members of an Enum, by its metaclass. */
+int
+is_value_type(PyTypeObject *type)
+{
+    PyObject *types = core_get()->value_types;
+    PyObject *known = PyDict_GetItemWithError(types, (PyObject *)type);
+    if (known != NULL || PyErr_Occurred()) {
+        return known == NULL ? -1 : known == Py_True;
+    }
+    PyObject *module = PyObject_GetAttr((PyObject *)type, core_get()->str___module__);
+    PyObject *qualname =
+        module == NULL ? NULL : PyObject_GetAttr((PyObject *)type, core_get()->str___qualname__);
+    PyObject *name = qualname == NULL ? NULL : PyUnicode_FromFormat("%S.%S", module, qualname);
+    int yes = name == NULL ? -1 : PyDict_Contains(types, name);
+    Py_XDECREF(module);
+    Py_XDECREF(qualname);
+    Py_XDECREF(name);
+    if (yes == 0 && Py_TYPE(type) != &PyType_Type) {
+        yes = is_value_type(Py_TYPE(type));
+    }
+    /* What is none is remembered only of types that stay: the table holds them. */
+    bool keep = yes > 0 || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE);
+    if (yes < 0 ||
+        (keep && PyDict_SetItem(types, (PyObject *)type, yes ? Py_True : Py_False) < 0)) {
+        PyErr_Clear();
+        return 0;
+    }
+    return yes;
+}
+
+/* An array that is not written back is an immutable value as far as the other side goes. */
+static int
+keep_unpaired(struct message *m, size_t at, PyObject *o)
+{
+    return m->result || pair_find(m->strand, o) != NULL ? 0 : keep(m, at, o);
+}
+
+static int
+encode_compound(struct message *m, PyObject *o, bool owned)
+{
+    bool done = false;
+    size_t at = m->w.size;
+    if (PyTuple_CheckExact(o)) {
+        if (PyTuple_GET_SIZE(o) > 0 && encode_kept(m, o)) {
+            return 0;
+        }
+        write_tag(m, TAG_TUPLE);
+        /* Before its items: they may lead back to it. */
+        if (!m->result && PyTuple_GET_SIZE(o) > 0 && keep(m, at, o) < 0) {
+            return -1;
+        }
+        return encode_sequence(m, o, is_unshared(o, owned));
+    }
+    struct proxy *p = proxy_find(o);
+    if (p != NULL && p->peer == m->peer) {
+        if ((m->flags & FRAME_ERROR) && p->epoch == m->peer->epoch &&
+            PyExceptionInstance_Check(o)) {
+            PyObject *traceback = PyException_GetTraceback(o);
+            write_tag(m, TAG_EXCEPTION_BACK);
+            write_u64(&m->w, p->handle);
+            int rc = encode_traceback(m, traceback);
+            Py_XDECREF(traceback);
+            return rc;
+        }
+        return encode_proxy(m, p);
+    }
+    if (encode_container(m, o, owned, &done) < 0 || done) {
+        return done && !PyErr_Occurred() ? 0 : -1;
+    }
+    if (encode_kept(m, o)) {
+        return 0;
+    }
+    if (PyFrozenSet_CheckExact(o)) {
+        write_tag(m, TAG_FROZENSET);
+        int rc = encode_sequence(m, o, false);
+        return rc < 0 || m->result ? rc : keep(m, at, o);
+    }
+    if (PySlice_Check(o) || PyRange_Check(o)) {
+        static const char *const fields[] = {"start", "stop", "step"};
+        write_tag(m, PySlice_Check(o) ? TAG_SLICE : TAG_RANGE);
+        for (int i = 0; i < 3; i++) {
+            PyObject *field = PyObject_GetAttrString(o, fields[i]);
+            int rc = field == NULL ? -1 : encode(m, field, false);
+            Py_XDECREF(field);
+            if (rc < 0) {
+                return -1;
+            }
+        }
+        return m->result ? 0 : keep(m, at, o);
+    }
+    if (PyExceptionInstance_Check(o)) {
+        return encode_exception(m, o);
+    }
+    if (PyTraceBack_Check(o)) {
+        write_tag(m, TAG_TRACEBACK);
+        return encode_traceback(m, o);
+    }
+    if (PyType_Check(o)) {
+        write_tag(m, TAG_CLASS);
+        int rc = encode_class(m, (PyTypeObject *)o, CLASS_AS_VALUE);
+        return rc < 0 || m->result ? rc : keep(m, at, o);
+    }
+    if (PyModule_Check(o)) {
+        int rc = encode_module(m, o);
+        return rc < 0 || m->result ? rc : keep(m, at, o);
+    }
+    /* In a registered value either side's own: what it is made with must not ask back for it. */
+    if ((m->peer->is_kernel || m->reducing) && PyCFunction_CheckExact(o)) {
+        PyObject *self = PyCFunction_GET_SELF(o), *module, *qualname;
+        if ((self == NULL || PyModule_Check(self)) && is_named(m->peer, o, &module, &qualname)) {
+            write_tag(m, TAG_NAMED);
+            int rc = encode_name(m, module) < 0 || encode_name(m, qualname) < 0 ? -1 : 0;
+            Py_DECREF(module);
+            Py_DECREF(qualname);
+            return rc < 0 || m->result ? rc : keep(m, at, o);
+        }
+    }
+    if (Py_IS_TYPE(o, core_get()->iterator_type) && iteration_peer(o) == m->peer) {
+        PyObject *exact = iteration_exact(o);
+        int rc = exact == NULL ? -1 : encode(m, exact, false);
+        Py_XDECREF(exact);
+        return rc;
+    }
+    if (is_stub(o) && ((StubObject *)o)->peer == (PyObject *)m->peer) {
+        return encode_stub(m, (StubObject *)o);
+    }
+    PyObject *self, *name;
+    if (bound_method_parts(o, &self, &name)) {
+        struct proxy *of = proxy_find(self);
+        if (PyMethod_Check(o) &&
+            compat_type_lookup(Py_TYPE(self), name) != PyMethod_GET_FUNCTION(o)) {
+            of = NULL; /* super().method: by name it would be another */
+        }
+        if (of != NULL && of->peer == m->peer) {
+            write_tag(m, TAG_METHOD);
+            return encode_proxy(m, of) < 0 ? -1 : encode_name(m, name);
+        }
+    }
+    if (is_ndarray(m->peer, o)) {
+        if (encode_ndarray(m, o, owned, &done) < 0 || done) {
+            return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
+        }
+    }
+    else if (is_array(m->peer, o)) {
+        if (encode_array(m, o, owned, &done) < 0 || done) {
+            return PyErr_Occurred() ? -1 : 0;
+        }
+    }
+    else if (PyMemoryView_Check(o)) {
+        if (encode_memoryview(m, o, &done) < 0 || done) {
+            return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
+        }
+    }
+    else {
+        int by_value = is_value_type(Py_TYPE(o));
+        if (by_value < 0) {
+            return -1;
+        }
+        if (by_value) {
+            PyObject *module, *qualname;
+            if (is_named(m->peer, (PyObject *)Py_TYPE(o), &module, &qualname)) {
+                Py_DECREF(module);
+                Py_DECREF(qualname);
+                if (encode_reduced(m, o, &done) < 0) {
+                    return -1;
+                }
+                if (done) {
+                    return m->result ? 0 : keep(m, at, o);
+                }
+            }
+        }
+    }
+    return encode_reference(m, o);
+}
+
+int
+encode(struct message *m, PyObject *o, bool owned)
+{
+    PyTypeObject *type = Py_TYPE(o);
+    if (type == &PyLong_Type) {
+        return encode_kept_number(m, o) ? 0 : encode_long(m, o);
+    }
+    if (type == &PyFloat_Type) {
+        if (encode_kept_number(m, o)) {
+            return 0;
+        }
+        write_tag(m, TAG_FLOAT);
+        write_f64(&m->w, PyFloat_AS_DOUBLE(o));
+        return 0;
+    }
+    if (type == &PyUnicode_Type) {
+        return encode_str(m, o);
+    }
+    if (o == Py_None) {
+        write_tag(m, TAG_NONE);
+        return 0;
+    }
+    if (type == &PyBool_Type) {
+        write_tag(m, o == Py_True ? TAG_TRUE : TAG_FALSE);
+        return 0;
+    }
+    if (type == &PyBytes_Type) {
+        return encode_bytes(m, o);
+    }
+    if (type == &PyComplex_Type) {
+        if (encode_kept_number(m, o)) {
+            return 0;
+        }
+        Py_complex v = PyComplex_AsCComplex(o);
+        write_tag(m, TAG_COMPLEX);
+        write_f64(&m->w, v.real);
+        write_f64(&m->w, v.imag);
+        return 0;
+    }
+    if (o == Py_Ellipsis || o == Py_NotImplemented) {
+        write_tag(m, o == Py_Ellipsis ? TAG_ELLIPSIS : TAG_NOTIMPLEMENTED);
+        return 0;
+    }
+    if (Py_EnterRecursiveCall(" while passing an object to another process")) {
+        return -1;
+    }
+    int rc = encode_compound(m, o, owned);
+    Py_LeaveRecursiveCall();
+    return rc;
+}
+
+int
+encode_argument(struct message *m, PyObject *o)
+{
+    size_t at = m->w.size;
+    if (encode(m, o, false) < 0) {
+        return -1;
+    }
+    bool number = PyFloat_CheckExact(o) || PyComplex_CheckExact(o);
+    if (PyLong_CheckExact(o)) {
+        int overflow;
+        long v = PyLong_AsLongAndOverflow(o, &overflow);
+        number = overflow || v < -5 || v > 256; /* the others are the same everywhere */
+    }
+    if (!number || (!m->w.failed && m->w.data[at] == TAG_ARGUMENT)) {
+        return 0;
+    }
+    if (keep(m, at, o) < 0) {
+        return -1;
+    }
+    m->values->numbers = true;
+    return 0;
+}
+
+int
+encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    write_u64(&m->w, (uint64_t)nargs);
+    write_u64(&m->w, (uint64_t)nkw);
+    for (Py_ssize_t i = 0; i < nkw; i++) {
+        if (encode_name(m, PyTuple_GET_ITEM(kwnames, i)) < 0) {
+            return -1;
+        }
+    }
+    for (Py_ssize_t i = 0; i < nargs + nkw; i++) {
+        if (encode_argument(m, args[i]) < 0) {
+            return -1;
+        }
+    }
+    return message_check(m);
+}

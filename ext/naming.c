@@ -1,0 +1,167 @@
+/* naming.c: names in frames, and objects that both sides find by module and qualified name. */
+#include "codec.h"
+
+#include <string.h>
+
+bool
+is_isolated_name(PeerObject *peer, PyObject *module)
+{
+    if (module == NULL || !PyUnicode_Check(module) || PySet_GET_SIZE(peer->isolated) == 0) {
+        return false;
+    }
+    Py_ssize_t end = PyUnicode_GET_LENGTH(module);
+    while (end > 0) {
+        PyObject *prefix = PyUnicode_Substring(module, 0, end);
+        int found = prefix == NULL ? -1 : PySet_Contains(peer->isolated, prefix);
+        Py_XDECREF(prefix);
+        if (found < 0) {
+            PyErr_Clear();
+        }
+        if (found > 0) {
+            return true;
+        }
+        end = PyUnicode_FindChar(module, '.', 0, end, -1);
+    }
+    return false;
+}
+
+/* function, generator ...: in builtins by name only; `types` has those one can speak of. New
+ * reference, or NULL without an exception. */
+static PyObject *
+builtins_class(PyObject *qualname)
+{
+    PyObject *types = PyImport_ImportModule("types"), *found = NULL;
+    PyObject *dict = types == NULL ? NULL : PyModule_GetDict(types), *key, *value;
+    Py_ssize_t i = 0;
+    while (dict != NULL && found == NULL && PyDict_Next(dict, &i, &key, &value)) {
+        if (PyType_Check(value)) {
+            PyObject *name = PyType_GetName((PyTypeObject *)value);
+            if (name != NULL && PyUnicode_Compare(name, qualname) == 0) {
+                found = Py_NewRef(value);
+            }
+            Py_XDECREF(name);
+        }
+    }
+    Py_XDECREF(types);
+    PyErr_Clear();
+    return found;
+}
+
+/* New reference to what module.qualname names. NULL without an exception when nothing does (or the
+ * module is not loaded and `import` is false); with one when importing it failed. */
+PyObject *
+resolve_name(PyObject *module, PyObject *qualname, bool import)
+{
+    PyObject *o = PyImport_GetModule(module);
+    if (o == NULL) {
+        if (PyErr_Occurred() || !import) {
+            PyErr_Clear();
+            return NULL;
+        }
+        o = PyImport_Import(module);
+        if (o == NULL) {
+            return NULL;
+        }
+        Py_DECREF(o); /* the top-level package; the module itself is in sys.modules */
+        o = PyImport_GetModule(module);
+        if (o == NULL) {
+            PyErr_Clear();
+            return NULL;
+        }
+    }
+    if (PyUnicode_GET_LENGTH(qualname) == 0) {
+        return o;
+    }
+    Py_ssize_t start = 0, length = PyUnicode_GET_LENGTH(qualname);
+    while (o != NULL && start <= length) {
+        Py_ssize_t dot = PyUnicode_FindChar(qualname, '.', start, length, 1);
+        if (dot < 0) {
+            dot = length;
+        }
+        PyObject *name = PyUnicode_Substring(qualname, start, dot);
+        PyObject *next = name == NULL ? NULL : PyObject_GetAttr(o, name);
+        Py_XDECREF(name);
+        Py_SETREF(o, next);
+        start = dot + 1;
+    }
+    if (o == NULL) {
+        PyErr_Clear();
+        if (PyUnicode_CompareWithASCIIString(module, "builtins") == 0) {
+            o = builtins_class(qualname);
+        }
+    }
+    return o;
+}
+
+bool
+is_named(PeerObject *peer, PyObject *o, PyObject **module, PyObject **qualname)
+{
+    *module = *qualname = NULL;
+    PyObject *m = PyObject_GetAttr(o, core_get()->str___module__);
+    PyObject *q = m == NULL ? NULL : PyObject_GetAttr(o, core_get()->str___qualname__);
+    if (q == NULL || !PyUnicode_Check(m) || !PyUnicode_Check(q) || is_isolated_name(peer, m) ||
+        PyUnicode_Compare(m, core_get()->str___main__) == 0) {
+        goto no;
+    }
+    PyObject *found = resolve_name(m, q, false);
+    Py_XDECREF(found);
+    if (found != o) {
+        goto no;
+    }
+    *module = m;
+    *qualname = q;
+    return true;
+no:
+    PyErr_Clear();
+    Py_XDECREF(m);
+    Py_XDECREF(q);
+    return false;
+}
+
+int
+encode_name(struct message *m, PyObject *name)
+{
+    Py_ssize_t size;
+    const char *text = PyUnicode_AsUTF8AndSize(name, &size);
+    if (text == NULL) {
+        PyErr_Clear(); /* lone surrogates: a name all the same */
+        PyObject *bytes = PyUnicode_AsEncodedString(name, "utf-8", "surrogatepass");
+        if (bytes == NULL) {
+            return -1;
+        }
+        write_bytes(&m->w, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+        Py_DECREF(bytes);
+        return 0;
+    }
+    write_bytes(&m->w, text, (size_t)size);
+    return 0;
+}
+
+PyObject *
+decode_name(struct incoming *in)
+{
+    size_t size;
+    const char *text = (const char *)read_bytes(&in->r, &size);
+    if (in->r.failed) {
+        garbled("name");
+        return NULL;
+    }
+    /* The same few names come all the time: they are found without making a string. */
+    size_t hash = size;
+    for (size_t i = 0; i < size && i < 32; i++) {
+        hash = hash * 31 + (unsigned char)text[i];
+    }
+    PyObject **recent = &core_get()->recent_names[hash % 256], *name = *recent;
+    if (name != NULL && (size_t)PyUnicode_GET_LENGTH(name) == size &&
+        memcmp(PyUnicode_1BYTE_DATA(name), text, size) == 0) {
+        return Py_NewRef(name);
+    }
+    name = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "surrogatepass");
+    if (name != NULL) {
+        PyUnicode_InternInPlace(&name);
+        if (PyUnicode_IS_COMPACT_ASCII(name)) {
+            Py_XSETREF(*recent, Py_NewRef(name));
+        }
+    }
+    return name;
+}
