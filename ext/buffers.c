@@ -249,6 +249,37 @@ buffers_forget(PeerObject *peer)
     }
 }
 
+/* Sets what both sides have to what is there, or to what differs from it in every byte. */
+static void
+image_assume(struct image *image, bool same)
+{
+    char *copy, *now = image->before == NULL ? NULL : content_of(image->view, &copy);
+    char *before = now == NULL ? NULL : PyBytes_AS_STRING(image->before);
+    for (Py_ssize_t i = 0; before != NULL && before != now && i < image->view->len; i++) {
+        before[i] = same ? now[i] : (char)~now[i];
+    }
+    if (now != NULL) {
+        free(copy);
+    }
+    Py_CLEAR(image->sent);
+    PyErr_Clear();
+}
+
+void
+buffers_carry_over(PeerObject *peer)
+{
+    for (struct copy *c = peer->copies; c != NULL; c = c->next) {
+        struct proxy *p = c->hold == NULL ? NULL : proxy_find(c->hold);
+        if (p != NULL && p->epoch == peer->epoch) {
+            c->epoch = peer->epoch;
+            image_assume(&c->image, true);
+        }
+    }
+    for (HoldObject *hold = peer->holds; hold != NULL; hold = hold->next) {
+        image_assume(&hold->image, false);
+    }
+}
+
 static bool
 is_changed(struct copy *c)
 {

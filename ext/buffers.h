@@ -19,6 +19,9 @@ int buffers_encode(struct message *m, bool *any);
 /* The frame has been sent. */
 void buffers_sent(PeerObject *peer);
 int buffers_decode(struct incoming *in);
+/* A frozen copy of the other side, or this one, has taken over: what the two have of a buffer may
+ * differ. The side of the target sends all of it, with the next frame. */
+void buffers_carry_over(PeerObject *peer);
 /* A life is over: frees the copies that nobody looks at. */
 void buffers_forget(PeerObject *peer);
 

@@ -8,6 +8,7 @@
  * on above all that were ever used, because each epoch has its own range of them. */
 #include "rollback.h"
 
+#include "buffers.h"
 #include "codec.h"
 #include "fdpass.h"
 #include "fitness.h"
@@ -256,6 +257,7 @@ peer_settle(PeerObject *self, PyObject *args)
             p->epoch = self->epoch - 1; /* lost */
         }
     }
+    buffers_carry_over(self);
     /* Classes of this side that changed after the copy was made. */
     PyObject *changes = self->rollback.changes;
     self->rollback.changes = NULL;
@@ -377,6 +379,7 @@ peer_take_counts(PeerObject *self, PyObject *given)
     if (rc < 0) {
         goto done;
     }
+    buffers_carry_over(self);
     PyObject *tuple = PyList_AsTuple(missing), *mine = PyList_AsTuple(counts);
     result = tuple == NULL || mine == NULL ? NULL : PyTuple_Pack(2, tuple, mine);
     Py_XDECREF(tuple);

@@ -140,6 +140,26 @@ def test_callbacks_and_classes_of_the_session(context, deaths):
         assert isinstance(made, Counted) and made["a"] == 1
 
 
+def test_views_of_buffers(context, deaths):
+    """A view of an isolated buffer shows what the copy has, and writes to it."""
+    struct, array = context.load_module("struct"), context.load_module("array")
+    remote = array.array("B", range(100))
+    view = memoryview(remote)
+    context.checkpoint()
+    with context._snapshots.hold():
+        remote[5] = 77
+        assert view[5] == 77
+        die(deaths.segfault)
+        assert remote[5] == 5
+        assert view[5] == 5 and view[99] == 99
+        view[6] = 66
+        assert remote[6] == 66
+        remote[7] = 55
+        assert view[7] == 55
+    assert struct.unpack_from("B", view, 6) == (66,)
+    view.release()
+
+
 def test_modules(context, deaths):
     """What was loaded later is loaded again; what was set in a module is as it was."""
     zoo = context.load_module("zoo")
