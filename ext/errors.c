@@ -245,6 +245,9 @@ decode_exception(struct incoming *in)
     }
     if (exc != NULL) {
         proxy_received(proxy_find(Py_NewRef(exc)));
+        if (PyObject_SetAttr(exc, core_get()->str_args, args) < 0) {
+            PyErr_Clear();
+        }
     }
     else {
         exc = new_exception((PyTypeObject *)cls, args);

@@ -369,6 +369,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
     if (name == core_get()->str___sizeof__ && self != NULL && !PyType_Check(self)) {
         result = add_size(result, compat_size_before(Py_TYPE(self)));
     }
+    if (result == Py_None && name == core_get()->str___init__ && PyExceptionInstance_Check(self)) {
+        Py_SETREF(result, Py_NewRef(self)); /* the other side has a copy: what it holds now */
+    }
     result = copy_array(in->peer, name, result);
     call_free(&call);
 done:
@@ -564,12 +567,17 @@ op_new(struct incoming *in, unsigned *Py_UNUSED(flags))
     if (decode_call(in, &call, NULL) < 0) {
         goto done;
     }
+    /* As type.__call__ would: by the first __new__ in the MRO, but for those that ask the other
+     * side. */
     PyTypeObject *home = NULL;
     for (Py_ssize_t i = 0; home == NULL && i < PyTuple_GET_SIZE(cls->tp_mro); i++) {
         PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(cls->tp_mro, i);
-        if (table_get(&core_get()->mirrors, ADDRESS(base)) == NULL) {
+        PyObject *dict =
+            table_get(&core_get()->mirrors, ADDRESS(base)) == NULL ? compat_type_dict(base) : NULL;
+        if (dict != NULL && PyDict_GetItemWithError(dict, core_get()->str___new__) != NULL) {
             home = base;
         }
+        Py_XDECREF(dict);
     }
     args = PyTuple_New(call.nargs);
     for (Py_ssize_t i = 0; args != NULL && i < call.nargs; i++) {

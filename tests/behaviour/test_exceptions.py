@@ -205,3 +205,33 @@ def test_errors_in_special_methods(zoo):
 def test_failing_len_bool_hash(zoo):
     v = zoo.VectorLike(1)
     return raises(bool, v), raises(hash, v), raises(lambda: v[0]), raises(int, v)
+
+
+@both
+def test_attributes_that_init_sets(zoo):
+    """Of a session class that derives from an isolated exception, and of one with an ordinary isolated base too."""
+
+    class Plain(zoo.ZooError):
+        pass
+
+    class More(zoo.ZooError):
+        def __init__(self, message):
+            super().__init__(message, 5, detail=[1])
+            self.extra = self.code + 1
+
+    class Mixed(zoo.Animal, ValueError):
+        pass
+
+    plain, more, mixed = Plain("p", 3), More("m"), Mixed("rex")
+    try:
+        raise mixed
+    except ValueError as error:
+        same = error is mixed
+    return (
+        plain.code, plain.detail, plain.args, str(plain), more.code, more.detail, more.extra, more.args,
+        mixed.name, mixed.legs, mixed.args, same, isinstance(mixed, zoo.Animal), raises(zoo.call, raise_it, more) is more,
+    )  # fmt: skip
+
+
+def raise_it(error):
+    raise error
