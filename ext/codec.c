@@ -50,6 +50,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->pure = false;
     m->operation = NULL;
     m->operand = NULL;
+    m->arguments = (struct arguments){0};
     m->values = NULL;
 }
 
@@ -1200,6 +1201,7 @@ int
 encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    m->arguments = (struct arguments){.vector = args, .nargs = nargs, .kwnames = kwnames};
     write_u64(&m->w, (uint64_t)nargs);
     write_u64(&m->w, (uint64_t)nkw);
     for (Py_ssize_t i = 0; i < nkw; i++) {

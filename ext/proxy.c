@@ -535,6 +535,8 @@ bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
                             : encode_call(&m, args, nargs, kwnames)) < 0
              ? -1
              : 0;
+    m.arguments.vector = args; /* what was shifted does not outlive this */
+    m.arguments.nargs = nargs;
     if (rc < 0) {
         request_abandon(&m);
     }
@@ -838,6 +840,7 @@ encode_args(struct message *m, PyObject *args, Py_ssize_t skip, PyObject *kwargs
 {
     Py_ssize_t nargs = PyTuple_GET_SIZE(args) - skip, position = 0;
     PyObject *key, *value;
+    m->arguments = (struct arguments){.tuple = args, .nargs = nargs, .kwargs = kwargs};
     write_u64(&m->w, (uint64_t)nargs);
     write_u64(&m->w, (uint64_t)(kwargs == NULL ? 0 : PyDict_GET_SIZE(kwargs)));
     while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
