@@ -45,7 +45,7 @@ build: $(INSTALL)
 
 # ---- C tests: one program per tests/c/test_*.c, with the C files that know no Python ---------------
 
-C_PLAIN := $(wildcard $(addprefix ext/,wire.c table.c channel.c lane.c fdpass.c process.c announce.c fdfloor.c freeze.c fitness.c))
+C_PLAIN := $(wildcard $(addprefix ext/,wire.c table.c channel.c lane.c fdpass.c process.c announce.c recorder.c fdfloor.c freeze.c fitness.c))
 C_TESTS := $(patsubst tests/c/%.c,build/c-tests/%,$(wildcard tests/c/test_*.c))
 C_FLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra $(if $(WERROR),-Werror) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
@@ -121,7 +121,7 @@ wheel: $(SETUP)
 
 # Also removes the virtual environments' stamps, so that the next build installs afresh.
 clean:
-	rm -rf build dist ipython_isolation/*.so ipython_isolation/_supervisor .pytest_cache
+	rm -rf build dist ipython_isolation/*.so ipython_isolation/_supervisor ipython_isolation/_symbolize .pytest_cache
 	rm -f .venv*/.install .venv*/.setup-*
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 	@if [ -e tests/victims ]; then find tests/victims -name '*.so' -delete; fi

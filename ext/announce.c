@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -17,6 +18,8 @@
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
 #endif
+
+#include "recorder.h"
 
 /* Enough for handlers that print stacks, as those chained may. */
 #define STACK_SIZE (64 * 1024)
@@ -53,7 +56,7 @@ announce_map(int shared_fd)
 
     if (fstat(shared_fd, &facts) < 0)
         return NULL;
-    if ((size_t)facts.st_size != size) {
+    if ((size_t)facts.st_size < size) { /* the record is behind it */
         errno = EPROTO;
         return NULL;
     }
@@ -87,6 +90,9 @@ is_fault(const siginfo_t *info)
     }
     return 0;
 }
+
+/* A thread is writing the record. */
+static atomic_int recording;
 
 static void
 ring_alarm(void)
@@ -123,7 +129,11 @@ is_consequence(const struct shared_page *page, const ucontext_t *context, pid_t 
            interrupted_stack(context) - (uintptr_t)stack->ss_sp < stack->ss_size;
 }
 
-/* Writes the facts and rings. Of several threads, the first one is heard. */
+/* How long a thread that dies as well lets the first one finish its record. */
+#define RECORD_LIMIT_MS 100
+
+/* Writes the facts and rings. Of several threads, the first one is heard; the others must not end
+ * the process before it is through. */
 static void
 announce(const siginfo_t *info, const ucontext_t *context, enum announced how)
 {
@@ -132,11 +142,17 @@ announce(const siginfo_t *info, const ucontext_t *context, enum announced how)
     uint32_t seen = atomic_load(&page->announced);
 
     do {
-        if (seen != ANNOUNCED_NONE && seen != ANNOUNCED_TENTATIVE)
+        if (seen != ANNOUNCED_NONE && seen != ANNOUNCED_TENTATIVE) {
+            for (int i = 0; i < RECORD_LIMIT_MS && atomic_load(&recording) && page->tid != tid; i++)
+                poll(NULL, 0, 1);
             return;
+        }
     } while (!atomic_compare_exchange_weak(&page->announced, &seen, ANNOUNCED_WRITING));
 
-    if (seen == ANNOUNCED_NONE || !is_consequence(page, context, tid)) {
+    int cause = seen == ANNOUNCED_NONE || !is_consequence(page, context, tid);
+    if (cause) {
+        atomic_store(&recording, 1);
+        recorder_write(info, context);
         page->signal = info->si_signo;
         page->code = info->si_code;
         page->pid = state.pid;
@@ -145,6 +161,10 @@ announce(const siginfo_t *info, const ucontext_t *context, enum announced how)
     }
     atomic_store(&page->announced, how);
     ring_alarm();
+    if (cause) {
+        recorder_write_python();
+        atomic_store(&recording, 0);
+    }
 }
 
 /* Dies of the signal, as if there had never been a handler. */

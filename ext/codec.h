@@ -79,6 +79,12 @@ struct message {
     bool pure;             /* a request that changes nothing over there */
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
     PyObject *operand;
+    struct arguments { /* likewise (borrowed); the caller keeps them until the request is over */
+        PyObject *const *vector;
+        Py_ssize_t nargs;
+        PyObject *kwnames;        /* of the vector; or ... */
+        PyObject *tuple, *kwargs; /* ... what a type is called with */
+    } arguments;
     struct values *values; /* owned or NULL: those in this request, once there are any */
 };
 

@@ -599,6 +599,7 @@ int
 encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    m->arguments = (struct arguments){.vector = args, .nargs = nargs, .kwnames = kwnames};
     write_u64(&m->w, (uint64_t)nargs);
     write_u64(&m->w, (uint64_t)nkw);
     for (Py_ssize_t i = 0; i < nkw; i++) {

@@ -43,6 +43,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->pure = false;
     m->operation = NULL;
     m->operand = NULL;
+    m->arguments = (struct arguments){0};
     m->values = NULL;
 }
 

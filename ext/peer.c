@@ -18,10 +18,11 @@
 #define HINT_AFTER_S 1.0 /* an interrupt that was not answered: say what a second one does */
 #define IDLE_MS 100      /* releases that no frame took along for so long are sent by themselves */
 #define EXIT_GRACE_MS 40 /* how long a death is held back for the exit report to complete it */
-#define LAST_FRAME_MS 20 /* how long what a dead child had sent may take to arrive */
-#define SPIN_US 20       /* how long a wait spins with the GIL held, and ... */
-#define GIVE_GIL_MS 5    /* ... how long it may go on so before it lets other threads run */
-#define BIG_FRAME 4096   /* bytes from which a frame's memory is handed over instead of copied */
+#define RECORD_GRACE_MS 30 /* how long an announced death may take to complete its record */
+#define LAST_FRAME_MS 20   /* how long what a dead child had sent may take to arrive */
+#define SPIN_US 20         /* how long a wait spins with the GIL held, and ... */
+#define GIVE_GIL_MS 5      /* ... how long it may go on so before it lets other threads run */
+#define BIG_FRAME 4096     /* bytes from which a frame's memory is handed over instead of copied */
 
 /* ---- small things ------------------------------------------------------------------------ */
 
@@ -172,6 +173,7 @@ frame_send(struct message *m)
     }
     if (rc < 0 && errno == EAGAIN && m->peer->is_kernel) {
         /* The child has hung up: it is dead or as good as dead. The wait says how it ended. */
+        m->peer->cut_off = true;
         process_kill(m->peer->process, 9);
         rc = 0;
     }
@@ -339,6 +341,92 @@ peer_ending(PeerObject *peer, enum ending_how how)
         e->address = page->address;
         e->taken = atomic_load(&page->taken_request);
     }
+    e->cut_off = peer->cut_off;
+}
+
+/* What the request was called with: (args, kwargs), new reference; None where that is not known. */
+static PyObject *
+called_with(const struct message *m)
+{
+    const struct arguments *a = &m->arguments;
+    Py_ssize_t nkw = a->kwnames == NULL ? 0 : PyTuple_GET_SIZE(a->kwnames);
+    if (a->vector == NULL && a->tuple == NULL) {
+        return Py_NewRef(Py_None);
+    }
+    PyObject *args, *kwargs = a->kwargs != NULL ? PyDict_Copy(a->kwargs) : PyDict_New();
+    if (a->tuple != NULL) {
+        Py_ssize_t n = PyTuple_GET_SIZE(a->tuple);
+        args = PyTuple_GetSlice(a->tuple, n - a->nargs, n);
+    }
+    else {
+        args = PyTuple_New(a->nargs);
+        for (Py_ssize_t i = 0; args != NULL && i < a->nargs; i++) {
+            PyTuple_SET_ITEM(args, i, Py_NewRef(a->vector[i]));
+        }
+    }
+    for (Py_ssize_t i = 0; kwargs != NULL && i < nkw; i++) {
+        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(a->kwnames, i), a->vector[a->nargs + i]) < 0) {
+            Py_CLEAR(kwargs);
+        }
+    }
+    PyObject *both = args == NULL || kwargs == NULL ? NULL : PyTuple_Pack(2, args, kwargs);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    return both;
+}
+
+PyObject *
+peer_death_record(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct record *record = self->is_kernel ? process_record(self->process) : NULL;
+    if (record == NULL) {
+        Py_RETURN_NONE;
+    }
+    struct record_header header = record->header;
+    if (header.magic != RECORD_MAGIC) {
+        Py_RETURN_NONE;
+    }
+    if (header.state < RECORD_NATIVE) {
+        return PyBytes_FromString("");
+    }
+#define BOUND(field, limit) header.field = header.field < (limit) ? header.field : (limit)
+    BOUND(stack_size, RECORD_STACK);
+    BOUND(maps_size, RECORD_MAPS);
+    BOUND(python_size, RECORD_PYTHON);
+    BOUND(nregisters, RECORD_REGISTERS);
+#undef BOUND
+    PyObject *bytes =
+        PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(sizeof header + header.stack_size +
+                                                     header.maps_size + header.python_size));
+    if (bytes != NULL) {
+        char *to = PyBytes_AS_STRING(bytes);
+        memcpy(to, &header, sizeof header);
+        memcpy(to += sizeof header, record->stack, header.stack_size);
+        memcpy(to += header.stack_size, record->maps, header.maps_size);
+        memcpy(to + header.maps_size, record->python, header.python_size);
+    }
+    return bytes;
+}
+
+/* The child goes on writing the record for a moment after its death has been announced. */
+static void
+await_record(PeerObject *peer)
+{
+    struct shared_page *page = process_shared(peer->process);
+    struct record *record = process_record(peer->process);
+    if (page == NULL || atomic_load(&page->announced) != ANNOUNCED_COMPLETE ||
+        atomic_load(&record->header.state) != RECORD_NATIVE) {
+        return;
+    }
+    peer->polling++;
+    Py_BEGIN_ALLOW_THREADS
+    for (int i = 0; i < RECORD_GRACE_MS && !process_update(peer->process) &&
+                    atomic_load(&record->header.state) == RECORD_NATIVE;
+         i++) {
+        usleep(1000);
+    }
+    Py_END_ALLOW_THREADS
+    peer->polling--;
 }
 
 static PyObject *
@@ -352,7 +440,11 @@ exit_facts(const struct ending *e, struct message *m)
                   (!e->exit.known || (e->exit.code != CLD_EXITED && e->exit.status == e->signal)));
     /* Was it dead before it came to this request? Of the main thread that is known exactly. */
     bool idle = e->idle || (m->strand->id == STRAND_MAIN && e->taken < m->request);
-    return Py_BuildValue("{sssisOsisisIsisisKsssO}", "ended", ended[e->how], "pid", (int)e->pid,
+    PyObject *arguments = idle ? Py_NewRef(Py_None) : called_with(m);
+    if (arguments == NULL) {
+        return NULL;
+    }
+    return Py_BuildValue("{sssisOsisisIsisisKsssOsOsN}", "ended", ended[e->how], "pid", (int)e->pid,
                          "known", e->exit.known ? Py_True : Py_False, "exit_code", e->exit.code,
                          "exit_status", e->exit.status, "announced",
                          valid ? e->announced : ANNOUNCED_NONE, "signal", valid ? e->signal : 0,
@@ -361,7 +453,8 @@ exit_facts(const struct ending *e, struct message *m)
                          idle           ? ""
                          : m->operation ? m->operation
                                         : op_name(m->op),
-                         "operand", m->operand == NULL ? Py_None : m->operand);
+                         "operand", m->operand == NULL ? Py_None : m->operand, "cut_off",
+                         e->cut_off ? Py_True : Py_False, "arguments", arguments);
 }
 
 /* Raises what becomes of the request m when its life is over: ProcessTerminationError, or, where
@@ -380,6 +473,7 @@ raise_terminated(PeerObject *peer, struct message *m)
         PyObject *ignored = NULL;
         first = peer->state == PEER_RUNNING;
         if (first) {
+            await_record(peer);
             peer->state = PEER_DEAD;
             process_kill(peer->process, 9); /* announced, or half dead: nothing of it may go on */
         }
@@ -532,6 +626,7 @@ receive_failed(PeerObject *peer, struct strand *s)
     if (errno == EPROTO) {
         s->garbled = true;
         if (peer->is_kernel) {
+            peer->cut_off = true;
             process_kill(peer->process, 9);
         }
         return garbled("lane");

@@ -56,4 +56,9 @@ bool watched_changed(PeerObject *peer);
 
 int peer_init(core_state *core, PyObject *module);
 
+/* death_record(): what the child wrote down when it died (record.h), as one block: header, then the
+ * used parts of stack, maps and python; empty when it has written nothing. None where it could not
+ * have. Kernel. */
+PyObject *peer_death_record(PeerObject *self, PyObject *ignored);
+
 #endif

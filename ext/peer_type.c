@@ -10,6 +10,8 @@
 #include "handles.h"
 #include "iteration.h"
 #include "proxy.h"
+#include "python_stack.h"
+#include "recorder.h"
 #include "rollback.h"
 #include "strands.h"
 
@@ -239,6 +241,7 @@ static int
 begin_epoch(PeerObject *self)
 {
     self->ending = (struct ending){0};
+    self->cut_off = false;
     self->epoch++;
     self->sync = true;
     self->late_output = false;
@@ -547,6 +550,9 @@ peer_serve_strand(PeerObject *self, PyObject *number)
     int rc = peer_serve(self, s);
     s->pins--;
     s->thread = 0;
+    if (!self->is_kernel && id == STRAND_MAIN && !self->reborn) {
+        recorder_leave();
+    }
     if (!self->is_kernel) {
         own_thread_ends();
     }
@@ -591,7 +597,12 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
         self->alarm_fd = fd_raise(CHILD_FD_ALARM);
     }
     self->page = announce_map(shared);
-    close(shared);
+    if (self->page != NULL && recorder_install(shared) == 0) { /* it keeps the descriptor */
+        python_stack_install();
+    }
+    else {
+        close(shared);
+    }
     if (self->fdpass < 0 || self->alarm_fd < 0 || self->page == NULL ||
         announce_install(self->page, self->alarm_fd) < 0 ||
         announce_interrupt_gate(self->page, trip_interrupt) < 0 ||
@@ -768,6 +779,7 @@ static PyMethodDef peer_methods[] = {
     {"settle", (PyCFunction)peer_settle, METH_VARARGS, NULL},
     {"freeze", (PyCFunction)peer_freeze, METH_NOARGS, NULL},
     {"take_counts", (PyCFunction)peer_take_counts, METH_O, NULL},
+    {"death_record", (PyCFunction)peer_death_record, METH_NOARGS, NULL},
     {"is_over", (PyCFunction)peer_check_dead, METH_NOARGS, NULL},
     {"entries", (PyCFunction)peer_entries, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -355,11 +355,20 @@ process_kill(process *self, int sig)
 
 /* ---- one life ------------------------------------------------------------------------------ */
 
-/* A memfd of the shared page, mapped to *page. -1 and errno. */
+/* Of the memfd: the shared page, and the record of a death. */
+static size_t
+shared_size(void)
+{
+    size_t page = sysconf(_SC_PAGESIZE);
+
+    return page + (sizeof(struct record) + page - 1) / page * page;
+}
+
+/* A memfd of the shared page and the record, mapped to *page. -1 and errno. */
 static int
 make_shared(struct shared_page **page)
 {
-    size_t size = sysconf(_SC_PAGESIZE);
+    size_t size = shared_size();
     int fd = memfd_create("isolation-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
     if (fd < 0)
@@ -477,7 +486,7 @@ close_life(process *self)
     close_fd(&self->alarm);
     close_fd(&self->alarm_writer);
     if (self->shared)
-        munmap(self->shared, sysconf(_SC_PAGESIZE));
+        munmap(self->shared, shared_size());
     self->shared = NULL;
 }
 
@@ -812,4 +821,10 @@ struct shared_page *
 process_shared(process *self)
 {
     return self->shared;
+}
+
+struct record *
+process_record(process *self)
+{
+    return self->shared ? (struct record *)((char *)self->shared + sysconf(_SC_PAGESIZE)) : NULL;
 }

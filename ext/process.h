@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
+#include "record.h"
 #include "shared.h"
 
 /* A supervisor and its current child; one per context, over all its lives. */
@@ -82,6 +83,9 @@ struct process_exit process_exit_info(process *self);
 
 /* The shared page, NULL outside of a life. */
 struct shared_page *process_shared(process *self);
+
+/* What the child has written down about its death, NULL outside of a life. */
+struct record *process_record(process *self);
 
 /* SIGKILL for the child and its process group, any other signal for the child alone; by way of the
  * supervisor, so that a reused pid is never hit. 0, or -1 and errno: ESRCH if there is no life. */

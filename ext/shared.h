@@ -1,5 +1,5 @@
 /* The page that the kernel and one life of the child share, and the descriptors the child is born
- * with.
+ * with. Behind the page, in the same memfd, is the record of a death (record.h).
  *
  * The page is a memfd sealed against resizing, so that no truncation by the child can raise SIGBUS
  * in the kernel. The kernel believes nothing in it: whatever stands here is only ever shown, or
@@ -12,12 +12,12 @@
 #include <stdint.h>
 
 #define SHARED_MAGIC 0x49534f4cu
-#define SHARED_VERSION 3u
+#define SHARED_VERSION 4u
 
 /* The child's descriptors; 0 is /dev/null, 1 and 2 are pipes, there are no others. */
 enum child_fd {
     CHILD_FD_PASS = 3,   /* its end of the socketpair for descriptors, see fdpass.h */
-    CHILD_FD_SHARED = 4, /* the memfd of struct shared_page */
+    CHILD_FD_SHARED = 4, /* the memfd of struct shared_page and struct record */
     CHILD_FD_ALARM = 5,  /* write end of the alarm pipe, non-blocking */
 };
 

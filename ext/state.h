@@ -115,6 +115,7 @@ struct ending {
     unsigned announced; /* enum announced; what follows is valid as said there */
     int signal, code;
     uint64_t address;
+    bool cut_off;   /* this side killed it, since nothing could be said to it any more */
     uint64_t taken; /* the last request that the child's main thread began */
 };
 
@@ -239,6 +240,7 @@ struct PeerObject {
     unsigned char nonce[16];
     PyObject *tap; /* strong or NULL: for tests, is called with each frame that is received */
     struct ending ending; /* kernel: of this life; END_NONE while it lasts */
+    bool cut_off;         /* kernel: see struct ending; of this life */
     struct rollback rollback;
     bool reborn;               /* child: this is a copy that has been told to take over */
     int life_fds[3];           /* child: those of the new life then: passing, shared page, alarm */

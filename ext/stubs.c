@@ -496,6 +496,8 @@ bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
                             : encode_call(&m, args, nargs, kwnames)) < 0
              ? -1
              : 0;
+    m.arguments.vector = args; /* what was shifted does not outlive this */
+    m.arguments.nargs = nargs;
     if (rc < 0) {
         request_abandon(&m);
     }

@@ -15,7 +15,7 @@ import threading
 import types
 import weakref
 
-from . import _core, adapters, errors, output, reports, shipping
+from . import _core, adapters, diagnosis, errors, oom, output, reports, shipping
 from .child import register_default_values
 from .rollback import Rollback
 
@@ -129,6 +129,8 @@ class IsolationContext:
         self._lost = False
         self._crashes = 0
         self._last_death = None
+        self._diagnosis = (None, None)  # of the last death: pid, Diagnosis
+        self._oom = None
         self._said_in = None  # the cell in which a loss of state was said last
         self._pid_of_owner = os.getpid()
         self._starting = None
@@ -359,6 +361,7 @@ class IsolationContext:
                 if self._init is not None:
                     self._init()
             self._lost = False
+            self._oom = oom.Watch(self._peer.pid)  # now: the set-up may have moved it to another control group
             self._peer.started()
         except BaseException as error:
             # A child that is not set up as asked for (a jail, limits) must not run anything.
@@ -450,15 +453,27 @@ class IsolationContext:
             name = errors.describe_operation(facts["operation"], facts["operand"])
             during = f" during the call of {name}" if name else ""
             return errors.ClientStateError(f"context {self.name!r} was {facts['ended']}{during}")
-        error = errors.terminated(facts, self.name)
+        kept = self._snapshots.describe() if first else None
+        error = errors.terminated(facts, self.name, self._diagnose(facts), kept)
         if first:
             self._crashes += 1
-            self._last_death = str(error).rpartition(": ")[2]
-            kept = self._snapshots.describe()
+            self._last_death = error.reason
             self._lost = bool(self._loaded) and kept is None
-            if kept is not None:
-                error.args = (f"{error}; {kept}",)
         return error
+
+    def _diagnose(self, facts):
+        """Made once for each life, however many threads of the session are told of its end."""
+        pid, known = self._diagnosis
+        if pid != facts["pid"] or known is None:
+            stderr = self._output.last(1)
+            known = diagnosis.Diagnosis(
+                facts, self._peer.death_record(), self._output.last(), stderr, self._memory_ran_out
+            )
+            self._diagnosis = facts["pid"], known
+        return known
+
+    def _memory_ran_out(self):
+        return None if self._oom is None else self._oom.proof()
 
     def signature(self, function):
         import inspect

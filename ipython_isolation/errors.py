@@ -3,7 +3,6 @@
 import copyreg
 import functools
 import importlib
-import signal as _signal
 import sys
 import types
 
@@ -23,11 +22,23 @@ class StaleProxyError(ClientStateError):
 class ProcessTerminationError(Exception):
     """The isolated process died. The session and its variables are unharmed.
 
+    ``str()`` of it has a first line that says what happened, and a few more with the details. A cell of IPython shows
+    them at full length, as `report` gives them.
+
     Attributes
     ----------
     pid : int
         Process id of the process that died.
-    signal : signal.Signals or None
+    verdict : str
+        What happened, for programs: ``"segfault"``, ``"bus-error"``, ``"stack-overflow"``, ``"arithmetic-error"``,
+        ``"illegal-instruction"``, ``"trap"``, ``"bad-system-call"``, ``"abort"``, ``"assertion"``,
+        ``"heap-corruption"``, ``"stack-smashing"``, ``"buffer-overflow"``, ``"cxx-terminate"``,
+        ``"python-fatal-error"``, ``"sanitizer"``, ``"out-of-memory"`` (only where that is proven), ``"cpu-limit"``,
+        ``"file-size-limit"``, ``"killed"`` (by a signal that a process sent), ``"disconnected"``, ``"exit"``,
+        ``"_exit"``, ``"unknown"``. See docs/deaths.md.
+    reason : str
+        The same for people, e.g. ``"SIGSEGV (segmentation fault, NULL dereference at 0x0)"``.
+    signal : signal.Signals or int or None
         The signal that killed it.
     exit_code : int or None
         Its exit status, when it ended by itself.
@@ -35,31 +46,51 @@ class ProcessTerminationError(Exception):
         The fault address of a memory fault, where the signal handler reported one.
     operation : str
         The call under way, e.g. ``"cv_module.sobel_edges"``; empty when there was none.
+    arguments : tuple of str
+        Those of the call, in a few words each: types, shapes, sizes.
+    native_stack : tuple of NativeFrame
+        Of the thread that died, innermost first: ``function``, ``library``, ``file``, ``line``, ``offset``,
+        ``address``, ``inlined``.
+    python_stack : tuple of PythonFrame
+        Likewise: ``file``, ``line``, ``function``. Without the frames of this package.
+    thread : str or None
+        Name of the thread that died, where it was not the main one.
+    registers : dict of str to int
+        Of that thread, when it died.
+    output : tuple of str
+        The last lines that the process printed.
+    sanitizer : str or None
+        The report of the sanitizer that the process ran under.
     context : str
         Name of the isolation context.
     """
 
-    pid = signal = exit_code = address = None
-    operation = context = ""
+    pid = signal = exit_code = address = thread = sanitizer = None
+    verdict, reason, operation, context, summary = "unknown", "", "", "", ""
+    arguments = native_stack = python_stack = output = ()
+    registers = types.MappingProxyType({})
+
+    def report(self):
+        """All that is known, as a cell of IPython shows it.
+
+        Returns
+        -------
+        str
+            Several lines, without colours.
+        """
+        from . import diagnosis
+
+        return diagnosis.report(self)
+
+    def _render_traceback_(self):
+        """What IPython shows for a cell that ended with this: the session's own frames, then the report."""
+        from . import rendering
+
+        return rendering.traceback(self)
 
 
 #: The name that the ancestor's page uses.
 ProcessTerminatedError = ProcessTerminationError
-
-_FAULTS = {_signal.SIGSEGV, _signal.SIGBUS}
-_MEANING = {
-    _signal.SIGSEGV: "segmentation fault",
-    _signal.SIGBUS: "bus error",
-    _signal.SIGFPE: "arithmetic error",
-    _signal.SIGILL: "illegal instruction",
-    _signal.SIGABRT: "aborted",
-    _signal.SIGSYS: "bad system call",
-    _signal.SIGTRAP: "trap",
-    _signal.SIGKILL: "killed",
-    _signal.SIGTERM: "terminated",
-}
-_CLD_EXITED = 1
-
 
 def describe_operation(operation, operand):
     """The call under way as its user would write it.
@@ -94,65 +125,63 @@ def describe_operation(operation, operand):
         return operation
 
 
-def terminated(facts, context):
+def _called(facts):
+    """The call under way: (operation, operand, args, kwargs), where a call by way of a function of this package
+    is the one that was meant."""
+    operation, operand, arguments = facts["operation"], facts["operand"], facts.get("arguments")
+    args, kwargs = arguments or ((), {})
+    if operation == "call_named" and len(args) == 4:
+        return f"{args[0]}.{args[1]}", None, args[2], args[3]
+    if operation == "call_shipped" and len(args) == 3:
+        return args[0][1][4], None, args[1], args[2]
+    if operation == "load":
+        return operation, operand, (), {}
+    # A function is the first argument of its own call, and so is a method's object.
+    if operation == "method" and args:
+        args = args[1:]
+    return operation, operand, args, kwargs
+
+
+def terminated(facts, context, diagnosis=None, kept=None):
     """A fresh ProcessTerminationError.
 
     Parameters
     ----------
     facts : dict
         What peer.c knows: pid, known, exit_code, exit_status, announced, signal, si_code, address,
-        operation, operand.
+        operation, operand, arguments, cut_off.
     context : str
         Name of the context.
+    diagnosis : diagnosis.Diagnosis or None
+        Of this death; made from the facts alone when None.
+    kept : str or None
+        What the death means for the objects that the process had.
 
     Returns
     -------
     ProcessTerminationError
     """
-    signum, status, address = None, None, None
-    if facts["announced"] in (2, 3) and facts["signal"]:
-        signum = facts["signal"]
-        if signum in _FAULTS and facts["si_code"] > 0:
-            address = facts["address"]
-    elif facts["known"]:
-        if facts["exit_code"] == _CLD_EXITED:
-            status = facts["exit_status"]
-        else:
-            signum = facts["exit_status"]
-    operation = facts["operation"]
-    if operation not in ("", "start"):
-        operation = describe_operation(operation, facts["operand"])
-    if signum is not None:
-        try:
-            signum = _signal.Signals(signum)
-            name = signum.name
-        except ValueError:
-            name = f"signal {signum}"
-        meaning = _MEANING.get(signum)
-        reason = f"{name} ({meaning}{_at(address)})" if meaning else name
-    elif status is not None:
-        reason = f"exit code {status}"
-    else:
-        reason = "an unknown cause: its supervisor is gone"
+    from . import arguments, diagnosis as _diagnosis
+
+    if diagnosis is None:
+        diagnosis = _diagnosis.Diagnosis(facts)
+    operation, operand, args, kwargs = _called(facts)
+    if operation not in ("", "start") and operand is not None:
+        operation = describe_operation(operation, operand)
     during = "while it started" if operation == "start" else f"in {operation}" if operation else "between calls"
-    error = ProcessTerminationError(
-        f"the isolated process (pid {facts['pid']}, context {context!r}) died {during}: {reason}"
-    )
-    error.pid = facts["pid"]
-    error.signal = signum
-    error.exit_code = status
-    error.address = address
+    summary = f"the isolated process (pid {facts['pid']}, context {context!r}) died {during}: {diagnosis.reason}"
+    error = ProcessTerminationError()
+    error.summary = f"{summary}; {kept}" if kept else summary
     error.operation = operation
+    error.arguments = arguments.summaries(args, kwargs)
     error.context = context
+    for name in (
+        "pid", "verdict", "reason", "signal", "exit_code", "address", "native_stack", "python_stack", "thread",
+        "registers", "output", "sanitizer",
+    ):  # fmt: skip
+        setattr(error, name, getattr(diagnosis, name))
+    error.args = ("\n  ".join((error.summary, *_diagnosis.text(error))),)
     return error
-
-
-def _at(address):
-    if address is None:
-        return ""
-    # The first page is never mapped: an index or a field of a NULL pointer.
-    null = ", NULL dereference" if address < 4096 else ""
-    return null if address == 0 else f"{null} at address {address:#x}"
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,8 +1,14 @@
 """What the child prints, into the session's own sys.stdout and sys.stderr."""
 
 import codecs
+import collections
 import sys
 import threading
+
+
+#: How much of the child's last output is kept, for the report of its death: characters, and pieces.
+_KEPT = 1 << 16
+_PIECES = 256
 
 
 class OutputRelay:
@@ -22,6 +28,21 @@ class OutputRelay:
         """Forgets half a character of a life that is over."""
         self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(2)]
         self._service = None
+        self._last = collections.deque(maxlen=_PIECES)
+        self._kept = 0
+
+    def last(self, stream=None):
+        """The end of what the child printed in this life: str, of one stream or of both."""
+        return "".join(text for number, text in self._last if stream in (None, number))
+
+    def _keep(self, stream, text):
+        text = text[-_KEPT:]
+        if len(self._last) == _PIECES:
+            self._kept -= len(self._last[0][1])
+        self._last.append((stream, text))
+        self._kept += len(text)
+        while self._kept > _KEPT:
+            self._kept -= len(self._last.popleft()[1])
 
     def service_thread(self):
         """Marks the calling thread as the one that reads output between calls."""
@@ -39,6 +60,7 @@ class OutputRelay:
         text = self._decoders[stream].decode(data)
         if not text:
             return
+        self._keep(stream, text)
         context = self._peer.call_context
         if threading.get_ident() == self._service and context is not None:
             # Late output belongs to the cell that made the call, not to whatever runs now.

@@ -30,6 +30,7 @@ have cmake || packages+=(cmake)
 have ninja || packages+=(ninja-build)
 have pkg-config || packages+=(pkg-config)
 { have pkg-config && pkg-config --exists libzmq; } || packages+=(libzmq3-dev)
+{ have pkg-config && pkg-config --exists libdw; } || packages+=(libdw-dev) # names in native stacks
 
 is_python() { # 3.11 or later, and really there (a pyenv shim may not be)
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
