@@ -24,11 +24,14 @@ python_stack_install(void)
         args == NULL ? NULL : Py_BuildValue("{sisO}", "file", fd, "all_threads", Py_True);
 
     if (kwargs != NULL && sigaction(number, NULL, &before) == 0) {
-        PyObject *none = PyObject_Call(method, args, kwargs);
+        /* In a copy that takes over it is registered already, and would not install it again. */
+        PyObject *was = PyObject_CallMethod(faulthandler, "unregister", "i", number);
+        PyObject *none = was == NULL ? NULL : PyObject_Call(method, args, kwargs);
         if (none != NULL && sigaction(number, NULL, &handler) == 0 &&
-            !(handler.sa_flags & SA_SIGINFO)) {
+            !(handler.sa_flags & SA_SIGINFO) && handler.sa_handler != SIG_DFL) {
             recorder_set_dump(handler.sa_handler, number);
         }
+        Py_XDECREF(was);
         Py_XDECREF(none);
         sigaction(number, &before, NULL);
     }

@@ -447,6 +447,32 @@ def _source(file, line):
     return text[:100]
 
 
+def _native_rows(frames, limit):
+    """Frames as a report shows them; several of the interpreter's own in a row are one line."""
+    mark, lines, shown_rows = frames[culprit(frames)], [], 0
+    rows = _folded(frames)
+    while rows:
+        frame, count = rows.pop(0)
+        if shown_rows == limit:
+            return [*lines, f"    ... {len(rows) + 1} more"]
+        shown_rows += 1
+        run = [frame]
+        while frame is not mark and _INTERPRETER.search(frame.library) and rows and rows[0][0] is not mark and (
+            _INTERPRETER.search(rows[0][0].library)
+        ):  # fmt: skip
+            run.append(rows.pop(0)[0])
+        if len(run) > 1:
+            lines.append(f"    {run[0].function} ... {run[-1].function}  [{os.path.basename(frame.library)}, {len(run)} frames]")
+            continue
+        where = f"{frame.file}:{frame.line}  " if frame.file else ""
+        place = _place(frame) + (f", {count} times" if count > 1 else "")
+        lines.append(f"{'--> ' if frame is mark else '    '}{frame.function or hex(frame.address)}  {where}[{place}]")
+        source = _source(frame.file, frame.line)
+        if source:
+            lines.append(f"        {source}")
+    return lines
+
+
 def _place(frame):
     if frame.inlined:
         return "inlined"
@@ -462,16 +488,7 @@ def report(error):
     if frames:
         thread = f", thread {error.thread!r}" if error.thread else ""
         lines += ["", f"Native stack (innermost first{thread}):"]
-        rows, mark, limit = _folded(frames), frames[culprit(frames)], 15
-        for frame, count in rows[:limit]:
-            where = f"{frame.file}:{frame.line}  " if frame.file else ""
-            place = _place(frame) + (f", {count} times" if count > 1 else "")
-            lines.append(f"{'--> ' if frame is mark else '    '}{frame.function or hex(frame.address)}  {where}[{place}]")
-            source = _source(frame.file, frame.line)
-            if source:
-                lines.append(f"        {source}")
-        if len(rows) > limit:
-            lines.append(f"    ... {len(rows) - limit} more")
+        lines += _native_rows(frames, 15)
     if error.python_stack:
         lines += ["", "Python stack of the process (innermost first):"]
         for frame in error.python_stack[:15]:
