@@ -15,7 +15,7 @@ import threading
 import types
 import weakref
 
-from . import _core, adapters, diagnosis, errors, oom, output, reports, shipping
+from . import _core, adapters, bundle, diagnosis, errors, oom, output, reports, shipping
 from .child import register_default_values
 from .rollback import Rollback
 
@@ -78,6 +78,8 @@ class IsolationContext:
         be right, there is none; `info` says why. ``"off"``: only when `checkpoint` or `transaction` ask
         for it. None: what the environment variable ``IPYTHON_ISOLATION_ROLLBACK`` says, else ``"auto"``
         where ``restart="auto"`` and ``"off"`` where not.
+    bundles : str or path-like or None
+        The directory for crash bundles (`bundle.directory`), or ``"off"``.
     transport : {"auto", "zmq"} or None
         ``"auto"``: small frames go through shared memory, where the machine offers that. ``"zmq"``:
         all go over ZeroMQ. None: what the environment variable ``IPYTHON_ISOLATION_TRANSPORT`` says,
@@ -96,7 +98,7 @@ class IsolationContext:
     True
     """
 
-    def __init__(self, restart="never", init=None, arrays="copy", name=None, python=None, transport=None, rollback=None):
+    def __init__(self, restart="never", init=None, arrays="copy", name=None, python=None, transport=None, rollback=None, bundles=None):
         if restart not in ("never", "auto"):
             raise ValueError(f'restart must be "never" or "auto", not {restart!r}')
         if arrays != "copy":
@@ -129,6 +131,7 @@ class IsolationContext:
         self._lost = False
         self._crashes = 0
         self._last_death = None
+        self._bundle = None  # of the last death; may wait for a frozen copy
         self._diagnosis = (None, None)  # of the last death: pid, Diagnosis
         self._oom = None
         self._said_in = None  # the cell in which a loss of state was said last
@@ -138,6 +141,7 @@ class IsolationContext:
         self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
         self._peer.main_thread = threading.main_thread().ident
         self._rollback = rollback
+        self._bundles = bundles
         self._snapshots = Rollback(self, self._peer, rollback == "auto")
         self._output = output.OutputRelay(self._peer)
         self._reports = reports.SessionReports(self._peer)
@@ -263,6 +267,8 @@ class IsolationContext:
                 self._peer.kill(9)  # a start in another thread, which ends so; or a close, which is as good
                 self._state_lock.acquire()
             try:
+                if self._bundle is not None:
+                    self._bundle.finish(False)
                 self._peer.close()
             finally:
                 self._state_lock.release()
@@ -360,6 +366,8 @@ class IsolationContext:
                     self._call(function, *_copied((args, kwargs)))
                 if self._init is not None:
                     self._init()
+            if self._bundle is not None:
+                self._bundle.finish(kept is not None)
             self._lost = False
             self._oom = oom.Watch(self._peer.pid)  # now: the set-up may have moved it to another control group
             self._peer.started()
@@ -459,7 +467,15 @@ class IsolationContext:
             self._crashes += 1
             self._last_death = error.reason
             self._lost = bool(self._loaded) and kept is None
+            self._write_bundle(facts, error, kept is not None)
         return error
+
+    def _write_bundle(self, facts, error, kept):
+        where = bundle.directory(self._bundles)
+        if where is None or not facts["operation"] or facts["operation"] == "start":
+            return
+        self._bundle = bundle.Writer(bundle.call_of(facts), error.report(), self.name, kept, where)
+        errors.add_bundle(error, self._bundle.path, self._bundle.reason)
 
     def _diagnose(self, facts):
         """Made once for each life, however many threads of the session are told of its end."""

@@ -505,6 +505,12 @@ def report(error):
         lines += ["", "Sanitizer:", *("    " + line for line in error.sanitizer.splitlines()[:40])]
     elif error.output:
         lines += ["", "Last output of the process:", *(f"    {line}" for line in error.output)]
+    if error.bundle is not None:
+        lines += ["", f"Crash bundle: {error.bundle}"]
+        if error.unreplayable is None:
+            lines.append("    python -m ipython_isolation replay FILE [--gdb|--valgrind] makes this call again; so does %isolate --replay FILE")
+        else:
+            lines.append(f"    It cannot be replayed: {error.unreplayable}.")
     return "\n".join(lines)
 
 

@@ -61,10 +61,15 @@ class ProcessTerminationError(Exception):
         The last lines that the process printed.
     sanitizer : str or None
         The report of the sanitizer that the process ran under.
+    bundle : str or None
+        The crash bundle: a file with which ``python -m ipython_isolation replay FILE`` makes the call again.
+    unreplayable : str or None
+        Why it cannot; None when it can.
     context : str
         Name of the isolation context.
     """
 
+    bundle = unreplayable = None
     pid = signal = exit_code = address = thread = sanitizer = None
     verdict, reason, operation, context, summary = "unknown", "", "", "", ""
     arguments = native_stack = python_stack = output = ()
@@ -91,6 +96,23 @@ class ProcessTerminationError(Exception):
 
 #: The name that the ancestor's page uses.
 ProcessTerminatedError = ProcessTerminationError
+
+
+def add_bundle(error, path, reason):
+    """Tells where the crash bundle of a death is.
+
+    Parameters
+    ----------
+    error : ProcessTerminationError
+    path : path-like or None
+    reason : str or None
+        Why it cannot be replayed.
+    """
+    error.bundle = None if path is None else str(path)
+    error.unreplayable = reason
+    if path is not None and reason is None:
+        error.args = (f"{error.args[0]}\n  crash bundle: {path}",)
+
 
 def describe_operation(operation, operand):
     """The call under way as its user would write it.

@@ -121,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m ipython_isolation", description='Install or remove the Jupyter kernel "Python 3 (isolated)".'
+        prog="python -m ipython_isolation", description='Install or remove the Jupyter kernel "Python 3 (isolated)"; make the call of a crash bundle again (replay --help).'
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="install|uninstall")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="install|uninstall|replay")
     for command, text in (("install", "install the kernel for this interpreter"), ("uninstall", "remove it")):
         options = commands.add_parser(command, help=text, description=text)
         place = options.add_mutually_exclusive_group(required=True)

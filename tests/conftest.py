@@ -18,6 +18,8 @@ from ipython_isolation import context as _context
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+os.environ["IPYTHON_ISOLATION_BUNDLES"] = "off"  # but for the tests that ask for them
+
 VICTIMS = str(Path(__file__).with_name("victims"))
 if VICTIMS not in sys.path:
     sys.path.insert(0, VICTIMS)

@@ -81,3 +81,34 @@ class DiesOnUnpickling:
 
     def __reduce__(self):
         return os._exit, (3,)
+
+
+def spoil_and_die(buffer, word, twice=False):
+    """Overwrites its argument, then crashes."""
+    import ctypes
+
+    try:
+        memoryview(buffer).cast("B")[:] = bytes(memoryview(buffer).nbytes)
+    except TypeError:
+        pass
+    ctypes.string_at(0)
+
+
+def die_if_there(path):
+    import os
+
+    if os.path.exists(path):
+        os.abort()
+
+
+class Fragile:
+    def __init__(self, items):
+        self.items = list(items)
+
+    def add(self, item):
+        self.items.append(item)
+
+    def die(self, code):
+        import os
+
+        os._exit(code + len(self.items))
