@@ -102,8 +102,8 @@ thread_name(pid_t tid, char name[32])
     name[strcspn(name, "\n")] = 0;
 }
 
-/* Threads that are neither ours nor libzmq's for us; the name of one of them, and a number that says
- * which they are. -1: nobody knows. */
+/* Threads that are neither ours nor libzmq's for us; the name of one of them, and a number that
+ * says which they are. -1: nobody knows. */
 static int
 foreign_threads(char name[32], uint64_t *which)
 {
@@ -141,8 +141,8 @@ threads_fit(bool paused, char *reason, size_t size)
     int foreign = foreign_threads(name, &which);
     int patient = paused || which != refused;
 
-    /* Threads that were told to end need a moment; so does one of ours, or of libzmq's, that has just
-     * begun and not yet said who it is. */
+    /* Threads that were told to end need a moment; so does one of ours, or of libzmq's, that has
+     * just begun and not yet said who it is. */
     for (int i = 0; patient && foreign > 0 && i < THREADS_SETTLE_MS * 10; i++) {
         nanosleep(&pause, NULL);
         foreign = foreign_threads(name, &which);

@@ -37,10 +37,30 @@ class ProcessTerminationError(Exception):
         The call under way, e.g. ``"cv_module.sobel_edges"``; empty when there was none.
     context : str
         Name of the isolation context.
+    limit : str or None
+        The limit of the context that was behind it, where that is proven: ``"timeout"``, ``"cpu"`` or
+        ``"memory"``.
     """
 
+    limit = None
     pid = signal = exit_code = address = None
     operation = context = ""
+
+
+class ProcessTimeoutError(ProcessTerminationError):
+    """An isolated call took longer than its context allows. It was interrupted, and if it did not stop, its process
+    was killed.
+
+    Attributes
+    ----------
+    timeout : float
+        The limit, in seconds.
+    survived : bool
+        Whether the call stopped when it was interrupted: its process lives on, and so do its objects.
+    """
+
+    timeout = None
+    survived = False
 
 
 #: The name that the ancestor's page uses.
