@@ -11,6 +11,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -104,6 +105,33 @@ ring_alarm(void)
         (void)!write(state.alarm_fd, "", 1);
 }
 
+/* What shows whether a limit of memory was behind it. An allocation that fails leaves ENOMEM in
+ * errno, which nothing that succeeds afterwards takes away. */
+static void
+note_memory(int error)
+{
+    struct shared_page *page = state.page;
+    struct rlimit limit;
+    char text[4096], *field;
+    uint64_t kilobytes = 0;
+    int fd;
+
+    if (atomic_load(&page->announced) != ANNOUNCED_NONE || getrlimit(RLIMIT_DATA, &limit) < 0 ||
+        limit.rlim_cur == RLIM_INFINITY)
+        return;
+    page->no_memory = error == ENOMEM;
+    fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = 0;
+    field = strstr(text, "\nVmData:");
+    field = field ? field + strcspn(field, "0123456789") : "";
+    while (*field >= '0' && *field <= '9')
+        kilobytes = kilobytes * 10 + (uint64_t)(*field++ - '0');
+    page->data_used = kilobytes * 1024;
+}
+
 /* The stack pointer of what was interrupted, 0 where this does not know the machine. */
 static uintptr_t
 interrupted_stack(const ucontext_t *context)
@@ -167,6 +195,18 @@ announce(const siginfo_t *info, const ucontext_t *context, enum announced how)
     }
 }
 
+/* Where a debugger is to find the process as it is: stops it, all threads, until somebody continues
+ * or kills it. */
+static void
+stand_still(void)
+{
+    if (!atomic_load(&state.page->hold))
+        return;
+    /* Where only parents may trace, the debugger is none. Fails where nobody restricts that. */
+    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+    syscall(SYS_kill, getpid(), SIGSTOP);
+}
+
 /* Dies of the signal, as if there had never been a handler. */
 static void
 die(const siginfo_t *info)
@@ -214,6 +254,8 @@ settle(const struct sigaction *previous, int signum)
                 !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL;
     atomic_compare_exchange_strong(&state.page->announced, &tentative,
                                    dying ? ANNOUNCED_COMPLETE : ANNOUNCED_NONE);
+    if (dying)
+        stand_still();
 }
 
 static void
@@ -225,6 +267,8 @@ on_fatal(int signum, siginfo_t *info, void *context)
 
     while (fatal_signals[i] != signum)
         i++;
+    if (mine)
+        note_memory(saved_errno);
     const struct sigaction *previous = &state.previous[i];
     int plain = !(previous->sa_flags & SA_SIGINFO);
 
@@ -232,8 +276,10 @@ on_fatal(int signum, siginfo_t *info, void *context)
         /* Sent by a process, and was to be ignored; a fault cannot be. */
     }
     else if (plain && (previous->sa_handler == SIG_IGN || previous->sa_handler == SIG_DFL)) {
-        if (mine)
+        if (mine) {
             announce(info, context, ANNOUNCED_COMPLETE);
+            stand_still();
+        }
         die(info);
     }
     else {

@@ -224,21 +224,11 @@ freeze(struct frozen *self, int *kernel_end)
 }
 
 void
-freeze_wait(struct frozen *self, int fds[FREEZE_FDS])
+freeze_await(struct frozen *self, int fds[FREEZE_FDS])
 {
     struct freeze_birth birth = {.magic = FREEZE_MAGIC, .pid = getpid()};
     struct freeze_order order;
 
-    /* The end of the parent must be the end of the copy, but only the supervisor's: the process in
-     * the middle may not be quite gone. */
-    prctl(PR_SET_PDEATHSIG, 0);
-    for (int i = 0; i < 10000 && getppid() != self->supervisor; i++)
-        sched_yield();
-    if (getppid() == self->supervisor)
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-    setpgid(0, 0);
-    sort_files(self);
-    oom_score(self->oom, sizeof self->oom, FROZEN_OOM_SCORE);
     if (fdpass_send(self->line, &birth, sizeof birth, NULL, 0) < 0)
         _exit(0);
 
@@ -252,10 +242,27 @@ freeze_wait(struct frozen *self, int fds[FREEZE_FDS])
         _exit(0);
     }
     for (int i = 0; i < FREEZE_FDS; i++)
-        fds[i] = fd_raise(fds[i]); /* 1 and 2 are free, and taken only by their right owners */
-    oom_score(NULL, 0, self->oom);
+        fds[i] =
+            fd_raise(fds[i]); /* 1 and 2 may be free, and are taken only by their right owners */
     close(self->line);
     self->line = -1;
+}
+
+void
+freeze_wait(struct frozen *self, int fds[FREEZE_FDS])
+{
+    /* The end of the parent must be the end of the copy, but only the supervisor's: the process in
+     * the middle may not be quite gone. */
+    prctl(PR_SET_PDEATHSIG, 0);
+    for (int i = 0; i < 10000 && getppid() != self->supervisor; i++)
+        sched_yield();
+    if (getppid() == self->supervisor)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setpgid(0, 0);
+    sort_files(self);
+    oom_score(self->oom, sizeof self->oom, FROZEN_OOM_SCORE);
+    freeze_await(self, fds);
+    oom_score(NULL, 0, self->oom);
     for (size_t i = 0; i < self->noffsets; i++)
         lseek(self->offsets[i].fd, self->offsets[i].offset, SEEK_SET);
     free(self->offsets);

@@ -45,4 +45,8 @@ int freeze(struct frozen *self, int *kernel_end);
  * the caller's, and with those files where they were; or does not return. */
 void freeze_wait(struct frozen *self, int fds[FREEZE_FDS]);
 
+/* The part of it that is for any process that waits for a life: says on the line that it is there,
+ * and waits for the order. Closes the line. */
+void freeze_await(struct frozen *self, int fds[FREEZE_FDS]);
+
 #endif

@@ -8,14 +8,16 @@
 #include "strands.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#define SLICE_MS 50      /* a wait lets Python see signals at least this often */
-#define HINT_AFTER_S 1.0 /* an interrupt that was not answered: say what a second one does */
+#define SLICE_MS 50         /* a wait lets Python see signals at least this often */
+#define HINT_AFTER_S 1.0    /* an interrupt that was not answered: say what a second one does */
+#define TIMEOUT_GRACE_S 1.0 /* how long a request that took too long may take to be interrupted */
 #define IDLE_MS 100      /* releases that no frame took along for so long are sent by themselves */
 #define EXIT_GRACE_MS 40 /* how long a death is held back for the exit report to complete it */
 #define RECORD_GRACE_MS 30 /* how long an announced death may take to complete its record */
@@ -334,11 +336,14 @@ peer_ending(PeerObject *peer, enum ending_how how)
     e->how = how;
     e->pid = process_pid(peer->process);
     e->exit = process_exit_info(peer->process);
+    e->timeout = peer->killed_after;
     if (page != NULL) {
         e->announced = atomic_load(&page->announced);
         e->signal = page->signal;
         e->code = page->code;
         e->address = page->address;
+        e->no_memory = page->no_memory != 0;
+        e->data_used = page->data_used;
         e->taken = atomic_load(&page->taken_request);
     }
     e->cut_off = peer->cut_off;
@@ -457,13 +462,44 @@ exit_facts(const struct ending *e, struct message *m)
                          e->cut_off ? Py_True : Py_False, "arguments", arguments);
 }
 
+/* Adds what is known of limits to the facts of an end: a dict, or NULL with an exception, which is
+ * passed on. Steals facts. */
+static PyObject *
+add_limit_facts(PyObject *facts, const struct ending *e, struct message *m)
+{
+    if (facts == NULL) {
+        return NULL;
+    }
+    PyObject *more =
+        Py_BuildValue("{sdsOsOsKsd}", "timeout", e->timeout, "timed_out",
+                      m->strand->timed_out && e->timeout > 0 ? Py_True : Py_False, "no_memory",
+                      e->announced != ANNOUNCED_NONE && e->no_memory ? Py_True : Py_False,
+                      "data_used", (unsigned long long)e->data_used, "cpu",
+                      e->exit.reaped ? process_exit_cpu(&e->exit) : -1.0);
+    if (more == NULL || PyDict_Update(facts, more) < 0) {
+        Py_CLEAR(facts);
+    }
+    Py_XDECREF(more);
+    return facts;
+}
+
+/* A child that stands still for a debugger, as it was told to, is kept: true. What kills it later
+ * finds no life. */
+static bool
+keep_crashed(PeerObject *peer)
+{
+    struct shared_page *page = process_shared(peer->process);
+    return peer->hold && page != NULL && atomic_load(&page->announced) == ANNOUNCED_COMPLETE &&
+           process_hold(peer->process);
+}
+
 /* Raises what becomes of the request m when its life is over: ProcessTerminationError, or, where
  * the life was ended by a wish of this side, ClientStateError. */
 static void
 raise_terminated(PeerObject *peer, struct message *m)
 {
     struct strand *s = m->strand;
-    bool first = false;
+    bool first = false, held = false;
     if (!peer->is_kernel || peer->state == PEER_FORKED) {
         raise_error("ClientStateError", peer->is_kernel ? "this process is a fork of the session"
                                                         : "the session has gone");
@@ -475,12 +511,13 @@ raise_terminated(PeerObject *peer, struct message *m)
         if (first) {
             await_record(peer);
             peer->state = PEER_DEAD;
+            held = keep_crashed(peer);
             process_kill(peer->process, 9); /* announced, or half dead: nothing of it may go on */
         }
         if (peer->ending.how == END_NONE) {
             peer->polling++;
             Py_BEGIN_ALLOW_THREADS
-            process_wait_exit(peer->process, EXIT_GRACE_MS);
+            process_wait_exit(peer->process, held ? 0 : EXIT_GRACE_MS);
             Py_END_ALLOW_THREADS
             peer->polling--;
             peer_ending(peer, END_DIED);
@@ -489,7 +526,7 @@ raise_terminated(PeerObject *peer, struct message *m)
         Py_XDECREF(ignored);
     }
     struct ending ending = s->closed ? s->ending : peer->ending;
-    PyObject *facts = exit_facts(&ending, m);
+    PyObject *facts = add_limit_facts(exit_facts(&ending, m), &ending, m);
     PyObject *exc = facts == NULL ? NULL
                                   : PyObject_CallMethod(peer->host, "terminated", "OO", facts,
                                                         first ? Py_True : Py_False);
@@ -537,6 +574,7 @@ serve(struct incoming *in)
             PyErr_SetInterrupt(); /* the signal overtook the request, and was ignored */
         }
     }
+    errno = 0; /* if it is ENOMEM when this request dies, it is of this request */
     s->serving++;
     iteration_effect(peer);
     struct entry entry = {.outer = s->entries};
@@ -738,7 +776,32 @@ struct waiting {
     PyObject *parked; /* strong: what Python raised inside the wait; raised when the request ends */
     double since;     /* when it was interrupted */
     bool interrupted, hinted, killed;
+    double
+        timed_out; /* monotonic seconds, when the strand's deadline was seen to have passed; or 0 */
 };
+
+/* Has the child raise KeyboardInterrupt in the request m, if that is what its main thread executes.
+ */
+static void
+interrupt_child(PeerObject *peer, struct message *m)
+{
+    struct shared_page *page = process_shared(peer->process);
+    if (page != NULL) {
+        atomic_store(&page->interrupt_request, m->request);
+    }
+    process_kill(peer->process, 2);
+}
+
+/* A signal that comes just before a system call begins does not end it. Until the child's handler
+ * has run (which takes the request's number away), it is sent again. */
+static void
+interrupt_again(PeerObject *peer, struct message *m)
+{
+    struct shared_page *page = process_shared(peer->process);
+    if (page != NULL && atomic_load(&page->interrupt_request) == m->request) {
+        process_kill(peer->process, 2);
+    }
+}
 
 /* Steals exc, which a signal handler raised: the first interrupts the child's request, the second
  * kills. */
@@ -754,11 +817,7 @@ interrupted_by(PeerObject *peer, struct message *m, struct waiting *w, PyObject 
     Py_XSETREF(w->parked, exc);
     w->interrupted = true;
     w->since = now();
-    struct shared_page *page = process_shared(peer->process);
-    if (page != NULL) {
-        atomic_store(&page->interrupt_request, m->request);
-    }
-    process_kill(peer->process, 2);
+    interrupt_child(peer, m);
 }
 
 /* Steals exc, which was raised by the session's own code inside the wait, such as its streams'. A
@@ -786,12 +845,7 @@ check_signals(PeerObject *peer, struct message *m, struct waiting *w)
         interrupted_by(peer, m, w, compat_take_exception());
     }
     else if (w->interrupted && !w->killed && now() - w->since < HINT_AFTER_S) {
-        /* A signal that comes just before a system call begins does not end it. Until the child's
-         * handler has run (which takes the request's number away), it is sent again. */
-        struct shared_page *page = process_shared(peer->process);
-        if (page != NULL && atomic_load(&page->interrupt_request) == m->request) {
-            process_kill(peer->process, 2);
-        }
+        interrupt_again(peer, m);
     }
     else if (w->interrupted && !w->hinted && !w->killed && now() - w->since > HINT_AFTER_S) {
         w->hinted = true;
@@ -801,6 +855,70 @@ check_signals(PeerObject *peer, struct message *m, struct waiting *w)
         }
         Py_XDECREF(none);
     }
+}
+
+/* The outermost request of a strand begins to be waited for; or one inside it, which has no time of
+ * its own. */
+static void
+begin_deadline(PeerObject *peer, struct message *m)
+{
+    struct strand *s = m->strand;
+    if (s->depth == 1) {
+        /* What the user has not asked for has no limit: setting up a life, telling what changed. */
+        bool own = peer->starter != 0 || (m->op == OP_HOST && peer->syncing);
+        s->timed_out = false;
+        s->deadline = peer->timeout > 0 && !own ? now() + peer->timeout : 0;
+    }
+}
+
+/* How long the wait may sleep, in milliseconds. */
+static int
+slice(struct strand *s)
+{
+    double left = s->deadline == 0 || s->timed_out ? SLICE_MS : (s->deadline - now()) * 1e3;
+    return left <= 0 ? 1 : left < SLICE_MS ? (int)left + 1 : SLICE_MS;
+}
+
+/* Interrupts what takes too long, and kills what does not react to that. */
+static void
+check_deadline(PeerObject *peer, struct message *m, struct waiting *w)
+{
+    struct strand *s = m->strand;
+    double t = now();
+    if (w->timed_out == 0 && t >= s->deadline) {
+        w->timed_out = t;
+        s->timed_out = true;
+        interrupt_child(peer, m);
+    }
+    else if (w->timed_out != 0 && t - w->timed_out < TIMEOUT_GRACE_S) {
+        interrupt_again(peer, m);
+    }
+    else if (w->timed_out != 0 && !w->killed) {
+        w->killed = true;
+        peer->killed_after = peer->timeout;
+        process_kill(peer->process, 9);
+    }
+}
+
+/* Raises that m took too long; what it ended with, if it raised, is the cause. Takes *result. */
+static void
+raise_timed_out(PeerObject *peer, struct message *m, PyObject **result)
+{
+    PyObject *cause = *result == NULL ? compat_take_exception() : NULL;
+    const char *operation = m->operation != NULL ? m->operation : op_name(m->op);
+    Py_CLEAR(*result);
+    PyObject *exc = PyObject_CallMethod(peer->host, "timed_out", "sOd", operation,
+                                        m->operand == NULL ? Py_None : m->operand, peer->timeout);
+    if (exc == NULL) {
+        Py_XDECREF(cause);
+        return;
+    }
+    if (cause != NULL) {
+        PyException_SetContext(exc, Py_NewRef(cause));
+        PyException_SetCause(exc, cause);
+    }
+    PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+    Py_DECREF(exc);
 }
 
 /* Passes on the child's output while m is under way. */
@@ -904,8 +1022,11 @@ wait_reply(struct message *m)
     struct strand *s = m->strand;
     struct waiting w = {.request = m->request, .outer = s->waiting};
     PyObject *result = NULL;
-    bool over = false, last = false;
+    bool over = false, last = false, died = false;
     s->waiting = &w;
+    if (peer->is_kernel) {
+        begin_deadline(peer, m);
+    }
     for (;;) {
         struct incoming in;
         unsigned ready = 0;
@@ -946,9 +1067,10 @@ wait_reply(struct message *m)
                     drain_output(peer, &w.parked);
                 }
                 raise_terminated(peer, m); /* what is parked is raised instead, below */
+                died = true;
                 break;
             }
-            if (wait_once(peer, s, SLICE_MS, &ready) < 0 && errno != EINTR) {
+            if (wait_once(peer, s, slice(s), &ready) < 0 && errno != EINTR) {
                 PyErr_SetFromErrno(PyExc_OSError);
                 break;
             }
@@ -961,6 +1083,9 @@ wait_reply(struct message *m)
                 }
                 over = over || peer->state != PEER_RUNNING || (ready & 7 && is_over(peer, ready));
                 check_signals(peer, m, &w);
+                if (s->deadline != 0) {
+                    check_deadline(peer, m, &w);
+                }
             }
             else if (PyErr_CheckSignals() < 0) {
                 PyObject *exc = compat_take_exception();
@@ -1028,6 +1153,13 @@ wait_reply(struct message *m)
     if (w.arrived) {
         discard(&w.kept);
     }
+    if (w.timed_out != 0 && w.parked == NULL && !died) {
+        raise_timed_out(peer, m, &result);
+    }
+    if ((w.parked != NULL || w.timed_out != 0) && peer->is_kernel && peer->state == PEER_RUNNING &&
+        process_shared(peer->process) != NULL) {
+        atomic_store(&process_shared(peer->process)->interrupt_request, 0);
+    }
     if (w.parked != NULL) {
         if (w.killed && peer->is_kernel) {
             /* The user sees an interrupt, not what became of the child. */
@@ -1040,10 +1172,6 @@ wait_reply(struct message *m)
             if (raised != NULL) {
                 compat_raise(raised);
             }
-        }
-        if (peer->is_kernel && peer->state == PEER_RUNNING &&
-            process_shared(peer->process) != NULL) {
-            atomic_store(&process_shared(peer->process)->interrupt_request, 0);
         }
         /* The child's own KeyboardInterrupt shows where it was; else what was parked is raised. */
         bool same = result == NULL && PyErr_Occurred() &&
@@ -1114,6 +1242,40 @@ path_changed(PeerObject *peer)
     return false;
 }
 
+/* Kernel: is it time to look whether files that the child runs have changed? Costs a clock reading
+ * and one system call, and nothing where nobody asked for it. */
+static bool
+changes_due(PeerObject *peer)
+{
+    struct pollfd changes = {.fd = peer->changes_fd, .events = POLLIN};
+    struct timespec t;
+    if (peer->active > 0 || peer->syncing || peer->starter != 0 || peer->state != PEER_RUNNING) {
+        return false;
+    }
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9 >= peer->changes_at ||
+           (changes.fd >= 0 && poll(&changes, 1, 0) > 0);
+}
+
+/* Lets the host look; it may start another life. What is raised meanwhile is the caller's. */
+static int
+look_for_changes(PeerObject *peer)
+{
+    PyObject *kept = PyErr_Occurred() ? compat_take_exception() : NULL;
+    PyObject *none = PyObject_CallMethod(peer->host, "files_changed", NULL);
+    int rc = none == NULL ? -1 : 0;
+    Py_XDECREF(none);
+    if (kept != NULL) {
+        if (rc < 0) {
+            Py_DECREF(kept);
+        }
+        else {
+            compat_raise(kept);
+        }
+    }
+    return rc;
+}
+
 int
 request_begin(PeerObject *peer, struct message *m, enum op op)
 {
@@ -1121,6 +1283,9 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
         return garbled("no peer");
     }
     if (ensure_running(peer) < 0) {
+        return -1;
+    }
+    if (peer->changes_at != 0 && changes_due(peer) && look_for_changes(peer) < 0) {
         return -1;
     }
     if (peer->is_kernel && !peer->syncing && (op != OP_HOST || peer->starter == 0) &&

@@ -14,6 +14,7 @@
 #include "recorder.h"
 #include "rollback.h"
 #include "strands.h"
+#include "supervisor.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -25,6 +26,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include <zmq.h>
+
+#define REAP_LIMIT_MS 1000 /* how long it may take until a dead child is reaped */
 
 /* NULL and -1 where that fails, with errno. */
 static void
@@ -58,6 +61,7 @@ peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->next_strand = 2;
     self->wake_fd = self->fdpass = self->alarm_fd = -1;
     self->rollback.line = -1;
+    self->changes_fd = self->spare = -1;
     self->sync = true;
     pthread_mutex_init(&self->lock, NULL);
     pthread_cond_init(&self->arrived, NULL);
@@ -142,6 +146,9 @@ peer_dealloc(PeerObject *self)
         }
     }
     rollback_drop(self);
+    if (self->spare >= 0) {
+        close(self->spare);
+    }
     class_changes_forget(self, UINT64_MAX);
     free(self->changed);
     self->changed = NULL;
@@ -242,6 +249,7 @@ begin_epoch(PeerObject *self)
 {
     self->ending = (struct ending){0};
     self->cut_off = false;
+    self->killed_after = 0;
     self->epoch++;
     self->sync = true;
     self->late_output = false;
@@ -258,6 +266,7 @@ static int
 open_first_strands(PeerObject *self)
 {
     self->state = PEER_RUNNING;
+    atomic_store(&process_shared(self->process)->hold, self->hold);
     self->page = NULL;
     struct strand *service = strand_open(self, STRAND_SERVICE, false);
     struct strand *main = service == NULL ? NULL : strand_open(self, STRAND_MAIN, false);
@@ -342,6 +351,171 @@ done:
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* set_limits(memory, cpu, nice): of the lives that start() begins from now on. */
+static PyObject *
+peer_set_limits(PeerObject *self, PyObject *args)
+{
+    unsigned long long memory;
+    unsigned int cpu;
+    int nice;
+    if (!PyArg_ParseTuple(args, "KIi", &memory, &cpu, &nice)) {
+        return NULL;
+    }
+    process_set_limits(self->process,
+                       &(struct process_limits){.memory = memory, .cpu = cpu, .nice = nice});
+    Py_RETURN_NONE;
+}
+
+/* cpu_used(): seconds of processor time that the dead child had; waits for a moment until it is
+ * reaped. -1.0: not known. */
+static PyObject *
+peer_cpu_used(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct process_exit exit = {0};
+    Py_BEGIN_ALLOW_THREADS
+    for (int i = 0; i < REAP_LIMIT_MS && !exit.reaped; i++) {
+        process_update(self->process);
+        exit = process_exit_info(self->process);
+        if (!exit.reaped) {
+            usleep(1000);
+        }
+    }
+    Py_END_ALLOW_THREADS
+    return PyFloat_FromDouble(exit.reaped ? process_exit_cpu(&exit) : -1.0);
+}
+
+static PyObject *
+peer_get_hold(PeerObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->hold);
+}
+
+static int
+peer_set_hold(PeerObject *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int on = value == NULL ? -1 : PyObject_IsTrue(value);
+    struct shared_page *page = process_shared(self->process);
+    if (on < 0) {
+        return -1;
+    }
+    self->hold = on > 0;
+    if (page != NULL && self->state == PEER_RUNNING) {
+        atomic_store(&page->hold, self->hold);
+    }
+    return 0;
+}
+
+/* The process id of the crashed child that is kept, None when there is none. */
+static PyObject *
+peer_held(PeerObject *self, void *Py_UNUSED(closure))
+{
+    pid_t pid = process_held(self->process);
+    return pid == 0 ? Py_NewRef(Py_None) : PyLong_FromLong(pid);
+}
+
+static PyObject *
+peer_release(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    process_release(self->process);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+peer_drop_spare(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->spare >= 0) {
+        close(self->spare);
+        self->spare = -1;
+    }
+    Py_RETURN_NONE;
+}
+
+/* start_spare(argv, environ, cwd): an interpreter for take_spare(), instead of any other. */
+static PyObject *
+peer_start_spare(PeerObject *self, PyObject *args)
+{
+    PyObject *argv_list, *env_list, *cwd = NULL;
+    int line = -1, saved = 0;
+    if (!PyArg_ParseTuple(args, "OOO&", &argv_list, &env_list, PyUnicode_FSConverter, &cwd)) {
+        return NULL;
+    }
+    char **argv = string_vector(argv_list);
+    char **env = argv == NULL ? NULL : string_vector(env_list);
+    if (env == NULL) {
+        PyErr_Occurred() ? (void)0 : (void)PyErr_NoMemory();
+    }
+    else {
+        Py_DECREF(peer_drop_spare(self, NULL));
+        fd_fill();
+        line = process_spare(self->process, argv, env, PyBytes_AS_STRING(cwd));
+        saved = errno;
+        fd_unfill();
+        if (line < 0) {
+            errno = saved;
+            PyErr_SetFromErrno(PyExc_OSError);
+        }
+        self->spare = line;
+    }
+    free_vector(argv);
+    free_vector(env);
+    Py_DECREF(cwd);
+    return line < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* take_spare(): the spare is the child of the next life, which begins as start() would begin it.
+ * False where there is none, or it has died. */
+static PyObject *
+peer_take_spare(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    int line = self->spare, rc;
+    if (line < 0) {
+        Py_RETURN_FALSE;
+    }
+    if (begin_start(self) < 0) {
+        return NULL;
+    }
+    self->spare = -1;
+    leave_life(self);
+    rollback_drop(self);
+    exports_clear(self);
+    buffers_forget(self);
+    if (mirrors_forget_handles(self) < 0 || begin_epoch(self) < 0) {
+        close(line);
+        start_failed(self);
+        return NULL;
+    }
+    fd_fill();
+    Py_BEGIN_ALLOW_THREADS
+    rc = process_adopt(self->process, line);
+    Py_END_ALLOW_THREADS
+    fd_unfill();
+    if (rc == 0 && open_first_strands(self) < 0) {
+        start_failed(self);
+        return NULL;
+    }
+    if (rc < 0) {
+        start_failed(self);
+        Py_RETURN_FALSE;
+    }
+    Py_RETURN_TRUE;
+}
+
+/* stand_by(): child: this interpreter is a spare, and waits until there is a life for it. */
+static PyObject *
+peer_stand_by(PeerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct frozen spare = {.line = fd_raise(CHILD_FD_PASS), .supervisor = getppid()};
+    int fds[FREEZE_FDS];
+    if (spare.line < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    freeze_await(&spare, fds);
+    Py_END_ALLOW_THREADS
+    take_life_fds(self, fds);
+    Py_RETURN_NONE;
+}
+
 /* take_over(): the frozen copy is the child of the next life. True; False where there is none, or
  * none any more: then nothing has changed, or the life has ended, and start() begins another. */
 static PyObject *
@@ -399,6 +573,7 @@ peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
     }
     self->state = PEER_CLOSED;
     end_life(self);
+    Py_DECREF(peer_drop_spare(self, NULL));
     void *zmq = self->zmq;
     int wake_fd = self->wake_fd;
     self->zmq = NULL;
@@ -448,6 +623,7 @@ peer_forget(PeerObject *self, PyObject *Py_UNUSED(ignored))
             close(self->rollback.line);
             self->rollback.line = -1;
         }
+        Py_DECREF(peer_drop_spare(self, NULL));
         self->nreleases = 0;
         self->polling = 0; /* the other threads are not here */
     }
@@ -586,7 +762,9 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
         shared = self->life_fds[1];
         self->reborn = false;
         strands_sweep(self);
-        open_wakers(self);
+        if (self->zmq == NULL) {
+            open_wakers(self);
+        }
         if (self->wake_fd < 0 || self->zmq == NULL) {
             return PyErr_SetFromErrno(PyExc_OSError);
         }
@@ -772,6 +950,13 @@ static PyMethodDef peer_methods[] = {
     {"run_service", (PyCFunction)peer_run_service, METH_NOARGS, NULL},
     {"serve_strand", (PyCFunction)peer_serve_strand, METH_O, NULL},
     {"connect", (PyCFunction)peer_connect, METH_NOARGS, NULL},
+    {"set_limits", (PyCFunction)peer_set_limits, METH_VARARGS, NULL},
+    {"release", (PyCFunction)peer_release, METH_NOARGS, NULL},
+    {"start_spare", (PyCFunction)peer_start_spare, METH_VARARGS, NULL},
+    {"drop_spare", (PyCFunction)peer_drop_spare, METH_NOARGS, NULL},
+    {"take_spare", (PyCFunction)peer_take_spare, METH_NOARGS, NULL},
+    {"stand_by", (PyCFunction)peer_stand_by, METH_NOARGS, NULL},
+    {"cpu_used", (PyCFunction)peer_cpu_used, METH_NOARGS, NULL},
     {"take_over", (PyCFunction)peer_take_over, METH_NOARGS, NULL},
     {"keep_frozen", (PyCFunction)peer_keep_frozen, METH_O, NULL},
     {"drop_frozen", (PyCFunction)peer_drop_frozen, METH_NOARGS, NULL},
@@ -797,6 +982,9 @@ static PyMemberDef peer_members[] = {
     {"active", T_INT, offsetof(PeerObject, active), READONLY, NULL},
     {"snapshot_at", T_DOUBLE, offsetof(PeerObject, rollback.at), 0, NULL},
     {"snapshot_soon", T_DOUBLE, offsetof(PeerObject, rollback.soon), 0, NULL},
+    {"timeout", T_DOUBLE, offsetof(PeerObject, timeout), 0, NULL},
+    {"changes_fd", T_INT, offsetof(PeerObject, changes_fd), 0, NULL},
+    {"changes_at", T_DOUBLE, offsetof(PeerObject, changes_at), 0, NULL},
     {"reborn", T_BOOL, offsetof(PeerObject, reborn), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -808,6 +996,8 @@ static PyGetSetDef peer_getset[] = {
     {"supervisor_pid", (getter)peer_supervisor_pid, NULL, NULL, NULL},
     {"counts", (getter)peer_counts, NULL, NULL, NULL},
     {"may_ask", (getter)peer_may_ask, NULL, NULL, NULL},
+    {"hold", (getter)peer_get_hold, (setter)peer_set_hold, NULL, NULL},
+    {"held", (getter)peer_held, NULL, NULL, NULL},
     {"has_frozen", (getter)peer_has_frozen, NULL, NULL, NULL},
     {"frozen_pid", (getter)peer_frozen_pid, NULL, NULL, NULL},
     {"sync", (getter)peer_get_sync, (setter)peer_set_sync, NULL, NULL},

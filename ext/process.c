@@ -40,6 +40,8 @@ struct process {
     char *supervisor_path;
     uint32_t life; /* numbers the lives, so that a late report is not taken for one of the next */
 
+    struct process_limits limits; /* of the lives to come */
+
     /* Of this life, changed only by the thread that starts and ends it; -1 and NULL if closed. */
     int out, err, fdpass, alarm, dead;
     int output;       /* epoll of out and err */
@@ -55,6 +57,7 @@ struct process {
     int start_error; /* errno of a failed start */
     pid_t pid;
     struct process_exit exit;
+    pid_t held; /* a crashed child that is kept, 0: none */
 };
 
 static void
@@ -206,6 +209,11 @@ set_over(process *self)
 static void
 take_report(process *self, const struct report *report)
 {
+    if (report->type == REPORT_RELEASED) {
+        if (report->pid == self->held)
+            self->held = 0;
+        return;
+    }
     if (report->life != self->life)
         return;
     switch (report->type) {
@@ -351,6 +359,45 @@ process_kill(process *self, int sig)
         errno = ESRCH;
     pthread_mutex_unlock(&self->lock);
     return result;
+}
+
+int
+process_hold(process *self)
+{
+    int held = 0;
+
+    pthread_mutex_lock(&self->lock);
+    take_reports(self);
+    if (getpid() == self->owner && self->state == LIFE_RUNNING && !self->held &&
+        command_life(self, COMMAND_HOLD, 0) == 0) {
+        self->held = self->pid;
+        set_over(self);
+        held = 1;
+    }
+    pthread_mutex_unlock(&self->lock);
+    return held;
+}
+
+void
+process_release(process *self)
+{
+    pthread_mutex_lock(&self->lock);
+    take_reports(self);
+    if (getpid() == self->owner && self->held && !self->lost)
+        (void)command_life(self, COMMAND_RELEASE, 0);
+    pthread_mutex_unlock(&self->lock);
+}
+
+pid_t
+process_held(process *self)
+{
+    pthread_mutex_lock(&self->lock);
+    take_reports(self);
+    if (self->lost)
+        self->held = 0; /* it has ended with the supervisor */
+    pid_t held = self->held;
+    pthread_mutex_unlock(&self->lock);
+    return held;
 }
 
 /* ---- one life ------------------------------------------------------------------------------ */
@@ -552,6 +599,7 @@ process_start(process *self, char *const argv[], char *const envp[], const char 
         .protocol = SUPERVISOR_PROTOCOL,
         .type = COMMAND_START,
         .keep_core = keep_core != 0,
+        .limits = self->limits,
     };
     int child[START_FDS] = {-1, -1, -1, -1, -1, -1};
     int result = -1;
@@ -578,6 +626,32 @@ process_start(process *self, char *const argv[], char *const envp[], const char 
     result = await_start(self);
 done:
     return end_start(self, child, result);
+}
+
+int
+process_spare(process *self, char *const argv[], char *const envp[], const char *cwd)
+{
+    struct command command = {
+        .protocol = SUPERVISOR_PROTOCOL, .type = COMMAND_SPARE, .limits = self->limits};
+    int ends[2], result = -1;
+
+    if (getpid() != self->owner || self->lost) {
+        errno = EPERM;
+        return -1;
+    }
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return -1;
+    int spec = make_spec(&command, argv, envp, cwd);
+    if (spec >= 0) {
+        result = fdpass_send(self->control, &command, sizeof command, (int[]){spec, ends[1]}, 2);
+        close(spec);
+    }
+    int error = errno;
+    close(ends[1]);
+    if (result < 0)
+        close(ends[0]);
+    errno = error;
+    return result < 0 ? -1 : ends[0];
 }
 
 /* What the copy said at its birth. 0, or -1 and errno. */
@@ -755,6 +829,21 @@ process_forget(process *self)
     self->lost = 1;
     if (self->state != LIFE_NONE)
         self->state = LIFE_OVER;
+}
+
+void
+process_set_limits(process *self, const struct process_limits *limits)
+{
+    self->limits = *limits;
+}
+
+double
+process_exit_cpu(const struct process_exit *exit)
+{
+    const struct rusage *used = &exit->usage;
+
+    return (double)(used->ru_utime.tv_sec + used->ru_stime.tv_sec) +
+           (double)(used->ru_utime.tv_usec + used->ru_stime.tv_usec) * 1e-6;
 }
 
 /* ---- accessors ----------------------------------------------------------------------------- */

@@ -30,6 +30,10 @@ struct process_exit {
 /* Starts the supervisor, but no child. NULL and errno. */
 process *process_open(const char *supervisor_path);
 
+/* What the lives that begin from now on are started with; see supervisor.h. */
+struct process_limits;
+void process_set_limits(process *self, const struct process_limits *limits);
+
 /* Starts the next life; ends the present one first if need be, and starts another supervisor if the
  * first was killed. Returns when the program has been executed. argv[0] is an absolute path. cwd
  * may be NULL: "/". The child gets the descriptors of enum child_fd and these only, and writes no
@@ -81,6 +85,9 @@ int process_update(process *self);
 /* How this life ended, as far as is known; kept until the next process_start(). */
 struct process_exit process_exit_info(process *self);
 
+/* Seconds of processor time, of one that was reaped. */
+double process_exit_cpu(const struct process_exit *exit);
+
 /* The shared page, NULL outside of a life. */
 struct shared_page *process_shared(process *self);
 
@@ -90,6 +97,18 @@ struct record *process_record(process *self);
 /* SIGKILL for the child and its process group, any other signal for the child alone; by way of the
  * supervisor, so that a reused pid is never hit. 0, or -1 and errno: ESRCH if there is no life. */
 int process_kill(process *self, int sig);
+
+/* The child stands still at its fatal signal: the life is over, and the process is kept, one at a
+ * time, until process_release() or process_stop(). 1, or 0 if it is not kept. */
+int process_hold(process *self);
+/* Ends what is held, if anything is. Does not wait for it. */
+void process_release(process *self);
+pid_t process_held(process *self); /* 0: nothing is */
+
+/* Starts a process in advance that waits for a life: a line to it, close-on-exec and the caller's,
+ * for process_adopt(); it ends when the line is closed. Returns before it runs; whether it does is
+ * seen when it is adopted. Another ends. -1 and errno. */
+int process_spare(process *self, char *const argv[], char *const envp[], const char *cwd);
 
 /* Waits until this life is over: 1, or 0 after timeout_ms (negative: no limit). */
 int process_wait_exit(process *self, int timeout_ms);

@@ -294,6 +294,20 @@ be_reborn(PeerObject *self)
     self->reborn = true;
 }
 
+/* Takes the descriptors of the life that this process was given, for connect(). */
+void
+take_life_fds(PeerObject *self, const int fds[FREEZE_FDS])
+{
+    dup2(fds[FREEZE_OUT], 1);
+    dup2(fds[FREEZE_ERR], 2);
+    close(fds[FREEZE_OUT]);
+    close(fds[FREEZE_ERR]);
+    self->life_fds[0] = fds[FREEZE_PASS];
+    self->life_fds[1] = fds[FREEZE_SHARED];
+    self->life_fds[2] = fds[FREEZE_ALARM];
+    self->reborn = true;
+}
+
 /* freeze(): the number that the next export would get, which says that there is a frozen copy; or
  * why there is none, a str. In the copy True, once it has been told to take over: the caller
  * returns to the loop that serves the main strand, which then ends. */
@@ -314,13 +328,7 @@ peer_freeze(PeerObject *self, PyObject *Py_UNUSED(ignored))
         int fds[FREEZE_FDS];
         strands_forget_all(self);
         freeze_wait(&copy, fds);
-        dup2(fds[FREEZE_OUT], 1);
-        dup2(fds[FREEZE_ERR], 2);
-        close(fds[FREEZE_OUT]);
-        close(fds[FREEZE_ERR]);
-        self->life_fds[0] = fds[FREEZE_PASS];
-        self->life_fds[1] = fds[FREEZE_SHARED];
-        self->life_fds[2] = fds[FREEZE_ALARM];
+        take_life_fds(self, fds);
         be_reborn(self);
         Py_RETURN_TRUE;
     }

@@ -2,6 +2,7 @@
 #ifndef ISOLATION_ROLLBACK_H
 #define ISOLATION_ROLLBACK_H
 
+#include "freeze.h"
 #include "state.h"
 
 /* Kernel: would this target of the child still be there if the child died now? */
@@ -14,6 +15,9 @@ int rollback_renew(PeerObject *peer);
 void rollback_drop(PeerObject *peer);
 /* Kernel: these changes of classes have been told; a copy made earlier does not know them. */
 void rollback_told(PeerObject *peer, PyObject *cls, PyObject *name);
+
+/* Child: the descriptors of a life that it was given, for connect(). */
+void take_life_fds(PeerObject *self, const int fds[FREEZE_FDS]);
 
 /* Methods of _core.Peer; see _core.pyi. */
 PyObject *peer_keep_frozen(PeerObject *self, PyObject *next_handle);

@@ -38,7 +38,13 @@ struct shared_page {
     int32_t code; /* si_code */
     int32_t pid, tid;
     uint64_t address; /* of the fault; 0 if the signal was sent by a process */
+    /* Where the child's memory is limited: whether errno was ENOMEM in the thread that got the
+     * signal, and the bytes in use of that limit. */
+    int32_t no_memory;
+    uint64_t data_used;
 
+    /* Written by the kernel: stand still at a fatal signal, once it is announced. */
+    _Atomic uint32_t hold;
     /* Written by the kernel: the number of the request to interrupt, 0 for none. */
     _Atomic uint64_t interrupt_request;
     /* What the child writes for each request has a cache line of its own: the kernel looks at the

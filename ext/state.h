@@ -116,7 +116,10 @@ struct ending {
     int signal, code;
     uint64_t address;
     bool cut_off;   /* this side killed it, since nothing could be said to it any more */
-    uint64_t taken; /* the last request that the child's main thread began */
+    bool no_memory;     /* likewise, see shared.h */
+    uint64_t data_used; /* likewise */
+    double timeout;     /* it was killed for taking longer than so many seconds; or 0 */
+    uint64_t taken;     /* the last request that the child's main thread began */
 };
 
 /* Kernel: the frozen copy of the child that takes over when the child dies; see rollback.c. */
@@ -148,12 +151,15 @@ struct strand {
     uint64_t busy_since; /* peer->stamp when its outermost request began */
     unsigned pins;       /* loops that hold on to the record */
     unsigned long thread;
-    bool checked;            /* child: the kernel is at the other end */
-    bool garbled;            /* its lane is of no use any more */
-    bool filled;             /* low descriptors are kept from libzmq until it has connected */
-    bool closed;             /* the connection is gone: another life, or the thread has ended */
-    bool owned;              /* a capsule in its thread's state refers to the record */
-    bool callback;           /* lent to threads of the child that no kernel thread is paired with */
+    bool checked;  /* child: the kernel is at the other end */
+    bool garbled;  /* its lane is of no use any more */
+    bool filled;   /* low descriptors are kept from libzmq until it has connected */
+    bool closed;   /* the connection is gone: another life, or the thread has ended */
+    bool owned;    /* a capsule in its thread's state refers to the record */
+    bool callback; /* lent to threads of the child that no kernel thread is paired with */
+    double
+        deadline;   /* kernel: monotonic seconds, when its outermost request is interrupted; or 0 */
+    bool timed_out; /* kernel: that has happened */
     struct waiting *waiting; /* innermost wait of this strand, on its thread's stack; or NULL */
     struct entry *entries;   /* innermost request being executed, on its thread's stack; or NULL */
     unsigned framing;        /* a frame is being written or read: nothing may be asked meanwhile */
@@ -242,8 +248,14 @@ struct PeerObject {
     struct ending ending; /* kernel: of this life; END_NONE while it lasts */
     bool cut_off;         /* kernel: see struct ending; of this life */
     struct rollback rollback;
-    bool reborn;               /* child: this is a copy that has been told to take over */
-    int life_fds[3];           /* child: those of the new life then: passing, shared page, alarm */
+    bool hold;           /* kernel: a child that crashes is kept for a debugger */
+    int spare;           /* kernel: the line to an interpreter that waits for a life; -1: none */
+    double timeout;      /* kernel: seconds that an outermost request may take; 0: no limit */
+    double killed_after; /* kernel: what it was when a request of this life took longer; or 0 */
+    int changes_fd;    /* kernel: borrowed; readable when files of the child may have changed; -1 */
+    double changes_at; /* kernel: monotonic seconds, when to look at them anyhow; 0: never */
+    bool reborn;       /* child: this is a copy that has been told to take over */
+    int life_fds[3];   /* child: those of the new life then: passing, shared page, alarm */
     unsigned long starter;     /* kernel: the thread that starts a life and sets it up, or 0 */
     bool drowsy;               /* the service thread sleeps until it is woken: releases do that */
     unsigned long main_thread; /* kernel: the one that strand 1 belongs to */

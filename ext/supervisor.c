@@ -54,6 +54,8 @@ struct supervisor {
     rlim_t core_limit; /* the RLIMIT_CORE under which no core is dumped */
     pid_t child;       /* 0: none */
     uint32_t life;     /* of that child */
+    pid_t held;        /* a crashed child that a debugger may look at, 0: none */
+    pid_t spare;       /* waits to be adopted, 0: none */
     struct watch watch;
     int look_ms; /* the watch is over: look at the child again after this time; -1: do not */
 };
@@ -355,7 +357,14 @@ reap(struct supervisor *self)
     while (read(self->signals, drained, sizeof drained) > 0)
         ;
     while ((pid = wait4(-1, &status, WNOHANG | __WALL, &usage)) > 0)
-        if (pid == self->child) {
+        if (pid == self->held) {
+            self->held = 0;
+            report(&(struct report){.type = REPORT_RELEASED, .pid = pid});
+        }
+        else if (pid == self->spare) {
+            self->spare = 0;
+        }
+        else if (pid == self->child) {
             report_end(self, REPORT_EXIT, status, &usage);
             forget_child(self);
         }
@@ -396,19 +405,20 @@ kill_descendant(const struct supervisor *self, pid_t pid, pid_t parent)
 #endif
 }
 
-/* Kills the descendants of a process, but for `spared` (0: none) and its own; each before its own
- * children, so that it makes no more. */
-static void
+/* Kills the descendants of a process, but for `spared` (0: none), what is held, the spare, and
+ * theirs; each before its own children, so that it makes no more. Returns how many there were. */
+static int
 kill_below(const struct supervisor *self, pid_t parent, pid_t spared, int depth)
 {
     char path[128];
     DIR *tasks;
     struct dirent *task;
+    int count = 0;
 
     snprintf(path, sizeof path, "/proc/%d/task", parent);
     tasks = opendir(path);
     if (!tasks)
-        return;
+        return 0;
     while ((task = readdir(tasks))) {
         if (task->d_name[0] == '.')
             continue;
@@ -418,19 +428,22 @@ kill_below(const struct supervisor *self, pid_t parent, pid_t spared, int depth)
             continue;
         pid_t pid;
         while (fscanf(children, "%d", &pid) == 1) {
-            if (pid == spared)
+            if (pid == spared || pid == self->held || pid == self->spare)
                 continue;
+            count++;
             kill_descendant(self, pid, parent);
             if (depth > 1)
-                kill_below(self, pid, spared, depth - 1);
+                count += kill_below(self, pid, spared, depth - 1);
         }
         fclose(children);
     }
     closedir(tasks);
+    return count;
 }
 
-/* Kills until nothing is left. One pass is not enough: the list is not a snapshot, and orphans of
- * the killed come to us. Gives up after a time, when all that is left cannot react. */
+/* Kills until nothing is left but what is held and the spare. One pass is not enough: the list is
+ * not a snapshot, and orphans of the killed come to us. Gives up after a time, when all that is
+ * left cannot react. */
 static void
 kill_all(struct supervisor *self, long limit_ms)
 {
@@ -438,13 +451,32 @@ kill_all(struct supervisor *self, long limit_ms)
     int pause = 1;
 
     while (reap(self)) {
-        kill_below(self, self->pid, 0, WALK_DEPTH);
-        if (milliseconds() >= deadline)
+        int count = kill_below(self, self->pid, 0, WALK_DEPTH);
+        if ((count == 0 && (self->held || self->spare)) || milliseconds() >= deadline)
             return;
         struct pollfd death = {.fd = self->signals, .events = POLLIN};
         poll(&death, 1, pause);
         pause = pause < 32 ? pause * 2 : pause;
     }
+}
+
+/* The child of this life leaves it as it stands. */
+static void
+hold_child(struct supervisor *self)
+{
+    if (self->child == 0 || self->held != 0)
+        return;
+    self->held = self->child;
+    forget_child(self);
+}
+
+static void
+release_held(const struct supervisor *self)
+{
+    if (self->held == 0)
+        return;
+    kill(-self->held, SIGKILL);
+    kill(self->held, SIGKILL);
 }
 
 static void
@@ -521,7 +553,8 @@ move_up(int fd)
     return fcntl(fd, F_DUPFD_CLOEXEC, 10);
 }
 
-/* In the child: puts the descriptors where they belong. All others are close-on-exec. */
+/* In the child: puts the descriptors where they belong; those that are -1 it does not get, and of
+ * stdout and stderr it keeps the supervisor's. All others are close-on-exec. */
 static int
 place_descriptors(const int *fds)
 {
@@ -538,12 +571,45 @@ place_descriptors(const int *fds)
 
     /* All are moved before the first is placed, or one would overwrite another. */
     for (int i = 0; i < START_FDS; i++)
-        if ((moved[i] = move_up(fds[i])) < 0)
+        if ((moved[i] = fds[i] < 0 ? -1 : move_up(fds[i])) < 0 && fds[i] >= 0)
             return -1;
     for (size_t i = 0; i < sizeof places / sizeof *places; i++)
-        if (dup2(moved[places[i].from], places[i].to) < 0)
+        if (moved[places[i].from] >= 0 && dup2(moved[places[i].from], places[i].to) < 0)
             return -1;
     return 0; /* 0 stays /dev/null, which the supervisor has there too */
+}
+
+/* In the child: a limit that nobody there may raise, `more` above the one that warns. A lower one
+ * that stands already is kept. */
+static int
+set_limit(int resource, rlim_t value, rlim_t more)
+{
+    struct rlimit limit;
+
+    if (getrlimit(resource, &limit) < 0)
+        return -1;
+    limit.rlim_max = limit.rlim_max < value + more ? limit.rlim_max : value + more;
+    limit.rlim_cur = limit.rlim_max < value ? limit.rlim_max : value;
+    return setrlimit(resource, &limit);
+}
+
+/* In the child. 0, or -1 and errno. */
+static int
+apply_limits(const struct process_limits *limits)
+{
+    /* Not RLIMIT_AS: what is only reserved counts there too, and each thread reserves 64 MB. */
+    if (limits->memory && set_limit(RLIMIT_DATA, limits->memory, 0) < 0)
+        return -1;
+    /* First SIGXCPU, which says what happened; to one that ignores it SIGKILL. */
+    if (limits->cpu && set_limit(RLIMIT_CPU, limits->cpu, 1) < 0)
+        return -1;
+    if (limits->nice) {
+        errno = 0;
+        int now = getpriority(PRIO_PROCESS, 0);
+        if (errno != 0 || setpriority(PRIO_PROCESS, 0, now + limits->nice) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 /* In the child: from the fork to the exec. Returns, with errno, only if that fails. */
@@ -571,6 +637,8 @@ become_child(const struct supervisor *self, const struct command *command, const
                                                                                : self->core_limit;
         setrlimit(RLIMIT_CORE, &core);
     }
+    if (apply_limits(&command->limits) < 0)
+        return;
     if (place_descriptors(fds) < 0)
         return;
     if (*spec->cwd && chdir(spec->cwd) < 0)
@@ -641,6 +709,28 @@ start(struct supervisor *self, const struct command *command, const int *fds, in
     report(&answer);
 }
 
+/* A process that gets its descriptors when it is adopted. */
+static void
+start_spare(struct supervisor *self, const struct command *command, int *fds, int nfds)
+{
+    struct spec spec = {.mapping = MAP_FAILED};
+    int line = nfds == 2 ? fds[1] : -1;
+    pid_t pid = 0;
+
+    if (self->spare)
+        kill(self->spare, SIGKILL);
+    for (int i = 1; i < START_FDS; i++)
+        fds[i] = -1;
+    fds[START_PASS] = line;
+    if (nfds == 2 && spec_read(&spec, command, fds[START_SPEC]) == 0 &&
+        launch(self, command, &spec, fds, &pid) == 0)
+        self->spare = pid;
+    spec_free(&spec);
+    close_all(fds, nfds == 2 ? 1 : nfds);
+    if (line >= 0)
+        close(line); /* whoever has the other end sees if there is no spare */
+}
+
 /* A frozen copy of the last life's child takes over: what else is left of that life ends. */
 static void
 adopt(struct supervisor *self, const struct command *command, const int *fds, int nfds)
@@ -656,6 +746,8 @@ adopt(struct supervisor *self, const struct command *command, const int *fds, in
         for (int i = 0; i < 2; i++)
             kill_below(self, self->pid, command->pid, WALK_DEPTH);
         forget_child(self);
+        if (self->spare == command->pid)
+            self->spare = 0;
         self->child = command->pid;
         self->life = command->life;
         watch_start(&self->watch, fds[0]);
@@ -693,6 +785,16 @@ obey(struct supervisor *self)
         if (command.life == self->life)
             kill_child(self, command.signal);
         break;
+    case COMMAND_HOLD:
+        if (command.life == self->life)
+            hold_child(self);
+        break;
+    case COMMAND_RELEASE:
+        release_held(self);
+        break;
+    case COMMAND_SPARE:
+        start_spare(self, &command, fds, nfds);
+        return 0;
     case COMMAND_END:
         kill_all(self, END_LIFE_MS);
         break;
@@ -738,6 +840,7 @@ main(int argc, char **argv)
         if (fds[2].revents)
             break;
     }
+    self.held = self.spare = 0;
     kill_all(&self, END_ALL_MS);
     _exit(0);
 }

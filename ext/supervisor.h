@@ -9,16 +9,27 @@
 #include <stdint.h>
 #include <sys/resource.h>
 
-#define SUPERVISOR_PROTOCOL 3u
+#define SUPERVISOR_PROTOCOL 4u
 #define SUPERVISOR_CONTROL_FD 3
 
 /* Kernel to supervisor. */
 enum command_type {
     COMMAND_START = 1, /* start the child of this life; with the descriptors of enum start_fd */
     COMMAND_KILL,      /* send `signal` to the child of this life */
-    COMMAND_ADOPT, /* `pid`, a child of the supervisor, is the child of this life; with the shared
-                    * page's descriptor. All else below the supervisor is killed. */
+    COMMAND_ADOPT,   /* `pid`, a child of the supervisor, is the child of this life; with the shared
+                      * page's descriptor. All else below the supervisor is killed. */
+    COMMAND_HOLD,    /* the child of this life stands still: leave it alone until RELEASE */
+    COMMAND_RELEASE, /* kill what is held */
+    COMMAND_SPARE, /* start a process that waits to be ADOPTed; with START_SPEC and, as START_PASS,
+                    * the line on which it waits. Nothing is reported. */
     COMMAND_END,   /* kill all below the supervisor: this life is to leave nothing behind */
+};
+
+/* What the child is started with; all 0: as the supervisor is. */
+struct process_limits {
+    uint64_t memory; /* bytes that it may write to for itself: RLIMIT_DATA; 0: no limit */
+    uint32_t cpu;    /* seconds of processor time: RLIMIT_CPU; 0: no limit */
+    int32_t nice;    /* is added to its nice value */
 };
 
 struct command {
@@ -32,6 +43,7 @@ struct command {
     uint32_t keep_core;
     uint32_t argc, envc;
     uint64_t size;
+    struct process_limits limits;
 };
 
 enum start_fd {
@@ -49,6 +61,7 @@ enum report_type {
     REPORT_STARTED = 1, /* pid has executed the program */
     REPORT_FAILED,      /* it could not be started: status is the errno */
     REPORT_ENDING,      /* pid runs no code any more, but is not gone: code, status */
+    REPORT_RELEASED,    /* what was held, pid, has ended; of no life */
     REPORT_EXIT,        /* pid was reaped: code, status, usage; with or without ENDING before */
 };
 

@@ -29,6 +29,7 @@ from .errors import (
     ClientStateError,
     ProcessTerminatedError,
     ProcessTerminationError,
+    ProcessTimeoutError,
     ProtocolError,
     StaleProxyError,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "IsolationContext",
     "ProcessTerminatedError",
     "ProcessTerminationError",
+    "ProcessTimeoutError",
     "ProtocolError",
     "StaleProxyError",
     "byvalue",

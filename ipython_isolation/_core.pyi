@@ -94,6 +94,39 @@ class Peer:
     def is_over(self) -> bool:
         """Whether the child has died since the last request, without waiting."""
 
+    #: Kernel: seconds that an outermost request may take, then its child is interrupted; 0: no limit.
+    timeout: float
+    #: Kernel: `host.files_changed()` is called before a request when this descriptor is readable, or from these
+    #: monotonic seconds on; -1 and 0: never.
+    changes_fd: int
+    changes_at: float
+
+    def set_limits(self, memory: int, cpu: int, nice: int, /) -> None:
+        """Kernel: of the lives that `start()` begins from now on: bytes, seconds; 0: no limit."""
+
+    #: Kernel: a child that crashes is kept as it stands.
+    hold: bool
+    #: Kernel: process id of the child that is kept.
+    held: int | None
+
+    def release(self) -> None:
+        """Kernel: ends the child that is kept."""
+
+    def start_spare(self, argv: list[str], environ: list[str], cwd: str, /) -> None:
+        """Kernel: starts an interpreter for `take_spare()`; returns before it runs."""
+
+    def drop_spare(self) -> None:
+        """Kernel: ends the spare."""
+
+    def take_spare(self) -> bool:
+        """Kernel: the spare is the child of the next life; False when there is none."""
+
+    def stand_by(self) -> None:
+        """Child: this is a spare; waits until it is to `connect()`, or ends with the session."""
+
+    def cpu_used(self) -> float:
+        """Kernel: seconds of processor time that the dead child had, waiting until it is reaped; -1.0: not known."""
+
     #: Kernel: monotonic seconds at which `host.renew_snapshot()` is called before a request, and the same where
     #: the child has exported something since the last copy; 0: never.
     snapshot_at: float

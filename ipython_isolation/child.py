@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+import types
 
 from ipython_isolation import _core, abcs, reports  # abcs: for the core, which could not import it in a chroot
 
@@ -120,6 +121,18 @@ class Child:
 
     def remote_reload(self, name):
         return importlib.reload(sys.modules[name])
+
+    def remote_files(self):
+        """The files of the isolated modules and of those below them: tuple of str."""
+        files = set()
+        for name, module in list(sys.modules.items()):
+            while name and name not in self.peer.isolated:
+                name = name.rpartition(".")[0]
+            if name and isinstance(module, types.ModuleType):
+                file = vars(module).get("__file__")
+                if isinstance(file, str):
+                    files.add(os.path.abspath(file))
+        return tuple(files)
 
     def remote_find(self, name):
         if name in sys.modules:
@@ -304,8 +317,8 @@ def _strip_import_frames(error):
     error.__traceback__ = kept[0] if kept else None
 
 
-def main():
-    """Runs the child until the kernel ends it."""
+def main(spare=False):
+    """Runs the child until the kernel ends it; a spare one first waits until there is use for it."""
     import signal
     import threading
 
@@ -325,6 +338,8 @@ def main():
         _logging.install(sys.modules["logging"])
     register_default_values()
     child.reports.install()
+    if spare:
+        child.peer.stand_by()
     while True:
         child.peer.connect()
         threading.Thread(target=child.peer.run_service, name="isolation-service", daemon=True).start()

@@ -15,12 +15,13 @@ import threading
 import types
 import weakref
 
-from . import _core, adapters, bundle, diagnosis, errors, oom, output, reports, shipping
+from . import _core, adapters, bundle, diagnosis, errors, limits, oom, output, reports, shipping
 from .child import register_default_values
+from .reload import Watch
 from .rollback import Rollback
 
 _SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_supervisor")
-_BOOT = "import sys; sys.path[:] = {path!r}; from ipython_isolation.child import main; main()"
+_BOOT = "import sys; sys.path[:] = {path!r}; from ipython_isolation.child import main; main({spare})"
 
 _lock = threading.RLock()
 _named: dict[str, IsolationContext] = {}
@@ -84,10 +85,34 @@ class IsolationContext:
         ``"auto"``: small frames go through shared memory, where the machine offers that. ``"zmq"``:
         all go over ZeroMQ. None: what the environment variable ``IPYTHON_ISOLATION_TRANSPORT`` says,
         else ``"auto"``.
+    timeout : float or None
+        Seconds that a call may take, as long as no other is under way around it. Then it is interrupted, as by
+        Ctrl-C; if it has not stopped a second later, the child is killed. Either way `ProcessTimeoutError`
+        is raised.
+    memory : int, str or None
+        Bytes that the child may use for data, or a text such as ``"2G"`` (RLIMIT_DATA: what it can write to and
+        shares with nobody; libraries, shared memory and what is only reserved do not count). An allocation
+        beyond that fails, which Python code sees as `MemoryError`.
+    cpu : int or None
+        Seconds of processor time, of all threads together, after which a child is killed.
+    nice : int or None
+        What is added to the child's nice value: 10 leaves the processor to others.
+    env : mapping of str to (str or None), sequence of str, or None
+        Environment variables of the child alone: ``{"LD_PRELOAD": "libasan.so.8"}`` or ``["LD_PRELOAD=..."]``.
+    wrapper : str, sequence of str, or None
+        A command that the child is started with: ``["valgrind", "-q"]``. It has to become the program that it
+        runs (as valgrind, nice or env do), and to leave open files alone. Without roll-back, unless asked for.
+    hold : bool
+        A child that crashes stands still at the fatal signal, for a debugger, until `release` or `close`; one
+        at a time. The next call uses another child meanwhile.
+    spare : bool
+        A second interpreter is started in advance, so that a restart takes milliseconds.
+    autoreload : bool
+        See `autoreload`.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         When an option is none of these.
 
     Examples
@@ -98,7 +123,26 @@ class IsolationContext:
     True
     """
 
-    def __init__(self, restart="never", init=None, arrays="copy", name=None, python=None, transport=None, rollback=None, bundles=None):
+    def __init__(
+        self,
+        restart="never",
+        init=None,
+        arrays="copy",
+        name=None,
+        python=None,
+        transport=None,
+        rollback=None,
+        bundles=None,
+        timeout=None,
+        memory=None,
+        cpu=None,
+        nice=None,
+        env=None,
+        wrapper=None,
+        hold=False,
+        spare=False,
+        autoreload=False,
+    ):
         if restart not in ("never", "auto"):
             raise ValueError(f'restart must be "never" or "auto", not {restart!r}')
         if arrays != "copy":
@@ -107,6 +151,13 @@ class IsolationContext:
             transport = os.environ.get("IPYTHON_ISOLATION_TRANSPORT") or "auto"
         if transport not in ("auto", "zmq"):
             raise ValueError(f'transport must be "auto" or "zmq", not {transport!r}')
+        given = {
+            "timeout": timeout, "memory": memory, "cpu": cpu, "nice": nice, "env": env, "wrapper": wrapper,
+            "hold": hold, "spare": spare, "autoreload": autoreload,
+        }  # fmt: skip
+        given = {option: limits.READ[option](value) for option, value in given.items()}
+        if rollback is None and given["wrapper"]:
+            rollback = "off"  # the tool would see a copy, and may not understand how it is made
         if rollback is None:
             rollback = os.environ.get("IPYTHON_ISOLATION_ROLLBACK") or "auto"
             rollback = "off" if restart == "never" and rollback == "auto" else rollback
@@ -138,11 +189,16 @@ class IsolationContext:
         self._pid_of_owner = os.getpid()
         self._starting = None
         self._sent = {"path": None, "environ": None, "cwd": None, "levels": None}
+        self._spare_made = None  # of the spare: what it was started with (`_recipe`, part of `_sent`)
+        self._env_started = {}  # variables that are not the session's, of the child that runs
         self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
         self._peer.main_thread = threading.main_thread().ident
         self._rollback = rollback
         self._bundles = bundles
         self._snapshots = Rollback(self, self._peer, rollback == "auto")
+        self._watch = Watch(self, self._peer)
+        for option, value in given.items():
+            self._set(option, value)
         self._output = output.OutputRelay(self._peer)
         self._reports = reports.SessionReports(self._peer)
         with _lock:
@@ -183,10 +239,11 @@ class IsolationContext:
     def restart(self):
         """Ends the child, if it runs, and starts another. Objects of the old one are lost; modules,
         and functions and classes reached by name, go on working. Calls of other threads that are
-        under way raise `ClientStateError`."""
+        under way raise `ClientStateError`. A crashed child that is held ends too."""
         self._check_usable()
         with self._state_lock:
             self._check_usable()
+            self._peer.release()
             self._begin_life(fresh=True)
 
     # -- roll-back ------------------------------------------------------------------------------
@@ -253,6 +310,135 @@ class IsolationContext:
         finally:
             self._in_transaction = False
 
+    # -- options --------------------------------------------------------------------------------
+
+    def configure(self, **options):
+        """Changes options.
+
+        Parameters
+        ----------
+        **options
+            ``timeout``, ``hold``, ``spare`` and ``autoreload``, which hold at once; ``memory``, ``cpu``,
+            ``nice``, ``env`` and ``wrapper``, which hold for the processes that are started from now on. As for
+            `IsolationContext`.
+
+        Returns
+        -------
+        list of str
+            Those that do not hold yet, because the process that runs was started before; `restart` makes them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When one is none of these, or its value makes no sense. Nothing is changed then.
+        """
+        unknown = [option for option in options if option not in limits.READ]
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)}: no option that can be changed; these can: {', '.join(limits.READ)}")
+        values = {option: limits.READ[option](value) for option, value in options.items()}
+        changed = [option for option, value in values.items() if getattr(self, "_" + option) != value]
+        for option in changed:
+            self._set(option, values[option])
+        running = self._peer.state == "running"
+        return [option for option in changed if option in limits.AT_START and running]
+
+    def _set(self, option, value):
+        setattr(self, "_" + option, value)
+        if option == "timeout":
+            self._peer.timeout = value or 0.0
+        elif option == "autoreload":
+            self._watch.on = value
+        elif option == "hold":
+            self._peer.hold = value
+        elif option == "spare":
+            self._keep_spare()
+
+    @property
+    def timeout(self):
+        """float or None: seconds that a call may take. May be set at any time."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, value):
+        self.configure(timeout=value)
+
+    # -- debuggers ------------------------------------------------------------------------------
+
+    def attach(self):
+        """How to attach a debugger to the child; to the one that is held, if one is.
+
+        Returns
+        -------
+        str
+            Lines for the user; the first is a command line for a shell.
+
+        Raises
+        ------
+        ClientStateError
+            When there is no process.
+        """
+        held = self._peer.held
+        pid = held or self.remote_pid
+        if pid is None:
+            raise errors.ClientStateError(f"context {self.name!r} has no process now; use it first")
+        return limits.attach(pid, bool(held))
+
+    def release(self):
+        """Ends the crashed child that `hold` has kept, if there is one."""
+        self._peer.release()
+
+    # -- rebuilt files --------------------------------------------------------------------------
+
+    @property
+    def autoreload(self):
+        """bool: another process starts by itself, before the next call, once a file that the child runs was
+        rebuilt: one of its modules, or a library that is not the system's. May be set at any time."""
+        return self._autoreload
+
+    @autoreload.setter
+    def autoreload(self, on):
+        self.configure(autoreload=on)
+
+    def reload(self):
+        """Ends the child and starts another, which loads the same modules from the files as they are now.
+
+        Variables of the session keep what they hold; objects that were made in the old child are lost.
+
+        Raises
+        ------
+        ImportError
+            When a file is not complete and does not become so within seconds. The old child runs on.
+        Exception
+            What loading a module raised. The modules after it are loaded when they are used.
+        """
+        self._check_usable()
+        with self._state_lock:
+            self._check_usable()
+            if self._peer.state == "new":
+                return  # nothing of the old files was ever loaded
+            if self._peer.state == "running":
+                self._watch.await_finished()
+            # A module that failed to load the last time may be what was rebuilt.
+            names = list(self._loaded)
+            self._begin_life(fresh=True)
+            for name in names:
+                self.load_module(name)
+
+    def files_changed(self):
+        """What the core calls before a request when a file that the child runs may have changed."""
+        with self._state_lock:
+            self._watch.look()
+
+    def _reload_changed(self, paths):
+        names = sorted(os.path.basename(path) for path in paths)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(
+            f"ipython_isolation: {', '.join(names[:3])}{more} changed: context {self.name!r} runs a new process;"
+            " objects made in it before are lost",
+            file=sys.stderr,
+        )
+        self.reload()
+
     def renew_snapshot(self):
         """What the core calls before a request when another frozen copy is due."""
         self._snapshots.renew()
@@ -267,6 +453,7 @@ class IsolationContext:
                 self._peer.kill(9)  # a start in another thread, which ends so; or a close, which is as good
                 self._state_lock.acquire()
             try:
+                self._watch.close()
                 if self._bundle is not None:
                     self._bundle.finish(False)
                 self._peer.close()
@@ -289,7 +476,8 @@ class IsolationContext:
             bytes resident, or None), ``modules`` (list of str), ``transport`` ("lane" or "zmq"), ``restart``,
             ``arrays``, ``name``, ``rollback`` (dict: ``on``, whether a frozen copy would take over now;
             ``reason``, str, why not; ``snapshots`` and ``take_overs``, int, so far; ``cost``, float, seconds
-            that the last one took, or None).
+            that the last one took, or None), ``held`` (int or None: process id of a crashed child that is kept
+            for a debugger), and the options of `configure`.
         """
         peer = self._peer
         state = "dead" if peer.is_over() else peer.state
@@ -307,6 +495,8 @@ class IsolationContext:
             "restart": self._restart,
             "arrays": self._arrays,
             "rollback": self._snapshots.status(),
+            "held": peer.held,
+            **{option: getattr(self, "_" + option) for option in limits.READ},
         }
 
     def _check_usable(self):
@@ -371,6 +561,8 @@ class IsolationContext:
             self._lost = False
             self._oom = oom.Watch(self._peer.pid)  # now: the set-up may have moved it to another control group
             self._peer.started()
+            self._watch.life_began(fresh=kept is None)
+            self._keep_spare()
         except BaseException as error:
             # A child that is not set up as asked for (a jail, limits) must not run anything.
             if not isinstance(error, errors.ProcessTerminationError):
@@ -398,16 +590,55 @@ class IsolationContext:
             )
 
     def _start_process(self):
+        self._snapshots.forget()
+        if self._spare_made is not None:
+            made, self._spare_made = self._spare_made, None
+            if made[0] == self._recipe():
+                if self._peer.take_spare():
+                    self._sent.update(made[1])  # what it was started with, and has not followed since
+                    self._env_started = self._env
+                    return
+            self._peer.drop_spare()
+        self._env_started = self._env
+        try:
+            self._peer.start(*self._command(spare=False))
+        except PermissionError as error:
+            if not (self._nice or 0) < 0:
+                raise
+            raise PermissionError(
+                error.errno, f"nice={self._nice} is refused: this user may not raise priorities; use a positive number"
+            ) from None
+
+    def _command(self, spare):
+        """What to start an interpreter with: its arguments, environment and working directory. Sets its limits."""
         arguments = [
+            *self._wrapper,
             self._python,
             *subprocess._args_from_interpreter_flags(),
             "-u",  # what was printed before a crash is not lost, C stdio included
             "-c",
-            _BOOT.format(path=[p for p in sys.path if isinstance(p, str)]),
+            _BOOT.format(path=[p for p in sys.path if isinstance(p, str)], spare=spare),
         ]
-        environ = [f"{k}={v}" for k, v in os.environ.items()]
-        self._snapshots.forget()
-        self._peer.start(arguments, environ, _cwd())
+        environ = [f"{k}={v}" for k, v in {**os.environ, **self._env}.items() if v is not None]
+        self._peer.set_limits(self._memory or 0, self._cpu or 0, self._nice or 0)
+        return arguments, environ, _cwd()
+
+    def _recipe(self):
+        """What a process is started with and cannot follow later."""
+        return self._wrapper, tuple(self._env.items()), self._memory, self._cpu, self._nice
+
+    def _keep_spare(self):
+        """Starts another interpreter in advance, or ends the one there is, as the option says. Waits for nothing."""
+        if not self._spare:
+            self._spare_made = None
+            self._peer.drop_spare()
+        elif self._spare_made is None and self._peer.state == "running":
+            try:
+                self._peer.start_spare(*self._command(spare=True))
+            except OSError:
+                return  # then the next life takes as long as the first
+            environ = {name: text for name, text in os.environ.items() if name not in self._env}
+            self._spare_made = self._recipe(), {"environ": environ, "cwd": _cwd()}
 
     # -- what the core calls --------------------------------------------------------------------
 
@@ -421,7 +652,7 @@ class IsolationContext:
         sent, changes = self._sent, []
         path = tuple(p for p in sys.path if isinstance(p, str))
         changes.append(None if path == sent["path"] else path)
-        environ = dict(os.environ)
+        environ = {name: text for name, text in os.environ.items() if name not in self._env_started}
         before = sent["environ"]
         if before is None:
             before = environ  # it was started with it
@@ -463,11 +694,28 @@ class IsolationContext:
             return errors.ClientStateError(f"context {self.name!r} was {facts['ended']}{during}")
         kept = self._snapshots.describe() if first else None
         error = errors.terminated(facts, self.name, self._diagnose(facts), kept)
+        limits.explain(error, facts, self)
         if first:
             self._crashes += 1
             self._last_death = error.reason
             self._lost = bool(self._loaded) and kept is None
+        if self._hold and self._peer.held is not None:
+            what = "it is" if self._peer.held == error.pid else f"process {self._peer.held}, of an earlier crash, is"
+            held = f"{what} held for a debugger (gdb -p {self._peer.held}) until %isolate --release"
+            errors.set_summary(error, f"{error.summary}; {held}")
             self._write_bundle(facts, error, kept is not None)
+        return error
+
+    def timed_out(self, operation, operand, timeout):
+        """What the core raises for a call that took too long, and has stopped."""
+        name = errors.describe_operation(operation, operand)
+        error = errors.ProcessTimeoutError(
+            f"{name} took longer than timeout={timeout:g} s and was interrupted; its process"
+            f" (pid {self._peer.pid}, context {self.name!r}) lives on"
+        )
+        error.pid, error.operation, error.context = self._peer.pid, name, self.name
+        error.timeout, error.survived, error.limit = timeout, True, "timeout"
+        error.verdict, error.summary = "timeout", str(error)
         return error
 
     def _write_bundle(self, facts, error, kept):
@@ -601,6 +849,7 @@ class IsolationContext:
             self._snapshots.life_began()
         else:
             self._snapshots.loaded()
+        self._watch.loaded()
         if isinstance(module, types.ModuleType) and _core.isproxy(module):
             module.__name__ = name
             module.__package__ = package
@@ -618,7 +867,8 @@ class IsolationContext:
         return module
 
     def reload_module(self, name):
-        """Reloads a module in the child, as `importlib.reload` does.
+        """Reloads a module, as `importlib.reload` does. What no process can load twice gets another: where an
+        extension module, or any library that the child runs, was rebuilt, this is `reload`.
 
         Returns
         -------
@@ -626,6 +876,9 @@ class IsolationContext:
             The proxy it always was.
         """
         if self._loaded_in.get(name) != self._peer.epoch or self._peer.state != "running":
+            return self.load_module(name)
+        if any(not path.endswith(".py") for path in self._watch.changed()):
+            self.reload()
             return self.load_module(name)
         return self._peer.host_call("reload", name)
 
@@ -788,6 +1041,8 @@ def named_context(name, **options):
             context = _named[name] = IsolationContext(**{"restart": "auto", **options, "name": name})
             return context
         for option, value in options.items():
+            if option in limits.READ:
+                value = limits.READ[option](value)
             if getattr(context, "_" + option, None) != value:
                 raise ValueError(
                     f"context {name!r} exists with {option}={getattr(context, '_' + option, None)!r};"
@@ -800,6 +1055,7 @@ def cell_began(*_):
     """A cell of the session begins: what its calls make in a child may be lost with it, what earlier cells made not."""
     for context in contexts():
         context._snapshots.cell_began()
+        context._watch.soon()
 
 
 def cell_ended(*_):
@@ -900,6 +1156,7 @@ def _forget_all():
     _lock = threading.RLock()  # another thread may have held it, and is not here
     for context in list(_all):
         context._peer.forget()
+        context._watch.forget()
     _named.clear()
 
 

@@ -35,7 +35,7 @@ class ProcessTerminationError(Exception):
         ``"heap-corruption"``, ``"stack-smashing"``, ``"buffer-overflow"``, ``"cxx-terminate"``,
         ``"python-fatal-error"``, ``"sanitizer"``, ``"out-of-memory"`` (only where that is proven), ``"cpu-limit"``,
         ``"file-size-limit"``, ``"killed"`` (by a signal that a process sent), ``"disconnected"``, ``"exit"``,
-        ``"_exit"``, ``"unknown"``. See docs/deaths.md.
+        ``"_exit"``, ``"timeout"``, ``"unknown"``. See docs/deaths.md.
     reason : str
         The same for people, e.g. ``"SIGSEGV (segmentation fault, NULL dereference at 0x0)"``.
     signal : signal.Signals or int or None
@@ -67,9 +67,12 @@ class ProcessTerminationError(Exception):
         Why it cannot; None when it can.
     context : str
         Name of the isolation context.
+    limit : str or None
+        The limit of the context that was behind it, where that is proven: ``"timeout"``, ``"cpu"`` or
+        ``"memory"``.
     """
 
-    bundle = unreplayable = None
+    bundle = unreplayable = limit = None
     pid = signal = exit_code = address = thread = sanitizer = None
     verdict, reason, operation, context, summary = "unknown", "", "", "", ""
     arguments = native_stack = python_stack = output = ()
@@ -94,8 +97,30 @@ class ProcessTerminationError(Exception):
         return rendering.traceback(self)
 
 
+class ProcessTimeoutError(ProcessTerminationError):
+    """An isolated call took longer than its context allows. It was interrupted, and if it did not stop, its process
+    was killed.
+
+    Attributes
+    ----------
+    timeout : float
+        The limit, in seconds.
+    survived : bool
+        Whether the call stopped when it was interrupted: its process lives on, and so do its objects.
+    """
+
+    timeout = None
+    survived = False
+
+
 #: The name that the ancestor's page uses.
 ProcessTerminatedError = ProcessTerminationError
+
+
+def set_summary(error, summary):
+    """Gives an error another first line."""
+    error.args = (error.args[0].replace(error.summary, summary, 1),)
+    error.summary = summary
 
 
 def add_bundle(error, path, reason):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import pkgutil
 import sys
+from argparse import Namespace
 from collections.abc import Iterable
 from types import SimpleNamespace
 
@@ -15,13 +16,16 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
-from traitlets import Bunch, Enum, List, Unicode
+from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
-from . import _core, importer
+from . import _core, importer, limits
 from .context import IsolationContext, cell_began, cell_ended, contexts, named_context
 
 _COMMAND = "%isolate"
-_FLAGS = ("--context", "--off", "--restart")
+_ACTIONS = ("off", "restart", "reload", "attach", "release")
+_SWITCHES = ("hold", "spare", "autoreload")
+_VALUES = ("timeout", "memory", "cpu", "nice", "env", "wrapper")
+_FLAGS = tuple(f"--{name}" for name in ("context", *_ACTIONS, *_SWITCHES, *_VALUES))
 
 
 @magics_class
@@ -48,6 +52,58 @@ class Isolate(Magics):
         where that is cheap and safe. "off": never.""",
     ).tag(config=True)
 
+    timeout = Any(
+        None,
+        allow_none=True,
+        help="""Seconds that a call may take in the children that %isolate makes from now on; then it is interrupted,
+        and if that does not help, the child is killed. None: no limit.""",
+    ).tag(config=True)
+    memory = Any(
+        None,
+        allow_none=True,
+        help="""Bytes that such a child may use for data, or a text such as "2G". None: no limit.""",
+    ).tag(config=True)
+    cpu = Any(
+        None,
+        allow_none=True,
+        help="""Seconds of processor time after which such a child is killed. None: no limit.""",
+    ).tag(config=True)
+    nice = Any(
+        None,
+        allow_none=True,
+        help="""What is added to the nice value of such a child: 10 leaves the processor to others.""",
+    ).tag(config=True)
+    env = Any(
+        None,
+        allow_none=True,
+        help="""Environment variables of such a child alone, such as {"LD_PRELOAD": "libasan.so.8"}.""",
+    ).tag(config=True)
+    wrapper = Any(
+        None,
+        allow_none=True,
+        help="""A command that such a child is started with, such as ["valgrind", "-q"].""",
+    ).tag(config=True)
+    hold = Bool(
+        False,
+        help="""Whether a child that crashes stands still for a debugger; see %isolate --attach and --release.""",
+    ).tag(config=True)
+    spare = Bool(
+        False,
+        help="""Whether a second interpreter is started in advance, so that a restart takes milliseconds.""",
+    ).tag(config=True)
+    autoreload = Bool(
+        False,
+        help="""Whether a new child starts by itself, before the next call, once a module or a library that it uses
+        was rebuilt.""",
+    ).tag(config=True)
+
+    @validate(*_VALUES)
+    def _valid(self, proposal: Bunch) -> object:
+        try:
+            return limits.READ[proposal.trait.name](proposal.value)
+        except (TypeError, ValueError) as error:
+            raise TraitError(f"Isolate.{proposal.trait.name}: {error}") from None
+
     def __init__(self, shell: InteractiveShell, **kwargs: object) -> None:
         super().__init__(shell=shell, **kwargs)
         self._made: list[IsolationContext] = []  # contexts that exist because of us; closed by undo()
@@ -59,6 +115,25 @@ class Isolate(Magics):
     @argument("--context", metavar="NAME", help="a child process of its own; by default all share one")
     @argument("--off", action="store_true", help="import these modules (or all) in this process again")
     @argument("--restart", action="store_true", help="give these modules (or all) a fresh child process")
+    @argument("--reload", action="store_true", help="a fresh child process that loads the modules as they are now built")
+    @argument(
+        "--autoreload", nargs="?", const="on", metavar="on|off",
+        help="--reload by itself, before the next call, once a module or a library that it uses was rebuilt",
+    )
+    @argument("--timeout", metavar="SECONDS", help="interrupt calls that take longer; kill what does not stop then")
+    @argument("--memory", metavar="SIZE", help="how much data the child may hold, such as 2G")
+    @argument("--cpu", metavar="SECONDS", help="processor time after which the child is killed")
+    @argument("--nice", metavar="N", help="added to the child's nice value")
+    @argument("--env", action="append", metavar="NAME=VALUE", help="an environment variable for the child alone")
+    @argument("--wrapper", metavar="COMMAND", help='a tool to start the child under: "valgrind -q"')
+    @argument(
+        "--hold", nargs="?", const="on", metavar="on|off", help="a crashed child stands still, for a debugger"
+    )
+    @argument("--attach", action="store_true", help="say how to attach a debugger to the child")
+    @argument("--release", action="store_true", help="end the crashed children that --hold has kept")
+    @argument(
+        "--spare", nargs="?", const="on", metavar="on|off", help="start another interpreter in advance, for fast restarts"
+    )
     @line_magic
     def isolate(self, line: str) -> IsolationTable | None:
         """Run modules in a child process, so that a crash there raises instead of ending the session.
@@ -73,25 +148,54 @@ class Isolate(Magics):
         call runs in a new child.
 
         Without arguments, shows what is isolated.
+
+        Edit the library, rebuild it, and call it again, without restarting the session::
+
+            %isolate cv2 --autoreload
+
+        Options such as ``--timeout 5`` or ``--memory 2G`` hold for the child of the modules that are named, or of
+        ``--context``; without either for all, and for those to come. ``none`` takes a limit away.
         """
         try:
             args = parse_argstring(self.isolate, line)
         except (UsageError, ValueError) as error:  # shlex raises ValueError for an open quote
             raise UsageError(f"{error}; %isolate? shows the usage") from None
         names = [name for word in args.modules for name in word.split(",") if name]
-        if args.off and args.restart:
-            raise UsageError("--off and --restart exclude each other: run them one after the other")
-        if args.off:
-            self._release(self._selected(names, args.context))
-        elif args.restart:
-            self._restart(self._selected(names, args.context))
+        options = self._options(args, names)
+        actions = [action for action in _ACTIONS if getattr(args, action)]
+        if len(actions) > 1:
+            one, other = actions[:2]
+            raise UsageError(f"--{one} and --{other} exclude each other: run them one after the other")
+        if options and actions:
+            raise UsageError(f"--{actions[0]} and --{next(iter(options))}: run them one after the other")
+        if actions:
+            getattr(self, f"_{actions[0]}")(self._selected(names, args.context))
         elif names:
-            self._isolate(names, args.context)
+            self._isolate(names, args.context, options)
+        elif options:
+            self._configure(args.context, options)
         elif args.context is not None:
             raise UsageError("name the modules that should run there: %isolate cv2 --context NAME")
         else:
             return IsolationTable()
         return None
+
+    @staticmethod
+    def _options(args: Namespace, names: list[str]) -> dict[str, object]:
+        """Return the options given, read; a switch may have swallowed the first module's name."""
+        options = {name: getattr(args, name) for name in (*_VALUES, *_SWITCHES) if getattr(args, name) is not None}
+        for name in options.keys() & set(_SWITCHES):
+            if options[name] not in ("on", "off"):
+                names.extend(part for part in options[name].split(",") if part)
+                options[name] = "on"
+            options[name] = options[name] == "on"
+        for name in options.keys() & set(_VALUES):
+            try:
+                value = options[name]
+                options[name] = limits.READ[name]([*map(_unquoted, value)] if name == "env" else _unquoted(value))
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"--{name}: {error}") from None
+        return options
 
     def isolate_configured(self) -> None:
         """Isolate the configured modules one by one; what fails is said and does not stop the session."""
@@ -131,7 +235,7 @@ class Isolate(Magics):
 
     def _follow_modules(self, change: Bunch) -> None:
         """Follow ``%config Isolate.modules = [...]``."""
-        self._release([name for name in change.old if name not in change.new and name in importer.isolated()])
+        self._off([name for name in change.old if name not in change.new and name in importer.isolated()])
         self._isolate_configured([name for name in change.new if name not in change.old])
 
     def _isolate_configured(self, names: Iterable[str]) -> None:
@@ -141,26 +245,57 @@ class Isolate(Magics):
             except Exception as error:
                 _say(f"{name} is not isolated: {error}")
 
-    def _isolate(self, names: list[str], context_name: str | None) -> None:
+    def _isolate(self, names: list[str], context_name: str | None, options: dict[str, object] | None = None) -> None:
         try:
-            report = importer.isolate_with_report(names, self._context(context_name), namespace=self.shell.user_ns)
+            context = self._context(context_name, options or {})
+            report = importer.isolate_with_report(names, context, namespace=self.shell.user_ns)
         except importer.NotIsolatableError as error:
             raise UsageError(str(error)) from None
         self._names.update(names)
         for line in report.lines():
             _say(line)
 
-    def _context(self, name: str | None) -> IsolationContext:
+    def _context(self, name: str | None, options: dict[str, object]) -> IsolationContext:
+        name = "default" if name is None else name
         before = contexts()
+        known = next((context for context in before if context.name == name), None)
+        given = {"arrays": self.arrays, "rollback": self.rollback}
+        if known is None:
+            given.update({option: getattr(self, option) for option in (*_VALUES, *_SWITCHES)}, **options)
+            if given["wrapper"] and self.rollback == "auto":
+                del given["rollback"]  # it is off then
+        elif known._wrapper:
+            del given["rollback"]
         try:
-            context = named_context(
-                "default" if name is None else name, arrays=self.arrays, rollback=self.rollback
-            )
+            context = named_context(name, **given)
         except ValueError as error:  # it exists, with other options
             raise UsageError(str(error)) from None
-        if context not in before and context not in self._made:
+        if context not in before:
             self._made.append(context)
+        else:
+            self._set_options(context, options)
         return context
+
+    def _configure(self, context_name: str | None, options: dict[str, object]) -> None:
+        """Change options of one context; or of all, and of those to come."""
+        if context_name is None:
+            for option, value in options.items():
+                setattr(self, option, value)
+            chosen = {id(context): context for context in [*importer.isolated().values(), *self._made]}.values()
+        else:
+            chosen = [context for context in contexts() if context.name == context_name]
+            if not chosen:
+                raise UsageError(f"there is no context {context_name!r} yet; name the modules that should run there")
+        for context in chosen:
+            if context.info()["state"] != "closed":
+                self._set_options(context, options)
+
+    @staticmethod
+    def _set_options(context: IsolationContext, options: dict[str, object]) -> None:
+        later = context.configure(**options)
+        if later:
+            flags = ", ".join(f"--{option}" for option in later)
+            _say(f"{flags}: from the next process of context {context.name} on; %isolate --restart begins it")
 
     def _selected(self, names: list[str], context_name: str | None) -> list[str]:
         """Return the isolated names that the user means: those given, in the context given, or all."""
@@ -177,16 +312,32 @@ class Isolate(Magics):
             if (not names or name in names) and context_name in (None, context.name)
         ]
 
-    def _release(self, names: list[str]) -> None:
+    def _off(self, names: list[str]) -> None:
         importer.release(*names, namespace=self.shell.user_ns)
         self._names.difference_update(names)
 
     def _restart(self, names: list[str]) -> None:
-        isolated = importer.isolated()
-        for context in {id(isolated[name]): isolated[name] for name in names}.values():
+        for context in _distinct(names):
             # One that has not started yet is as fresh as can be.
             if context.info()["state"] != "new":
                 context.restart()
+
+    def _reload(self, names: list[str]) -> None:
+        for context in _distinct(names):
+            context.reload()
+
+    def _attach(self, names: list[str]) -> None:
+        chosen = [context for context in _distinct(names) if context.info()["held"] or context.remote_pid is not None]
+        if not chosen:
+            raise UsageError("no child process runs yet: import an isolated module first")
+        for context in chosen:
+            if len(chosen) > 1:
+                print(f"{context.name}:")
+            print(context.attach())
+
+    def _release(self, names: list[str]) -> None:
+        for context in _distinct(names):
+            context.release()
 
 
 class IsolationTable:
@@ -271,6 +422,17 @@ def _completable_types() -> set[type]:
         return set()
 
 
+def _distinct(names: Iterable[str]) -> list[IsolationContext]:
+    """Return the contexts that isolated names belong to, each once."""
+    isolated = importer.isolated()
+    return list({id(isolated[name]): isolated[name] for name in names}.values())
+
+
+def _unquoted(word: str) -> str:
+    """Take off the quotes that IPython's splitting leaves around a word."""
+    return word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'" else word
+
+
 def _row(name: str, context: IsolationContext) -> tuple[str, ...]:
     info = context.info()
     return (
@@ -301,7 +463,9 @@ def _complete(shell: InteractiveShell, event: SimpleNamespace) -> list[str]:
         return list(_FLAGS)
     if before[-1] == "--context":
         return [context.name for context in contexts() if context.name]
-    if "--off" in before or "--restart" in before:
+    if before[-1] in {f"--{switch}" for switch in _SWITCHES} and "on".startswith(event.symbol[:1]):
+        return ["on", "off"]
+    if any(f"--{action}" in before for action in _ACTIONS):
         return list(importer.isolated())
     return _module_names(event.symbol)
 

@@ -217,7 +217,7 @@ def test_completion(ip, jedi):
 def test_help(ip, capsys):
     run(ip, "%isolate?")
     text = capsys.readouterr().out
-    assert "%isolate [--context NAME] [--off] [--restart] [module ...]" in text
+    assert "%isolate [--context NAME] [--off] [--restart]" in text and "[module ...]" in text
     assert "import cv2" in text
 
 
