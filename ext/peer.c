@@ -509,8 +509,10 @@ raise_terminated(PeerObject *peer, struct message *m)
         PyObject *ignored = NULL;
         first = peer->state == PEER_RUNNING;
         if (first) {
-            await_record(peer);
             peer->state = PEER_DEAD;
+        }
+        await_record(peer); /* lets other threads run, which come here too */
+        if (first) {
             held = keep_crashed(peer);
             process_kill(peer->process, 9); /* announced, or half dead: nothing of it may go on */
         }

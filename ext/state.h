@@ -115,7 +115,7 @@ struct ending {
     unsigned announced; /* enum announced; what follows is valid as said there */
     int signal, code;
     uint64_t address;
-    bool cut_off;   /* this side killed it, since nothing could be said to it any more */
+    bool cut_off;       /* this side killed it, since nothing could be said to it any more */
     bool no_memory;     /* likewise, see shared.h */
     uint64_t data_used; /* likewise */
     double timeout;     /* it was killed for taking longer than so many seconds; or 0 */
