@@ -15,7 +15,7 @@ import threading
 import types
 import weakref
 
-from . import _core, adapters, diagnosis, errors, oom, output, reports, shipping
+from . import _core, adapters, diagnosis, errors, oom, output, reports, shipping, waiting
 from .child import register_default_values
 from .rollback import Rollback
 
@@ -130,6 +130,7 @@ class IsolationContext:
         self._last_death = None
         self._diagnosis = (None, None)  # of the last death: pid, Diagnosis
         self._oom = None
+        self.waiting = None  # waiting.Waiting: what the last interrupt that was not answered found
         self._said_in = None  # the cell in which a loss of state was said last
         self._pid_of_owner = os.getpid()
         self._starting = None
@@ -359,7 +360,7 @@ class IsolationContext:
                 if self._init is not None:
                     self._init()
             self._lost = False
-            self._oom = oom.Watch(self._peer.pid)  # now: the set-up may have moved it to another control group
+            self._oom = oom.Watch(self._peer.pid)
             self._peer.started()
         except BaseException as error:
             # A child that is not set up as asked for (a jail, limits) must not run anything.
@@ -423,7 +424,11 @@ class IsolationContext:
         self._output.feed(stream, data)
 
     def interrupt_hint(self):
-        print("the isolated call has not stopped yet; interrupt again to kill its process", file=sys.stderr)
+        self.waiting = waiting.look(self._peer.pid)
+        print(
+            f"the isolated call has not stopped yet: {self.waiting.text}; interrupt again to kill its process",
+            file=sys.stderr,
+        )
 
     def spawn(self, strand):
         threading.Thread(
@@ -452,10 +457,11 @@ class IsolationContext:
         """Made once for each life, however many threads of the session are told of its end."""
         pid, known = self._diagnosis
         if pid != facts["pid"] or known is None:
-            stderr = self._output.last(1)
-            known = diagnosis.Diagnosis(
-                facts, self._peer.death_record(), self._output.last(), stderr, self._memory_ran_out
-            )
+            output, stderr = self._output.last(), self._output.last(1)
+            try:
+                known = diagnosis.Diagnosis(facts, self._peer.death_record(), output, stderr, self._memory_ran_out)
+            except Exception:  # whatever the child left behind: that it died must be said
+                known = diagnosis.Diagnosis(facts)
             self._diagnosis = facts["pid"], known
         return known
 
@@ -569,6 +575,7 @@ class IsolationContext:
         self._loaded[name] = module, path
         self._loaded_in[name] = self._peer.epoch
         if first:
+            self._oom = oom.Watch(self._peer.pid)  # the set-up may have moved it to another control group
             self._snapshots.life_began()
         else:
             self._snapshots.loaded()
