@@ -1,5 +1,6 @@
 /* module.c: ipython_isolation._core. */
 #include "buffers.h"
+#include "thread_start.h"
 #include "codec.h"
 #include "handles.h"
 #include "iteration.h"
@@ -112,6 +113,7 @@ static PyMethodDef methods[] = {
     {"proxy_info", core_proxy_info, METH_O, NULL},
     {"target_name", core_target_name, METH_O, NULL},
     {"raiser", core_raiser, METH_O, NULL},
+    {"thread_starter", thread_starter, METH_O, NULL},
     {"zmq_version", core_zmq_version, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -208,7 +208,13 @@ on_exit_called(void)
 void
 recorder_leave(void)
 {
+    struct record *record = state.record;
+
     state.leaving = 1;
+    if (record && atomic_load(&record->header.state) == RECORD_NONE) {
+        record->header.kind = RECORD_LEFT;
+        atomic_store(&record->header.state, RECORD_COMPLETE);
+    }
 }
 
 /* ---- installation -------------------------------------------------------------------------- */

@@ -24,6 +24,9 @@ def target_name(o: object, /) -> str | None:
 def raiser(function: Callable[[Any], Any], /) -> Callable[[Any], Any]:
     """A function that calls `function` and raises what it returns, if that is an exception, as its caller's own."""
 
+def thread_starter(start: Callable[..., Any], /) -> Callable[..., Any]:
+    """Child: a function that does what start(function, ...) does, in a thread with an alternate signal stack."""
+
 def zmq_version() -> tuple[int, int, int]: ...
 
 class Peer:
@@ -90,6 +93,9 @@ class Peer:
 
     def interrupt_taken(self) -> None:
         """Child: the SIGINT of the request under way has been raised."""
+
+    def death_record(self) -> bytes | None:
+        """What the child wrote down when it died (ext/record.h); empty: nothing, None: it could not have."""
 
     def is_over(self) -> bool:
         """Whether the child has died since the last request, without waiting."""

@@ -338,6 +338,9 @@ def main(spare=False):
         _logging.install(sys.modules["logging"])
     register_default_values()
     child.reports.install()
+    for name in ("_start_new_thread", "_start_joinable_thread"):  # the latter since CPython 3.13
+        if hasattr(threading, name):
+            setattr(threading, name, _core.thread_starter(getattr(threading, name)))
     if spare:
         child.peer.stand_by()
     while True:

@@ -15,7 +15,7 @@ import threading
 import types
 import weakref
 
-from . import _core, adapters, bundle, diagnosis, errors, limits, oom, output, reports, shipping
+from . import _core, adapters, bundle, diagnosis, errors, limits, oom, output, reports, shipping, waiting
 from .child import register_default_values
 from .reload import Watch
 from .rollback import Rollback
@@ -185,6 +185,7 @@ class IsolationContext:
         self._bundle = None  # of the last death; may wait for a frozen copy
         self._diagnosis = (None, None)  # of the last death: pid, Diagnosis
         self._oom = None
+        self.waiting = None  # waiting.Waiting: what the last interrupt that was not answered found
         self._said_in = None  # the cell in which a loss of state was said last
         self._pid_of_owner = os.getpid()
         self._starting = None
@@ -559,7 +560,7 @@ class IsolationContext:
             if self._bundle is not None:
                 self._bundle.finish(kept is not None)
             self._lost = False
-            self._oom = oom.Watch(self._peer.pid)  # now: the set-up may have moved it to another control group
+            self._oom = oom.Watch(self._peer.pid)
             self._peer.started()
             self._watch.life_began(fresh=kept is None)
             self._keep_spare()
@@ -675,7 +676,11 @@ class IsolationContext:
         self._unsaid = True
 
     def interrupt_hint(self):
-        print("the isolated call has not stopped yet; interrupt again to kill its process", file=sys.stderr)
+        self.waiting = waiting.look(self._peer.pid)
+        print(
+            f"the isolated call has not stopped yet: {self.waiting.text}; interrupt again to kill its process",
+            file=sys.stderr,
+        )
 
     def spawn(self, strand):
         threading.Thread(
@@ -730,10 +735,11 @@ class IsolationContext:
         """Made once for each life, however many threads of the session are told of its end."""
         pid, known = self._diagnosis
         if pid != facts["pid"] or known is None:
-            stderr = self._output.last(1)
-            known = diagnosis.Diagnosis(
-                facts, self._peer.death_record(), self._output.last(), stderr, self._memory_ran_out
-            )
+            output, stderr = self._output.last(), self._output.last(1)
+            try:
+                known = diagnosis.Diagnosis(facts, self._peer.death_record(), output, stderr, self._memory_ran_out)
+            except Exception:  # whatever the child left behind: that it died must be said
+                known = diagnosis.Diagnosis(facts)
             self._diagnosis = facts["pid"], known
         return known
 
@@ -847,6 +853,7 @@ class IsolationContext:
         self._loaded[name] = module, path
         self._loaded_in[name] = self._peer.epoch
         if first:
+            self._oom = oom.Watch(self._peer.pid)  # the set-up may have moved it to another control group
             self._snapshots.life_began()
         else:
             self._snapshots.loaded()

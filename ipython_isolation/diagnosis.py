@@ -19,7 +19,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIMIT = 0.1
 #: struct record_header of ext/record.h.
 _HEADER = struct.Struct("@IIIiiiiiIIQQQQIIII36Q16s512s")
-_KIND_EXIT = 2
+_KIND_EXIT, _KIND_LEFT = 2, 3
 _COMPLETE = 3
 _REGISTERS = {
     1: "rax rdx rcx rbx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split(),
@@ -69,11 +69,11 @@ class NativeFrame(NamedTuple):
 
 
 class PythonFrame(NamedTuple):
-    """One frame of Python code: file, line, function."""
+    """One frame of Python code: function, file, line."""
 
+    function: str
     file: str
     line: int
-    function: str
 
     def __str__(self):
         return f"{self.function} at {os.path.basename(self.file)}:{self.line}"
@@ -199,9 +199,9 @@ def parse_python_stack(text):
             continue
         match = current and re.match(r'  File "(.*)", line (\d+|\?\?\?) in (.*)', line)
         if match:
-            found.append(PythonFrame(match[1], int(match[2]) if match[2].isdigit() else 0, match[3]))
-    while found and (found[-1].file.startswith(_PACKAGE) or found[-1].file in ("<session>", "<string>")):
-        found.pop()
+            found.append(PythonFrame(match[3], match[1], int(match[2]) if match[2].isdigit() else 0))
+    if len(found) > 1 and found[-2].file == _PACKAGE + "child.py":
+        found.pop()  # the `-c` that it was started with
     return [f for f in found if not f.file.startswith((_PACKAGE, "<session>", "<frozen importlib"))]
 
 
@@ -274,8 +274,8 @@ class Diagnosis:
             self.registers = found.registers
             if found.tid != found.pid:
                 self.thread = found.thread or "unnamed"
-        else:
-            found = found if announced else None
+        elif not (found is not None and self.signal is None and found.kind == _KIND_LEFT):
+            found = None
         self.signal = _named(self.signal)
         name = self.signal.name if isinstance(self.signal, _signal.Signals) else f"signal {self.signal}"
         self.verdict, meaning = self._judge(facts, found, record is not None, stderr, oom)
@@ -301,6 +301,8 @@ class Diagnosis:
                 return "unknown", "an unknown cause: its supervisor is gone"
             if not recorder:
                 return "exit", ""
+            if record is not None and record.kind == _KIND_LEFT:
+                return "disconnected", "it had lost its connection to the session"
             return ("exit", "exit() was called") if record is not None else ("_exit", "_exit() was called")
         if self.signal == _signal.SIGKILL:
             if facts.get("cut_off"):
@@ -340,7 +342,8 @@ class Diagnosis:
             return "assertion", message
         if message and _HEAP.search(message):
             return "heap-corruption", f"heap corruption: {message}"
-        if any("terminate" in name and ("std::" in name or "__gnu_cxx::" in name or "__cxxabiv1::" in name) for name in names):
+        first = next((frame for frame in self.native_stack if not _LIBC.search(frame.library)), None)
+        if first is not None and "/libstdc++" in first.library or any("terminate" in name and ("std::" in name or "__cxx" in name) for name in names):
             matches = list(_CXX.finditer(stderr))
             if not matches:
                 return "cxx-terminate", "C++ terminate"
@@ -350,6 +353,8 @@ class Diagnosis:
             return "cxx-terminate", f"uncaught C++ exception {matches[-1]['type']}{what}"
         fatal = list(_FATAL.finditer(stderr))
         if fatal and names & {"fatal_error", "fatal_error_exit", "_Py_FatalErrorFunc", "Py_FatalError", "_Py_FatalErrorFormat"}:
+            if not self.python_stack:  # the interpreter has switched faulthandler off, and printed it itself
+                self.python_stack = tuple(parse_python_stack(stderr[fatal[-1].end() :]))
             return "python-fatal-error", f"fatal Python error: {fatal[-1][1]}"
         return "abort", f"aborted: {message}" if message else "aborted"
 
@@ -377,6 +382,7 @@ def _own(frame):
 
 
 _MACHINERY = re.compile(r"/(libc|libpthread|libstdc\+\+|libgcc_s|ld-linux\S*|libasan|libubsan)[-.]\S*so")
+_LIBC = re.compile(r"/(libc|libpthread|ld-linux\S*)[-.]\S*so")
 _INTERPRETER = re.compile(r"/(libpython\S*\.so\S*|python\d*(\.\d+)?)$")
 _THREAD_START = ("", "start_thread", "clone", "__clone", "__clone3", "clone3")
 _DISPATCH = re.compile(r"_?Py(Eval|Object|Function|Vectorcall|Type|CFunction|Method|Cell|Run|Main)|^(c?function|method|type|slot|object|wrapper|wrap|do_call|builtin_exec|vectorcall|partial)_")
@@ -412,7 +418,8 @@ def _folded(frames):
     """Frames with how often each follows itself, as in a recursion: list of (frame, count)."""
     found = []
     for frame in frames:
-        if found and found[-1][0].function == frame.function and found[-1][0].library == frame.library and frame.function:
+        last = found[-1][0] if found else None
+        if last is not None and frame.function and (last.function, last[1]) == (frame.function, frame[1]):
             found[-1][1] += 1
         else:
             found.append([frame, 1])

@@ -52,7 +52,7 @@ class ProcessTerminationError(Exception):
         Of the thread that died, innermost first: ``function``, ``library``, ``file``, ``line``, ``offset``,
         ``address``, ``inlined``.
     python_stack : tuple of PythonFrame
-        Likewise: ``file``, ``line``, ``function``. Without the frames of this package.
+        Likewise: ``function``, ``file``, ``line``. Without the frames of this package.
     thread : str or None
         Name of the thread that died, where it was not the main one.
     registers : dict of str to int
@@ -227,7 +227,11 @@ def terminated(facts, context, diagnosis=None, kept=None):
         "registers", "output", "sanitizer",
     ):  # fmt: skip
         setattr(error, name, getattr(diagnosis, name))
-    error.args = ("\n  ".join((error.summary, *_diagnosis.text(error))),)
+    try:
+        details = _diagnosis.text(error)
+    except Exception:  # whatever the child left behind: that it died must be said
+        details = ()
+    error.args = ("\n  ".join((error.summary, *details)),)
     return error
 
 

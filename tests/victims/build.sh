@@ -34,6 +34,16 @@ compile() {
     mv "$output.$$" "$output"
 }
 
+# compile_cxx MODULE SOURCE [FLAG...]
+compile_cxx() {
+    output=$1$suffix source=$2
+    if [ -e "$output" ] && [ "$output" -nt "$source" ] && [ "$output" -nt build.sh ]; then return 0; fi
+    shift 2
+    echo "building $output"
+    ${CXX:-g++} -std=c++17 -O1 -g -w -fPIC -shared -pthread -I"$include" "$@" "$source" -o "$output.$$"
+    mv "$output.$$" "$output"
+}
+
 generated=../../build/victims
 
 # generated MODULE SOURCE EXTENSION COMMAND...: the source that a generator writes, then a module of it
@@ -52,6 +62,11 @@ generated() {
 
 compile cv_module cv_module/cv_module.c cv_module/cv.c cv_module/cv.h
 compile _deaths _deaths.c
+compile_cxx _crashes _crashes.cpp
+# The same with the address sanitizer, for a child that runs under it.
+if [ -e "$(${CXX:-g++} -print-file-name=libasan.so)" ]; then
+    compile_cxx _sanitized _crashes.cpp -fsanitize=address -DPyInit__crashes=PyInit__sanitized
+fi
 
 generated cythonic cythonic.pyx c \
     "$python" -m cython -3 cythonic.pyx -o "$generated/cythonic$suffix.c"

@@ -1,0 +1,5 @@
+import _deaths
+
+
+class Body:
+    _deaths.segfault()

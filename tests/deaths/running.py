@@ -1,0 +1,79 @@
+"""Runs one row of the corpus in a context of its own and looks at the session afterwards."""
+
+import contextlib
+import io
+import os
+import time
+from dataclasses import dataclass
+
+from ipython_isolation import IsolationContext, ProcessTerminationError
+
+from . import corpus
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+@dataclass
+class Outcome:
+    """What came of one death.
+
+    Attributes
+    ----------
+    error : ProcessTerminationError or corpus.StillAlive
+    died : bool
+    pid : int
+    seconds : float
+        That the deadly call took, until the exception was there.
+    intact : bool
+        The session's objects are as before, and the next call works.
+    """
+
+    error: Exception
+    died: bool
+    pid: int
+    seconds: float
+    intact: bool
+
+
+def run(row, megabytes=0):
+    """Runs a death.
+
+    Parameters
+    ----------
+    row : corpus.Death
+    megabytes : int
+        Memory that the child uses meanwhile.
+
+    Returns
+    -------
+    Outcome
+    """
+    values = {"list": [1, 2, 3], "text": "x" * 100}
+    try:
+        with IsolationContext(restart="auto", name="deaths", rollback="off") as context:
+            return _run(row, context, values, megabytes)
+    finally:
+        if row.cleanup:
+            row.cleanup()
+
+
+def _run(row, context, values, megabytes):
+    if row.prepare:
+        row.prepare(context)
+    child = context.load_module("corpus", [_HERE])
+    if megabytes:
+        context.load_module("_deaths").allocate(megabytes)
+    child.call(int)
+    pid, error, start = context.remote_pid, None, time.monotonic()
+    try:
+        if row.session:
+            row.run(context, child)
+        else:
+            getattr(child, row.name)()
+    except (ProcessTerminationError, corpus.StillAlive) as raised:
+        error = raised
+    seconds = time.monotonic() - start
+    assert error is not None, "it did not die"
+    with contextlib.redirect_stderr(io.StringIO()):  # which says that it was restarted
+        intact = child.call(int) == 0 and values == {"list": [1, 2, 3], "text": "x" * 100}
+    return Outcome(error, isinstance(error, ProcessTerminationError), pid, seconds, intact and context.remote_pid != pid)

@@ -1,0 +1,41 @@
+"""The corpus: each death is told from the others, promptly, and the session goes on."""
+
+import re
+import signal
+
+import pytest
+from deaths import running
+from deaths.corpus import DEATHS
+
+
+@pytest.mark.no_asan
+@pytest.mark.parametrize("row", DEATHS.values(), ids=lambda row: row.name)
+def test_death(row, monkeypatch, capfd):
+    missing = row.needs and row.needs()
+    if missing:
+        pytest.skip(missing)
+    for name, value in row.environ().items():
+        monkeypatch.setenv(name, value)
+    outcome = running.run(row)
+    capfd.readouterr()  # what the child printed
+    error = outcome.error
+    assert error.verdict == row.verdict, str(error)
+    if outcome.died:
+        if not row.either:
+            assert error.signal == (row.signal and signal.Signals[row.signal]), str(error)
+            assert error.exit_code == row.exit_code, str(error)
+        assert error.pid == outcome.pid
+    assert re.search(row.text, str(error), re.S), str(error)
+    names = [frame.function for frame in error.native_stack] if outcome.died else []
+    assert not row.frame or any(row.frame in name for name in names), (names, str(error))
+    names = [frame.function for frame in error.python_stack] if outcome.died else []
+    assert not row.python or row.python in names, (names, str(error))
+    assert "\x1b" not in str(error)
+    assert outcome.intact, "the session is not as it was"
+    # 100 ms, and 100 more for names; a busy machine gets a second try.
+    if not row.late:
+        assert outcome.seconds < 0.2 or running.run(row).seconds < 0.2, outcome.seconds
+
+
+def test_there_are_enough():
+    assert len(DEATHS) >= 40
