@@ -703,6 +703,7 @@ class IsolationContext:
             what = "it is" if self._peer.held == error.pid else f"process {self._peer.held}, of an earlier crash, is"
             held = f"{what} held for a debugger (gdb -p {self._peer.held}) until %isolate --release"
             errors.set_summary(error, f"{error.summary}; {held}")
+        if first:
             self._write_bundle(facts, error, kept is not None)
         return error
 
