@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ipython_isolation import IsolationContext, ProcessTerminationError
 
-from . import corpus
+import corpus
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 

@@ -4,8 +4,8 @@ import re
 import signal
 
 import pytest
-from deaths import running
-from deaths.corpus import DEATHS
+import running
+from corpus import DEATHS
 
 
 @pytest.mark.no_asan
