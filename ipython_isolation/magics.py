@@ -6,6 +6,7 @@ What it does to modules is in `ipython_isolation.importer`; here is only what IP
 from __future__ import annotations
 
 import html
+import os
 import pkgutil
 import sys
 from argparse import Namespace
@@ -18,14 +19,14 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
-from . import _core, importer, limits
+from . import _core, bundle, importer, limits
 from .context import IsolationContext, cell_began, cell_ended, contexts, named_context
 
 _COMMAND = "%isolate"
 _ACTIONS = ("off", "restart", "reload", "attach", "release")
 _SWITCHES = ("hold", "spare", "autoreload")
 _VALUES = ("timeout", "memory", "cpu", "nice", "env", "wrapper")
-_FLAGS = tuple(f"--{name}" for name in ("context", *_ACTIONS, *_SWITCHES, *_VALUES))
+_FLAGS = tuple(f"--{name}" for name in ("context", "replay", *_ACTIONS, *_SWITCHES, *_VALUES))
 
 
 @magics_class
@@ -134,8 +135,9 @@ class Isolate(Magics):
     @argument(
         "--spare", nargs="?", const="on", metavar="on|off", help="start another interpreter in advance, for fast restarts"
     )
+    @argument("--replay", metavar="FILE", help="make the call of a crash bundle again, in a child process of its own")
     @line_magic
-    def isolate(self, line: str) -> IsolationTable | None:
+    def isolate(self, line: str) -> object:
         """Run modules in a child process, so that a crash there raises instead of ending the session.
 
         ::
@@ -162,6 +164,10 @@ class Isolate(Magics):
             raise UsageError(f"{error}; %isolate? shows the usage") from None
         names = [name for word in args.modules for name in word.split(",") if name]
         options = self._options(args, names)
+        if args.replay is not None:
+            if line.split()[:1] != ["--replay"] or names or options:
+                raise UsageError("--replay FILE stands alone: it makes one call again, in a child process of its own")
+            return _replay(_unquoted(args.replay))
         actions = [action for action in _ACTIONS if getattr(args, action)]
         if len(actions) > 1:
             one, other = actions[:2]
@@ -338,6 +344,13 @@ class Isolate(Magics):
     def _release(self, names: list[str]) -> None:
         for context in _distinct(names):
             context.release()
+
+
+def _replay(path: str) -> object:
+    try:
+        return bundle.replay(os.path.expanduser(path))
+    except bundle.BundleError as error:
+        raise UsageError(str(error)) from None
 
 
 class IsolationTable:

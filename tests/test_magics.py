@@ -10,7 +10,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from ipython_isolation import isproxy
+from ipython_isolation import ProcessTerminationError, isproxy
 from ipython_isolation.context import contexts, named_context
 from ipython_isolation.importer import isolated
 from ipython_isolation.magics import Isolate
@@ -283,3 +283,33 @@ def test_reload_does_not_stack(ip):
         assert ours(ip) == (1, True, True, 1)
         assert isolated() == {}
     assert run(ip, "%isolate zoo\nimport zoo\nzoo.CONSTANT") == 42
+
+
+# --- Crash bundles ---------------------------------------------------------------------------------------
+
+
+def test_replay(ip, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHON_ISOLATION_BUNDLES", str(tmp_path / "my crashes"))
+    run(ip, "%isolate _deaths\nimport _deaths")
+    with pytest.raises(ProcessTerminationError) as caught:
+        run(ip, "_deaths.segfault()")
+    path = caught.value.bundle
+    with pytest.raises(ProcessTerminationError) as again:
+        run(ip, f"%isolate --replay '{path}'")
+    assert again.value.context == "replay" and again.value.signal == caught.value.signal
+    assert "replay" not in [context.name for context in contexts()]
+    assert run(ip, "_deaths.allocate(0)") == 0
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("--replay /nowhere/x.crash", "/nowhere/x.crash: No such file or directory"),
+        ("zoo --replay x", "--replay FILE stands alone: it makes one call again, in a child process of its own"),
+        ("--replay", "expected one argument"),
+    ],
+)
+def test_replay_says_what_is_wrong(ip, line, message):
+    with pytest.raises(UsageError) as caught:
+        run(ip, f"%isolate {line}")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
