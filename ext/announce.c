@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
@@ -157,6 +158,48 @@ is_consequence(const struct shared_page *page, const ucontext_t *context, pid_t 
            interrupted_stack(context) - (uintptr_t)stack->ss_sp < stack->ss_size;
 }
 
+/* A handler that was installed after ours, such as faulthandler's, is heard first; it then sends
+ * the signal again, without the address. But where it runs on the alternate stack, what the
+ * operating system saved at the fault itself is still there, further up: found by the description
+ * of that stack, which is a part of it. It has the registers and, of a fault of memory, the
+ * address. Replaces info and context by those, if so; *cause is where the former then is. */
+static void
+find_original(const siginfo_t **info, const ucontext_t **context, siginfo_t *cause)
+{
+#if defined __x86_64__
+    enum { GENERAL_PROTECTION = 13, PAGE_FAULT = 14, PROTECTION = 1 };
+    const stack_t *stack = &(*context)->uc_stack;
+    uintptr_t at = interrupted_stack(*context), start = (uintptr_t)stack->ss_sp;
+    size_t room = offsetof(ucontext_t, uc_sigmask);
+
+    if ((*info)->si_code > 0 || at < start || at >= start + stack->ss_size)
+        return;
+    for (at = (at + 7) & ~(uintptr_t)7; at + room <= start + stack->ss_size; at += 8) {
+        const ucontext_t *saved = (const ucontext_t *)at;
+        const greg_t *registers = saved->uc_mcontext.gregs;
+        if (saved->uc_stack.ss_sp != stack->ss_sp || saved->uc_stack.ss_size != stack->ss_size ||
+            interrupted_stack(saved) - start < stack->ss_size)
+            continue;
+        *context = saved;
+        if ((*info)->si_signo == SIGSEGV && registers[REG_TRAPNO] == PAGE_FAULT) {
+            *cause = (siginfo_t){.si_signo = SIGSEGV};
+            cause->si_code = registers[REG_ERR] & PROTECTION ? SEGV_ACCERR : SEGV_MAPERR;
+            cause->si_addr = (void *)registers[REG_CR2];
+            *info = cause;
+        }
+        else if ((*info)->si_signo == SIGSEGV && registers[REG_TRAPNO] == GENERAL_PROTECTION) {
+            *cause = (siginfo_t){.si_signo = SIGSEGV, .si_code = SI_KERNEL};
+            *info = cause;
+        }
+        return;
+    }
+#else
+    (void)info;
+    (void)context;
+    (void)cause;
+#endif
+}
+
 /* How long a thread that dies as well lets the first one finish its record. */
 #define RECORD_LIMIT_MS 100
 
@@ -171,7 +214,10 @@ announce(const siginfo_t *info, const ucontext_t *context, enum announced how)
 
     do {
         if (seen != ANNOUNCED_NONE && seen != ANNOUNCED_TENTATIVE) {
-            for (int i = 0; i < RECORD_LIMIT_MS && atomic_load(&recording) && page->tid != tid; i++)
+            for (int i = 0;
+                 i < RECORD_LIMIT_MS && page->tid != tid &&
+                 (atomic_load(&page->announced) == ANNOUNCED_WRITING || atomic_load(&recording));
+                 i++)
                 poll(NULL, 0, 1);
             return;
         }
@@ -179,6 +225,8 @@ announce(const siginfo_t *info, const ucontext_t *context, enum announced how)
 
     int cause = seen == ANNOUNCED_NONE || !is_consequence(page, context, tid);
     if (cause) {
+        siginfo_t original;
+        find_original(&info, &context, &original);
         atomic_store(&recording, 1);
         recorder_write(info, context);
         page->signal = info->si_signo;

@@ -126,7 +126,8 @@ unchanged(const char *maps)
         bool good = true;
         if (parse_mapping(line, &mapping) && mapping.path_length > 0 && *mapping.path == '/') {
             snprintf(path, sizeof path, "%.*s", mapping.path_length, mapping.path);
-            good = stat(path, &facts) == 0 && facts.st_ino == mapping.inode;
+            good =
+                stat(path, &facts) == 0 && S_ISREG(facts.st_mode) && facts.st_ino == mapping.inode;
         }
         if (good) {
             to = mempcpy(to, line, (size_t)(end - line));

@@ -26,10 +26,21 @@ _REGISTERS = {
     2: [f"x{i}" for i in range(31)] + ["sp", "pc"],
 }
 _PAGE = 4096
+#: Source files from so many bytes on are not read.
+_BIG = 10_000_000
 #: So far from the stack pointer a big frame may touch the stack first.
 _FRAME_LIMIT = 1 << 16
 #: The operating system keeps so much free below a main thread's stack.
 _STACK_GAP = 1 << 20
+
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text):
+    """Text of the child without colours and what else a terminal would act on."""
+    return _CONTROLS.sub("?", _ESCAPES.sub("", text.replace("\r\n", "\n")))
 
 
 class NativeFrame(NamedTuple):
@@ -95,11 +106,11 @@ class Record:
         self.block = block
         self.complete = state == _COMPLETE
         self.registers = dict(zip(_REGISTERS.get(self.machine, ()), fields[18 : 18 + count]))
-        self.thread = fields[54].split(b"\0")[0].decode("utf-8", "replace")
-        self.message = fields[55].split(b"\0")[0].decode("utf-8", "replace").strip()
+        self.thread = clean(fields[54].split(b"\0")[0].decode("utf-8", "replace"))
+        self.message = clean(fields[55].split(b"\0")[0].decode("utf-8", "replace")).strip()
         start = _HEADER.size + stack
         self._maps = block[start : start + maps].decode("utf-8", "surrogateescape")
-        self.python = block[start + maps : start + maps + python].decode("utf-8", "replace")
+        self.python = clean(block[start + maps : start + maps + python].decode("utf-8", "replace"))
 
     @property
     def exited(self):
@@ -159,7 +170,7 @@ class Record:
             return []
         finally:
             os.close(fd)
-        return _parse_frames(output.decode("utf-8", "replace"))
+        return _parse_frames("\n".join(clean(line) for line in output.decode("utf-8", "replace").split("\n")))
 
     def python_stack(self):
         """Of the thread that died, innermost first: list of PythonFrame. Empty where it ran no Python code."""
@@ -254,7 +265,8 @@ class Diagnosis:
     def __init__(self, facts, record=None, output="", stderr="", oom=lambda: None):
         self.pid = facts["pid"]
         self.signal = self.exit_code = self.address = self.sanitizer = None
-        self.output = tuple(output.splitlines()[-10:])
+        output, stderr = clean(output), clean(stderr)
+        self.output = tuple(line[:500] for line in output.split("\n")[-11:] if line)[-10:]
         self.native_stack, self.python_stack, self.registers, self.thread = (), (), {}, None
         found = Record(record) if record else None
         announced = facts["announced"] in (2, 3) and facts["signal"]
@@ -450,8 +462,13 @@ def text(error):
 
 
 def _source(file, line):
-    text = linecache.getline(file, line).strip() if file and line else ""
-    return text[:100]
+    """The source line, where there is such a file: what the child says of it is not believed."""
+    try:
+        if not (file and line and os.path.isfile(file) and os.path.getsize(file) < _BIG):
+            return ""
+    except (OSError, ValueError):
+        return ""
+    return clean(linecache.getline(file, line).strip()[:100])
 
 
 def _native_rows(frames, limit):
