@@ -126,6 +126,9 @@ def test_commands(tmp_path):
             match shlex.split(line):
                 case ["make", target]:
                     assert re.search(rf"(?m)^([\w -]+ )?{target}( [\w -]+)?:", makefile), line
+                case ["python", "-m", "ipython_isolation", "replay", "FILE", *options]:
+                    usage = run(["-m", "ipython_isolation", "replay", "--help"], tmp_path)
+                    assert all(option in usage for option in options)
                 case ["python", *arguments]:
                     assert "python3-isolated" in run(arguments, tmp_path)
                 case ["pip", "install", "."]:
