@@ -129,39 +129,52 @@ is_kept(int fd, const struct stat *facts)
            (flags & O_ACCMODE) == O_RDONLY;
 }
 
-/* Closes what is not kept, and takes down where the others are. */
-static void
-sort_files(struct frozen *self)
+/* Calls `look` with each open descriptor but `but`. -1 and errno where nobody knows which those
+ * are. */
+static int
+each_file(struct frozen *self, int but, int (*look)(struct frozen *, int, const struct stat *))
 {
     DIR *entries = opendir("/proc/self/fd");
     struct dirent *entry;
     struct stat facts;
-    size_t capacity = 0;
+    int rc = entries ? 0 : -1;
 
-    while (entries && (entry = readdir(entries))) {
+    while (rc == 0 && (entry = readdir(entries))) {
         int fd = atoi(entry->d_name);
-        if (entry->d_name[0] == '.' || fd == dirfd(entries) || fd == self->line ||
-            fstat(fd, &facts) < 0)
-            continue;
-        if (!is_kept(fd, &facts)) {
-            close(fd);
-            continue;
-        }
-        off_t offset = lseek(fd, 0, SEEK_CUR);
-        if (offset < 0)
-            continue;
-        if (self->noffsets == capacity) {
-            capacity = capacity ? capacity * 2 : 16;
-            struct offset *more = realloc(self->offsets, capacity * sizeof *more);
-            if (!more)
-                _exit(1);
-            self->offsets = more;
-        }
-        self->offsets[self->noffsets++] = (struct offset){fd, offset};
+        if (entry->d_name[0] != '.' && fd != dirfd(entries) && fd != but && fstat(fd, &facts) == 0)
+            rc = look(self, fd, &facts);
     }
-    if (!entries)
-        _exit(1); /* what it cannot close would keep the dead process's pipes open */
-    closedir(entries);
+    int error = errno;
+    if (entries)
+        closedir(entries);
+    errno = error;
+    return rc;
+}
+
+static int
+note_offset(struct frozen *self, int fd, const struct stat *facts)
+{
+    off_t offset = is_kept(fd, facts) ? lseek(fd, 0, SEEK_CUR) : -1;
+
+    if (offset < 0)
+        return 0;
+    if (self->noffsets % 16 == 0) {
+        struct offset *more = realloc(self->offsets, (self->noffsets + 16) * sizeof *self->offsets);
+        if (!more)
+            return -1;
+        self->offsets = more;
+    }
+    self->offsets[self->noffsets++] = (struct offset){fd, offset};
+    return 0;
+}
+
+static int
+close_unless_kept(struct frozen *self, int fd, const struct stat *facts)
+{
+    (void)self;
+    if (!is_kept(fd, facts))
+        close(fd);
+    return 0;
 }
 
 static void
@@ -185,12 +198,15 @@ oom_score(char *old, size_t size, const char *score)
 int
 freeze(struct frozen *self, int *kernel_end)
 {
-    int ends[2], status = 0;
+    int ends[2], status = 0, error;
     pid_t middle, kernel_side = getppid();
 
     memset(self, 0, sizeof *self);
+    /* Before there are two: both move on in the same files. */
+    if (each_file(self, -1, note_offset) < 0)
+        goto error;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return -1;
+        goto error;
     ends[0] = fd_raise(ends[0]);
     ends[1] = fd_raise(ends[1]);
     middle = fork();
@@ -203,7 +219,7 @@ freeze(struct frozen *self, int *kernel_end)
         close(ends[0]);
         return 1;
     }
-    int error = errno;
+    error = errno;
     close(ends[1]);
     if (middle > 0) {
         pid_t ended;
@@ -214,6 +230,8 @@ freeze(struct frozen *self, int *kernel_end)
                 : ended == middle                    ? EIO
                                                      : 0;
     }
+    free(self->offsets);
+    self->offsets = NULL;
     if (middle < 0 || error) {
         close(ends[0]);
         errno = error;
@@ -221,6 +239,12 @@ freeze(struct frozen *self, int *kernel_end)
     }
     *kernel_end = ends[0];
     return 0;
+error:
+    error = errno;
+    free(self->offsets);
+    self->offsets = NULL;
+    errno = error;
+    return -1;
 }
 
 void
@@ -259,7 +283,8 @@ freeze_wait(struct frozen *self, int fds[FREEZE_FDS])
     if (getppid() == self->supervisor)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
     setpgid(0, 0);
-    sort_files(self);
+    if (each_file(self, self->line, close_unless_kept) < 0)
+        _exit(1); /* what it cannot close would keep the dead process's pipes open */
     oom_score(self->oom, sizeof self->oom, FROZEN_OOM_SCORE);
     freeze_await(self, fds);
     oom_score(NULL, 0, self->oom);

@@ -17,8 +17,9 @@ soak = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(soak)
 
 
-def test_crash_and_restart_cycles():
-    before, after, _ = soak.crash_cycles(30)
+@pytest.mark.parametrize("rollback", ["auto", "off"])
+def test_crash_cycles(rollback):
+    before, after, _ = soak.crash_cycles(30, rollback=rollback)
     assert soak.grown(before, after, 2_000_000) == {}
 
 

@@ -51,6 +51,7 @@ def measure(context):
     mine, pid = context._peer.counts, context.remote_pid
     return {
         "descriptors": descriptors("self"),
+        "/dev/shm": len(os.listdir("/dev/shm")),
         "processes": below(os.getpid()),
         "threads": threading.active_count(),
         "exports": mine["exports"],
@@ -87,10 +88,11 @@ def grown(before, after, rss):
     }
 
 
-def crash_cycles(cycles, warm_up=5):
-    """Crash-and-restart cycles with objects of every kind alive: (before, after, seconds of each)."""
+def crash_cycles(cycles, warm_up=5, rollback="auto"):
+    """Deaths in a row with objects of every kind alive: (before, after, seconds of each). With roll-back a frozen copy
+    takes over each time, without it there is a fresh child."""
     took = []
-    with IsolationContext(restart="auto", name="soak") as context:
+    with IsolationContext(restart="auto", name="soak", rollback=rollback) as context:
         deaths = context.load_module("_deaths")
         collections = context.load_module("collections")
 
@@ -183,26 +185,31 @@ def operations(count, warm_up=2000):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--deaths", type=int, default=10_000, help="with roll-back")
+    parser.add_argument("--cycles", type=int, default=1000, help="with a restart")
     parser.add_argument("--operations", type=int, default=1_000_000)
     options = parser.parse_args()
     bad = {}
-    before, after, took = crash_cycles(options.cycles, 20)
-    took.sort()
-    print(
-        json.dumps(
-            {
-                "crash-and-restart cycles": options.cycles,
-                "median ms": round(took[len(took) // 2] * 1000, 1),
-                "worst ms": round(took[-1] * 1000, 1),
-                "before": before,
-                "after": after,
-            }
-        ),
-        flush=True,
-    )
-    # The allocator may keep some pages; 1 kB a cycle would be a leak worth finding.
-    bad.update(grown(before, after, 1_000_000 + 1000 * options.cycles))
+    for what, count, rollback in (
+        ("deaths, rolled back", options.deaths, "auto"),
+        ("crash-and-restart cycles", options.cycles, "off"),
+    ):
+        before, after, took = crash_cycles(count, 20, rollback)
+        took.sort()
+        print(
+            json.dumps(
+                {
+                    what: count,
+                    "median ms": round(took[len(took) // 2] * 1000, 1),
+                    "worst ms": round(took[-1] * 1000, 1),
+                    "before": before,
+                    "after": after,
+                }
+            ),
+            flush=True,
+        )
+        # The allocator may keep some pages; 1 kB a cycle would be a leak worth finding.
+        bad.update(grown(before, after, 1_000_000 + 1000 * count))
     before, after, seconds = operations(options.operations, 20_000)
     print(
         json.dumps(
