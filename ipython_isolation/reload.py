@@ -233,6 +233,8 @@ class Watch:
         self._peer = peer
         self._directories = None  # None: off
         self._files = {}  # path -> fingerprint of what the child runs
+        self._behind = False  # something was loaded that was not looked at
+        self._mapped_at = self._map_cost = 0.0  # the last look at what is mapped, and its cost; monotonic seconds
         self._look_at = 0.0  # when everything is looked at again, monotonic seconds
         self._said = {}  # path -> fingerprint, of files with a flaw that was said
 
@@ -273,11 +275,13 @@ class Watch:
         self.soon()
 
     def loaded(self):
-        """The child has loaded a module."""
-        try:
+        """The child has loaded a module. A package may be hundreds: not each is worth a look of its own."""
+        start = time.monotonic()
+        self._behind = True
+        if start - self._mapped_at >= self._map_cost / _SHARE:
             self._map()
-        except OSError:
-            pass  # it is gone, or belongs to somebody else
+            self._mapped_at = time.monotonic()
+            self._map_cost = self._mapped_at - start
         if self.on:
             self._peer.changes_at = time.monotonic() + _ALWAYS
             self._look_at = 0.0
@@ -312,19 +316,20 @@ class Watch:
 
     def take_down(self):
         """Takes down what the child runs by now."""
-        try:
-            self._map()
-        except OSError:
-            pass
+        self._map()
         if self._context._loaded and not self._peer.active:
             for path in self._peer.host_call("files"):
                 self._note(path, True)
 
     def _map(self):
+        self._behind = False
         pid = self._peer.pid
-        if pid is not None:
-            for path, there in mapped_libraries(pid).items():
-                self._note(path, there)
+        try:
+            mapped = {} if pid is None else mapped_libraries(pid)
+        except OSError:
+            return  # it is gone, or belongs to somebody else
+        for path, there in mapped.items():
+            self._note(path, there)
 
     def _note(self, path, there):
         if path not in self._files and not is_system(path):
@@ -334,6 +339,8 @@ class Watch:
 
     def changed(self):
         """The files that are not any more what the child runs: list of str."""
+        if self._behind:
+            self._map()
         return [path for path, known in list(self._files.items()) if fingerprint(path) not in (known, None)]
 
     def _is_unfinished(self, path):
