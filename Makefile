@@ -19,7 +19,7 @@ comma := ,
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: setup build c-tests victims test test-asan test-all-pythons demo bench soak fuzz \
+.PHONY: setup build c-tests victims test test-asan test-all-pythons demo deaths bench soak fuzz \
 	numpy-suite transparency transparency-report transparency-check format format-check werror wheel clean
 
 # ---- set-up and build ----------------------------------------------------------------------------
@@ -85,6 +85,10 @@ demo: build victims
 
 bench soak fuzz: build victims
 	$(BIN)/python tests/$@/run.py $(ARGS)
+
+# Every way of dying, and what the session is told: writes docs/deaths.md.
+deaths: build victims
+	$(BIN)/python tests/deaths/report.py
 
 # CPython's own tests with the module under test isolated, on every CPython that is there; writes
 # docs/transparency.md. transparency-check: on PYTHON alone, and fails where the score falls.

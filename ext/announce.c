@@ -28,7 +28,8 @@
 /* An alternate stack that somebody else has set is kept from this size on. */
 #define STACK_ENOUGH (16 * 1024)
 
-static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS, SIGTRAP};
+static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGFPE,  SIGILL,
+                                    SIGABRT, SIGSYS, SIGTRAP, SIGXCPU};
 #define FATAL_SIGNALS (sizeof fatal_signals / sizeof *fatal_signals)
 
 /* A signal handler gets no context: this is what it works on. Written by announce_install() and

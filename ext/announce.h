@@ -12,10 +12,10 @@
  * cannot be, or is no page of this version. The mapping is the caller's; one page long. */
 struct shared_page *announce_map(int shared_fd);
 
-/* Installs the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS and SIGTRAP, and the
- * calling thread's alternate stack. Page and descriptor must stay for good. To be called again,
- * with the new page and descriptor, in a forked copy that takes over; until then a fork of this
- * process announces nothing. Not SIGQUIT: like SIGTERM it is somebody's wish, not a fault.
+/* Installs the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS, SIGTRAP and SIGXCPU,
+ * and the calling thread's alternate stack. Page and descriptor must stay for good. To be called
+ * again, with the new page and descriptor, in a forked copy that takes over; until then a fork of
+ * this process announces nothing. Not SIGQUIT: like SIGTERM it is somebody's wish, not a fault.
  *
  * Python's faulthandler is to be enabled before: enabled after, it is heard first, prints for a
  * while, and raises the signal again without the address of the fault.

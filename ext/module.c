@@ -6,6 +6,7 @@
 #include "iteration.h"
 #include "peer.h"
 #include "proxy.h"
+#include "recorder.h"
 
 #include <string.h>
 #include <zmq.h>
@@ -30,6 +31,9 @@ audit(const char *event, PyObject *Py_UNUSED(args), void *Py_UNUSED(data))
     if (event[0] == 'o' && (strcmp(event, "os.chdir") == 0 || strcmp(event, "os.putenv") == 0 ||
                             strcmp(event, "os.unsetenv") == 0)) {
         state_generation++;
+    }
+    else if (event[0] == 'o' && strcmp(event, "os.exec") == 0) {
+        recorder_exec();
     }
     return 0;
 }

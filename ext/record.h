@@ -27,6 +27,7 @@ enum record_state {
 enum record_kind {
     RECORD_SIGNAL = 1, /* a fatal signal */
     RECORD_EXIT,       /* exit(): not _exit() */
+    RECORD_EXEC,       /* Python code executed another program; nothing else is there */
     RECORD_LEFT,       /* it ends by itself, since the session has gone; nothing else is there */
 };
 

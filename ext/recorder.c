@@ -205,16 +205,30 @@ on_exit_called(void)
     recorder_write_python();
 }
 
-void
-recorder_leave(void)
+/* A word on the end that is to come, unless a signal has had one. */
+static void
+note(enum record_kind kind)
 {
     struct record *record = state.record;
 
-    state.leaving = 1;
-    if (record && atomic_load(&record->header.state) == RECORD_NONE) {
-        record->header.kind = RECORD_LEFT;
+    if (record && getpid() == state.pid &&
+        (atomic_load(&record->header.state) == RECORD_NONE || record->header.kind == RECORD_EXEC)) {
+        record->header.kind = kind;
         atomic_store(&record->header.state, RECORD_COMPLETE);
     }
+}
+
+void
+recorder_leave(void)
+{
+    state.leaving = 1;
+    note(RECORD_LEFT);
+}
+
+void
+recorder_exec(void)
+{
+    note(RECORD_EXEC);
 }
 
 /* ---- installation -------------------------------------------------------------------------- */

@@ -24,6 +24,9 @@ int recorder_python_fd(void);
 /* This process is about to end as it should: its exit() is no death. */
 void recorder_leave(void);
 
+/* This process is about to become another program. If it does, the end is that one's. */
+void recorder_exec(void);
+
 /* The following are async-signal-safe. */
 
 /* Writes all but the Python stack. */

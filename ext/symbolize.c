@@ -14,6 +14,7 @@
 #include <dwarf.h>
 #include <elfutils/libdwfl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -194,7 +195,9 @@ add_frame(Dwfl_Frame *state, void *argument)
     }
     if (!dwfl_frame_pc(state, &frame->pc, &activation))
         return DWARF_CB_ABORT;
-    frame->call = !activation && self->nframes > 0;
+    /* A trap is reported behind the instruction too. */
+    bool trap = self->header->signal == SIGTRAP && self->header->code > 0;
+    frame->call = self->nframes > 0 ? !activation : trap;
     self->nframes++;
     return DWARF_CB_OK;
 }
@@ -272,6 +275,8 @@ write_frame(Dwfl *dwfl, const struct dump *self, int number)
     GElf_Off offset = 0;
 
     bool mapped = find_mapping(self->maps, pc, &mapping);
+    if (!mapped)
+        mapping.path_length = 0;
     if (module) {
         function = dwfl_module_addrinfo(module, pc, &offset, &symbol, NULL, NULL, NULL);
         dwfl_module_info(module, NULL, &start, NULL, NULL, NULL, NULL, NULL);

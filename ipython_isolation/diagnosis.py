@@ -19,7 +19,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIMIT = 0.1
 #: struct record_header of ext/record.h.
 _HEADER = struct.Struct("@IIIiiiiiIIQQQQIIII36Q16s512s")
-_KIND_EXIT, _KIND_LEFT = 2, 3
+_KIND_EXIT, _KIND_EXEC, _KIND_LEFT = 2, 3, 4
 _COMPLETE = 3
 _REGISTERS = {
     1: "rax rdx rcx rbx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split(),
@@ -226,8 +226,7 @@ _BY_SIGNAL = {
     _signal.SIGABRT: ("abort", "aborted"),
     _signal.SIGSYS: ("bad-system-call", "bad system call"),
     _signal.SIGTRAP: ("trap", "trap"),
-    _signal.SIGXCPU: ("cpu-limit", "its limit of processor time was reached"),
-    _signal.SIGXFSZ: ("file-size-limit", "a file reached its limit of size"),
+    _signal.SIGXFSZ: ("killed", "killed; the operating system does so where a file reaches its limit of size"),
     _signal.SIGKILL: ("killed", "killed"),
     _signal.SIGTERM: ("killed", "terminated"),
 }
@@ -286,7 +285,7 @@ class Diagnosis:
             self.registers = found.registers
             if found.tid != found.pid:
                 self.thread = found.thread or "unnamed"
-        elif not (found is not None and self.signal is None and found.kind == _KIND_LEFT):
+        elif not (found is not None and self.signal is None and found.kind in (_KIND_EXEC, _KIND_LEFT)):
             found = None
         self.signal = _named(self.signal)
         name = self.signal.name if isinstance(self.signal, _signal.Signals) else f"signal {self.signal}"
@@ -315,6 +314,8 @@ class Diagnosis:
                 return "exit", ""
             if record is not None and record.kind == _KIND_LEFT:
                 return "disconnected", "it had lost its connection to the session"
+            if record is not None and record.kind == _KIND_EXEC:
+                return "another-program", "exec() of another program had been called"
             return ("exit", "exit() was called") if record is not None else ("_exit", "_exit() was called")
         if self.signal == _signal.SIGKILL:
             if facts.get("cut_off"):
@@ -322,7 +323,9 @@ class Diagnosis:
             proof = oom()
             if proof:
                 return "out-of-memory", f"out of memory: {proof}"
-        verdict, meaning = _BY_SIGNAL.get(self.signal, ("killed", ""))
+        verdict, meaning = _BY_SIGNAL.get(self.signal, ("killed", (_signal.strsignal(self.signal) or "").lower()))
+        if self.signal == _signal.SIGXCPU and facts["announced"] and facts["si_code"] > 0:
+            return "cpu-limit", "its limit of processor time was reached"
         if record is None:
             return verdict, _with_address(meaning, self.address)
         if record.sender and record.sender != self.pid:
@@ -351,7 +354,7 @@ class Diagnosis:
         if "buffer overflow detected" in message:
             return "buffer-overflow", message
         if "Assertion" in message:
-            return "assertion", message
+            return "assertion", f"assertion failed: {message}"
         if message and _HEAP.search(message):
             return "heap-corruption", f"heap corruption: {message}"
         first = next((frame for frame in self.native_stack if not _LIBC.search(frame.library)), None)

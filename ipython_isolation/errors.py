@@ -34,8 +34,8 @@ class ProcessTerminationError(Exception):
         ``"illegal-instruction"``, ``"trap"``, ``"bad-system-call"``, ``"abort"``, ``"assertion"``,
         ``"heap-corruption"``, ``"stack-smashing"``, ``"buffer-overflow"``, ``"cxx-terminate"``,
         ``"python-fatal-error"``, ``"sanitizer"``, ``"out-of-memory"`` (only where that is proven), ``"cpu-limit"``,
-        ``"file-size-limit"``, ``"killed"`` (by a signal that a process sent), ``"disconnected"``, ``"exit"``,
-        ``"_exit"``, ``"timeout"``, ``"unknown"``. See docs/deaths.md.
+        ``"killed"`` (by a signal that a process sent), ``"disconnected"``, ``"exit"``, ``"_exit"``,
+        ``"another-program"``, ``"timeout"``, ``"unknown"``. See docs/deaths.md.
     reason : str
         The same for people, e.g. ``"SIGSEGV (segmentation fault, NULL dereference at 0x0)"``.
     signal : signal.Signals or int or None

@@ -95,6 +95,6 @@ def look(pid):
     if main.locked:
         return Waiting(
             "deadlock",
-            f"its main thread waits for a lock, without a time limit, and none of its other {len(others)} threads runs",
+            "its main thread waits for a lock, without a time limit, and no thread of it runs",
         )
     return Waiting("asleep", "its main thread sleeps in a system call, and no other thread of it runs")

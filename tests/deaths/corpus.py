@@ -173,9 +173,15 @@ def ctypes_memset():
 # -- other faults and aborts ---------------------------------------------------------------------------------------
 
 
-@death("arithmetic-error", "SIGFPE", frame="deaths_fpe")
+@death("arithmetic-error", "SIGFPE", text="integer division by zero", frame="divide")
 def division():
     """An integer division by zero in C."""
+    _crash("divide")
+
+
+@death("arithmetic-error", "SIGFPE", text="raised by the process itself", frame="deaths_fpe")
+def raised():
+    """raise(SIGFPE)."""
     _native("fpe")
 
 
@@ -543,7 +549,7 @@ def exit_in_thread():
     _crash("exit_in_thread")
 
 
-@death("_exit", exit_code=7, text="exit code 7")
+@death("another-program", exit_code=7, text="exit code 7")
 def another_program():
     """exec() of another program, which ends."""
     os.execv("/bin/sh", ["sh", "-c", "exit 7"])
@@ -566,8 +572,7 @@ def _sent(name):
 
     run.__name__ = f"sent_{name.lower()}"
     run.__doc__ = f"{name} that nobody handles."
-    verdict = {"SIGXCPU": "cpu-limit", "SIGXFSZ": "file-size-limit"}.get(name, "killed")
-    death(verdict, name, text=name, session=True)(run)
+    death("killed", name, text=name, session=True)(run)
 
 
 for _name in (
@@ -618,7 +623,7 @@ def cpu_limit():
         pass
 
 
-@death("file-size-limit", "SIGXFSZ", text="limit of size")
+@death("killed", "SIGXFSZ", text="limit of size")
 def file_size_limit():
     """RLIMIT_FSIZE is reached."""
     import resource

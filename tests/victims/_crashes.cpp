@@ -63,6 +63,17 @@ memcpy_to_null()
 }
 
 void
+divide()
+{
+    volatile int rows = 100, zero = 0;
+    volatile int quotient = rows / zero;
+    (void)quotient;
+#if !defined __x86_64__
+    raise(SIGFPE); /* some processors divide by zero without a trap */
+#endif
+}
+
+void
 trap()
 {
 #if defined __x86_64__
@@ -277,6 +288,7 @@ PyMethodDef methods[] = {
     PLAIN(write_to_constant),
     PLAIN(noncanonical),
     PLAIN(memcpy_to_null),
+    PLAIN(divide),
     PLAIN(trap),
     PLAIN(assertion),
     PLAIN(free_invalid),
