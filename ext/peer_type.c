@@ -358,6 +358,10 @@ peer_set_limits(PeerObject *self, PyObject *args)
     unsigned long long memory;
     unsigned int cpu;
     int nice;
+    if (self->process == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "only a session sets limits");
+        return NULL;
+    }
     if (!PyArg_ParseTuple(args, "KIi", &memory, &cpu, &nice)) {
         return NULL;
     }
@@ -373,7 +377,7 @@ peer_cpu_used(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct process_exit exit = {0};
     Py_BEGIN_ALLOW_THREADS
-    for (int i = 0; i < REAP_LIMIT_MS && !exit.reaped; i++) {
+    for (int i = 0; self->process != NULL && i < REAP_LIMIT_MS && !exit.reaped; i++) {
         process_update(self->process);
         exit = process_exit_info(self->process);
         if (!exit.reaped) {
@@ -394,7 +398,7 @@ static int
 peer_set_hold(PeerObject *self, PyObject *value, void *Py_UNUSED(closure))
 {
     int on = value == NULL ? -1 : PyObject_IsTrue(value);
-    struct shared_page *page = process_shared(self->process);
+    struct shared_page *page = self->process == NULL ? NULL : process_shared(self->process);
     if (on < 0) {
         return -1;
     }
@@ -409,14 +413,16 @@ peer_set_hold(PeerObject *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 peer_held(PeerObject *self, void *Py_UNUSED(closure))
 {
-    pid_t pid = process_held(self->process);
+    pid_t pid = self->process == NULL ? 0 : process_held(self->process);
     return pid == 0 ? Py_NewRef(Py_None) : PyLong_FromLong(pid);
 }
 
 static PyObject *
 peer_release(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {
-    process_release(self->process);
+    if (self->process != NULL) {
+        process_release(self->process);
+    }
     Py_RETURN_NONE;
 }
 
@@ -436,6 +442,10 @@ peer_start_spare(PeerObject *self, PyObject *args)
 {
     PyObject *argv_list, *env_list, *cwd = NULL;
     int line = -1, saved = 0;
+    if (self->process == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "only a session has a spare");
+        return NULL;
+    }
     if (!PyArg_ParseTuple(args, "OOO&", &argv_list, &env_list, PyUnicode_FSConverter, &cwd)) {
         return NULL;
     }

@@ -403,7 +403,8 @@ class IsolationContext:
     def reload(self):
         """Ends the child and starts another, which loads the same modules from the files as they are now.
 
-        Variables of the session keep what they hold; objects that were made in the old child are lost.
+        Variables of the session keep what they hold; objects that were made in the old child are lost. Calls of
+        other threads that are under way raise `ClientStateError`.
 
         Raises
         ------

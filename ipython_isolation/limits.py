@@ -214,6 +214,7 @@ def explain(error, facts, context):
         why = f"an allocation failed during the call, at the {limit}" if facts["no_memory"] else f"the {limit} was hit"
     if why is not None:
         error.verdict = {"timeout": "timeout", "cpu": "cpu-limit", "memory": "out-of-memory"}[error.limit]
+        error.reason = why
         errors.set_summary(error, f"{why}; {error.summary}")
 
 

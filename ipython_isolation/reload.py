@@ -301,7 +301,9 @@ class Watch:
                 self._look_at = 0.0
             changed = self.changed()
             if changed:
-                pending = any(self._is_unfinished(path) for path in changed) or self._peer.active > 0
+                # Not in a transaction: its checkpoint would go with the process.
+                busy = self._peer.active > 0 or self._context._in_transaction
+                pending = busy or any(self._is_unfinished(path) for path in changed) or self._peer.active > 0
                 if not pending:
                     self._context._reload_changed(changed)
         finally:

@@ -17,7 +17,7 @@ from test_interrupt import Session
 from test_magics import ip, run, shell  # noqa: F401: fixtures
 from traitlets import TraitError
 
-from ipython_isolation import IsolationContext, ProcessTerminationError, ProcessTimeoutError, limits
+from ipython_isolation import ClientStateError, IsolationContext, ProcessTerminationError, ProcessTimeoutError, limits
 from ipython_isolation.context import contexts, named_context
 
 GREEDY = r"""
@@ -122,6 +122,14 @@ def test_a_call_that_cannot_is_killed(name):
         assert "longer than timeout=0.2 s and did not stop" in str(error) and name in str(error)
         assert context.info()["crashes"] == 1
         assert deaths.allocate(0) == 0
+
+
+def test_without_restarts_the_reason_is_said_again():
+    with limited(timeout=0.2, restart="never") as context:
+        sleep = context.load_module("_deaths").sleep_in_c_without_gil
+        caught(sleep, 60.0)
+        with pytest.raises(ClientStateError, match="has died .*took longer than timeout=0.2 s.*call restart"):
+            sleep(0.0)
 
 
 def test_what_ends_after_its_time_has_taken_too_long():

@@ -282,6 +282,18 @@ def test_not_while_a_call_is_under_way(project, context, rebuilt):
     assert rebuilt.value() == 2
 
 
+def test_not_within_a_transaction(project, context, rebuilt):
+    """Its checkpoint would go with the process."""
+    context.autoreload = True
+    rebuilt.value()
+    with context.transaction():
+        pid = context.remote_pid
+        project.build_library(2)
+        assert rebuilt.value() == 1
+        assert context.remote_pid == pid
+    assert wait_until(lambda: rebuilt.value() == 2)
+
+
 def test_a_new_build_that_cannot_be_loaded(project, context, rebuilt):
     context.autoreload = True
     project.build_module(2, declare="extern int not_there(void);", body="not_there();")

@@ -65,6 +65,7 @@ def test_variables_of_the_child_alone(monkeypatch):
         assert "MALLOC_PERTURB_" not in os.environ
 
 
+@pytest.mark.no_asan  # whose own library must be preloaded then
 def test_a_library_to_preload(tmp_path):
     """As for a sanitizer; it is not loaded into the session, nor into the supervisor."""
     library = tmp_path / "libpre.so"
@@ -124,6 +125,15 @@ def test_valgrind(tmp_path):
         assert error.signal is signal.SIGSEGV
         assert wait_until(lambda: "Invalid write of size 1" in log.read_text())
         assert "deaths_segfault" in log.read_text()
+
+
+def test_the_magic_takes_tools(ip):  # noqa: F811
+    run(ip, """%isolate zoo --wrapper "env 'WRAPPED=a b'" --env ALONE=1\nimport zoo""")
+    context = named_context("default")
+    assert context.call(os.getenv, "WRAPPED") == "a b" and context.call(os.getenv, "ALONE") == "1"
+    # Another module joins it, whatever its options are.
+    assert run(ip, "%isolate _deaths\nimport _deaths\n_deaths.allocate(0)") == 0
+    assert named_context("default") is context
 
 
 # --- Debuggers -----------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@
 #include "announce.h"
 #include "check.h"
 #include "fdpass.h"
+#include "freeze.h"
 #include "process.h"
+#include "supervisor.h"
 
 /* In the child the sanitizer's own handlers would be chained; the bare system is under test. */
 const char *
@@ -285,6 +287,14 @@ child_main(char **argv)
         return child_end(argv[2], argv[3]);
     if (strcmp(what, "family") == 0)
         return child_family(atoi(argv[2]));
+    if (strcmp(what, "spare") == 0) {
+        struct frozen self = {.line = CHILD_FD_PASS, .supervisor = getppid()};
+        int fds[FREEZE_FDS];
+        freeze_await(&self, fds);
+        if (write(fds[FREEZE_OUT], "ready", 5) != 5)
+            return 100;
+        return 7;
+    }
     if (strcmp(what, "echo") == 0) { /* sends back the descriptor that it gets */
         char byte;
         int fd, n = 1;
@@ -602,6 +612,138 @@ test_announced(void)
     CHECK_EQUAL(process_wait_exit(p, 5000), 1);
     struct pollfd item = {.fd = process_alarm(p), .events = POLLIN};
     CHECK_EQUAL(poll(&item, 1, 0), 0);
+    process_close(p);
+}
+
+/* Does it, within five seconds? */
+static int
+stands_still(pid_t pid)
+{
+    char path[64], text[256];
+
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    for (double begin = check_now(); check_now() - begin < 5000; check_sleep(1)) {
+        FILE *file = fopen(path, "r");
+        size_t n = file ? fread(text, 1, sizeof text - 1, file) : 0;
+        if (file)
+            fclose(file);
+        text[n] = 0;
+        char *name_end = strrchr(text, ')');
+        if (name_end && strncmp(name_end, ") T", 3) == 0)
+            return 1;
+    }
+    return 0;
+}
+
+static int
+hung_up(int fd)
+{
+    struct pollfd item = {.fd = fd, .events = POLLIN | POLLRDHUP};
+
+    return poll(&item, 1, 0) > 0 && (item.revents & (POLLHUP | POLLRDHUP));
+}
+
+/* A crashed child that is to be held stands still, whatever lives come and go; it ends by release,
+ * and with the supervisor. */
+static void
+test_hold(void)
+{
+    process *p = process_open(supervisor);
+
+    for (int release = 1; release >= 0; release--) {
+        CHECK_EQUAL(start(p, "recover", NULL, NULL), 0);
+        CHECK(ready(p));
+        pid_t pid = process_pid(p);
+        process_alarm_clear(p);
+        atomic_store(&process_shared(p)->hold, 1);
+        CHECK_EQUAL(fdpass_send(process_fdpass(p), "f", 1, NULL, 0), 0);
+        CHECK(readable(process_alarm(p), 1000));
+        CHECK_EQUAL(process_shared(p)->announced, ANNOUNCED_COMPLETE);
+        CHECK_EQUAL(process_held(p), 0);
+        CHECK_EQUAL(process_hold(p), 1);
+        CHECK_EQUAL(process_hold(p), 0); /* its life is over */
+        CHECK_EQUAL(process_held(p), pid);
+        CHECK_EQUAL(process_update(p), 1);
+        CHECK(process_kill(p, SIGKILL) < 0 && errno == ESRCH);
+        CHECK(stands_still(pid));
+
+        double begin = check_now();
+        CHECK_EQUAL(start(p, "exit", "3", NULL), 0);
+        CHECK(check_now() - begin < 900); /* nobody waits for it to go */
+        CHECK_EQUAL(process_wait_exit(p, 5000), 1);
+        CHECK_EQUAL(process_exit_info(p).status, 3);
+        process_end_life(p);
+        CHECK(stands_still(pid));
+        CHECK_EQUAL(process_held(p), pid);
+        if (!release)
+            break;
+        process_release(p);
+        for (begin = check_now(); process_held(p) != 0 && check_now() - begin < 5000;)
+            check_sleep(1);
+        CHECK_EQUAL(process_held(p), 0);
+        CHECK(kill(pid, 0) < 0 && errno == ESRCH);
+    }
+    pid_t pid = process_held(p);
+    process_close(p);
+    CHECK(kill(pid, 0) < 0 && errno == ESRCH);
+}
+
+/* A process in advance is adopted as it is; it ends when nobody wants it. */
+static void
+test_spare(void)
+{
+    process *p = process_open(supervisor);
+    char *argv[] = {here, "spare", NULL};
+
+    CHECK_EQUAL(start(p, "pause", NULL, NULL), 0);
+    int line = process_spare(p, argv, environ, NULL);
+    CHECK(line >= 0);
+    CHECK(readable(line, 5000)); /* it has said that it is there */
+    pid_t old = process_pid(p);
+    CHECK_EQUAL(process_adopt(p, line), 0);
+    CHECK(process_pid(p) != old);
+    CHECK(ready(p)); /* by its new descriptors */
+    CHECK_EQUAL(process_wait_exit(p, 5000), 1);
+    CHECK_EQUAL(process_exit_info(p).status, 7);
+
+    /* One that starts another life meanwhile does not end it; closing the line does. */
+    line = process_spare(p, argv, environ, NULL);
+    CHECK(line >= 0 && readable(line, 5000));
+    CHECK_EQUAL(start(p, "exit", "3", NULL), 0);
+    CHECK_EQUAL(process_wait_exit(p, 5000), 1);
+    CHECK(!hung_up(line));
+    close(line);
+
+    /* One that cannot be started is seen when it is to be adopted. */
+    char *missing[] = {"/no/such/program", NULL};
+    line = process_spare(p, missing, environ, NULL);
+    CHECK(line >= 0);
+    CHECK(process_adopt(p, line) < 0);
+    CHECK_EQUAL(start(p, "exit", "3", NULL), 0);
+    CHECK_EQUAL(process_wait_exit(p, 5000), 1);
+    process_close(p);
+}
+
+/* Limits hold for the lives that begin after they were set. */
+static void
+test_limits(void)
+{
+    process *p = process_open(supervisor);
+    int before = getpriority(PRIO_PROCESS, 0);
+
+    process_set_limits(p, &(struct process_limits){.memory = 1u << 30, .cpu = 5, .nice = 2});
+    CHECK_EQUAL(start(p, "pause", NULL, NULL), 0);
+    struct rlimit memory, cpu;
+    CHECK_EQUAL(prlimit(process_pid(p), RLIMIT_DATA, NULL, &memory), 0);
+    CHECK_EQUAL(prlimit(process_pid(p), RLIMIT_CPU, NULL, &cpu), 0);
+    CHECK(memory.rlim_cur == 1u << 30 && memory.rlim_max == 1u << 30);
+    CHECK(cpu.rlim_cur == 5 && cpu.rlim_max == 6);
+    CHECK_EQUAL(getpriority(PRIO_PROCESS, process_pid(p)), before + 2 > 19 ? 19 : before + 2);
+
+    process_set_limits(p, &(struct process_limits){0});
+    CHECK_EQUAL(start(p, "pause", NULL, NULL), 0);
+    CHECK_EQUAL(prlimit(process_pid(p), RLIMIT_CPU, NULL, &cpu), 0);
+    CHECK(cpu.rlim_cur == RLIM_INFINITY);
     process_close(p);
 }
 
@@ -1242,6 +1384,9 @@ main(int argc, char **argv)
     test_descriptors_pass();
     test_announced();
     test_tentative();
+    test_hold();
+    test_spare();
+    test_limits();
     test_page_is_sealed();
     test_end_is_seen();
     test_end_with_memory();
