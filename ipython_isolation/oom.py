@@ -1,6 +1,14 @@
 """Whether the operating system killed a process because memory ran out: only what can be proven."""
 
 import os
+import time
+
+#: Of the operating system's first pid namespace, whose process ids its log has.
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"
+#: Seconds by which the log's clock may differ from time.monotonic().
+_CLOCK_TOLERANCE = 2
+#: Seconds: a process is counted first, then killed, and then it is in the log.
+_LOG_DELAY = 0.03
 
 
 def _memory_cgroups(pid):
@@ -24,7 +32,9 @@ def _memory_cgroups(pid):
             # In a container the mount may show a part of the tree only.
             inside = os.path.relpath(path, root) if path.startswith(root) else path.lstrip("/")
             where = os.path.normpath(os.path.join(point, inside))
-            found.append((os.path.join(where, "memory.events" if v2 else "memory.oom_control"), "oom_kill"))
+            names = ("memory.events.local", "memory.events") if v2 else ("memory.oom_control",)
+            there = [file for name in names if os.path.exists(file := os.path.join(where, name))]
+            found += [(file, "oom_kill") for file in there[:1]]  # the local one does not count groups below
     return found
 
 
@@ -40,23 +50,31 @@ def _read(path, field):
     return None
 
 
-def _kernel_log(pid):
-    """The kernel's own word on having killed `pid`, since it was started: str or None. Only root may read it."""
+def _kernel_log(pid, since):
+    """The kernel's own word on having killed `pid`, not before `since` (time.monotonic()), when another process may
+    have had that id: (whether the log can be read, str or None). Only root may read it."""
     try:
+        if os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
+            return False, None
         fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return None
+        return False, None
     try:
         text = None
         while True:
             try:
                 line = os.read(fd, 8192).decode("utf-8", "replace")
             except BlockingIOError:
-                return text
-            except OSError:  # overwritten while it was read
+                return True, text
+            except BrokenPipeError:  # overwritten while it was read
                 continue
-            if f"Killed process {pid} " in line and "ut of memory" in line:
-                text = line.partition(";")[2].splitlines()[0]
+            except OSError:
+                return False, None
+            # <priority>,<number>,<microseconds>,...;<text>
+            facts, _, said = line.partition(";")
+            if f"Killed process {pid} " in said and "ut of memory" in said:
+                if int(facts.split(",")[2]) / 1e6 >= since - _CLOCK_TOLERANCE:
+                    text = said.splitlines()[0]
     finally:
         os.close(fd)
 
@@ -72,18 +90,25 @@ class Watch:
 
     def __init__(self, pid):
         self._pid = pid
+        self._since = time.monotonic()
         self._counters = [(path, field, _read(path, field)) for path, field in _memory_cgroups(pid)]
 
     def proof(self):
-        """Asked when the process has been killed: what shows that memory ran out (str), or None."""
+        """Asked when the process has been killed: what shows that memory ran out (str), or None.
+
+        The log says which process was killed, a counter only that one of the group was, which others may be in. So
+        it is believed where the log cannot be read.
+        """
+        grown = None
         for path, field, before in self._counters:
             now = _read(path, field)
             if before is not None and now is not None and now > before:
-                return f"{field} in {path} grew from {before} to {now}"
-        same_pids = True
-        try:
-            same_pids = os.readlink("/proc/self/ns/pid") == os.readlink("/proc/1/ns/pid")
-        except OSError:
-            pass
-        line = _kernel_log(self._pid) if same_pids else None
-        return f"the kernel's log says: {line}" if line else None
+                grown = f"{field} in {path} grew from {before} to {now}"
+        readable, line = _kernel_log(self._pid, self._since)
+        end = time.monotonic() + _LOG_DELAY
+        while readable and not line and grown and time.monotonic() < end:
+            time.sleep(0.002)
+            readable, line = _kernel_log(self._pid, self._since)
+        if line:
+            return f"the kernel's log says: {line}"
+        return None if readable else grown

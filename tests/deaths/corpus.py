@@ -292,7 +292,8 @@ def _asan_environ():
 
 
 @death(
-    "sanitizer", exit_code=1, text="AddressSanitizer: heap-use-after-free", needs=_asan_missing, environ=_asan_environ,
+    "sanitizer", exit_code=1, text="AddressSanitizer: heap-use-after-free", frame="use_after_free",
+    python="under_sanitizer", needs=_asan_missing, environ=_asan_environ,
 )  # fmt: skip
 def under_sanitizer():
     """A use after free() in a child that runs under the address sanitizer."""
@@ -674,7 +675,7 @@ def _remove():
 
 
 @death(
-    "out-of-memory", "SIGKILL", session=True, text="out of memory: .*oom_kill", needs=_cgroup_missing, prepare=_confine,
+    "out-of-memory", "SIGKILL", session=True, text="out of memory: .*(oom_kill|Killed process)", needs=_cgroup_missing, prepare=_confine,
     cleanup=_remove, late=True,
 )  # fmt: skip
 def out_of_memory(context, corpus):
@@ -686,6 +687,30 @@ def hog():
     kept = []
     while True:
         kept.append(bytearray(b"x" * (10 << 20)))
+
+
+def _log_missing():
+    from ipython_isolation import oom
+
+    return _cgroup_missing() or (None if oom._kernel_log(os.getpid(), 0)[0] else "the kernel's log cannot be read here")
+
+
+@death("killed", "SIGKILL", session=True, text="SIGKILL \\(killed\\)", needs=_log_missing, prepare=_confine, cleanup=_remove, late=True)
+def killed_after_another(context, corpus):
+    """SIGKILL by another process, after memory ran out for a neighbour in the control group."""
+    import subprocess
+
+    code = "import sys; sys.stdin.read(); kept = []\nwhile True: kept.append(b'x' * (10 << 20))"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as neighbour:
+        with open(os.path.join(_group()[0], "cgroup.procs"), "w") as file:
+            file.write(str(neighbour.pid))
+        with open(f"/proc/{neighbour.pid}/oom_score_adj", "w") as file:
+            file.write("1000")
+        neighbour.stdin.close()
+        assert neighbour.wait() == -signal.SIGKILL
+    corpus.call(int)  # it lives
+    os.kill(context.remote_pid, signal.SIGKILL)
+    corpus.wait_for_ever()
 
 
 # -- alive, but of no use --------------------------------------------------------------------------------------------
