@@ -41,7 +41,8 @@ struct record_header {
     int32_t signal, code; /* si_signo, si_code */
     int32_t sender;       /* si_pid, where a process sent it */
     int32_t pid, tid;
-    uint32_t exiting; /* exit() had been called before */
+    uint32_t exiting;   /* exit() had been called before */
+    uint32_t sanitizer; /* a sanitizer's run-time library said that it ends the process */
     uint32_t machine;
     uint64_t address; /* si_addr, where the machine raised it */
     uint64_t pc, sp;

@@ -205,6 +205,36 @@ on_exit_called(void)
     recorder_write_python();
 }
 
+/* A sanitizer has reported and ends the process, by _exit() or abort(). What it prints is text that
+ * any code can print; that it calls this is not. */
+static void
+on_sanitizer_death(void)
+{
+    struct record *record = state.record;
+    ucontext_t context;
+
+    if (state.leaving || !record || getpid() != state.pid)
+        return;
+    record->header.sanitizer = 1;
+    /* A fault that it reports has its record already, and so has an exit() that found leaks. */
+    int recorded = record->header.kind == RECORD_SIGNAL || record->header.kind == RECORD_EXIT;
+    if (recorded || getcontext(&context) < 0)
+        return;
+    recorder_write(NULL, &context);
+    recorder_write_python();
+}
+
+static void
+watch_sanitizer(void)
+{
+    void (*set_callback)(void (*)(void));
+
+    /* There when the process runs under one: its library has to be the first. */
+    *(void **)&set_callback = dlsym(RTLD_DEFAULT, "__sanitizer_set_death_callback");
+    if (set_callback)
+        set_callback(on_sanitizer_death);
+}
+
 /* A word on the end that is to come, unless a signal has had one. */
 static void
 note(enum record_kind kind)
@@ -271,8 +301,10 @@ recorder_install(int shared_fd)
     state.pid = getpid();
     state.abort_message = dlsym(RTLD_DEFAULT, "__abort_msg"); /* NULL: another libc */
     open_maps();
-    if (!state.at_exit)
+    if (!state.at_exit) {
         state.at_exit = atexit(on_exit_called) == 0;
+        watch_sanitizer();
+    }
     record->header.magic = RECORD_MAGIC;
     state.record = record;
     if (old)

@@ -18,7 +18,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 #: Seconds that the search for names may take.
 _LIMIT = 0.1
 #: struct record_header of ext/record.h.
-_HEADER = struct.Struct("@IIIiiiiiIIQQQQIIII36Q16s512s")
+_HEADER = struct.Struct("@IIIiiiiiIIIQQQQIIII36Q16s512s")
 _KIND_EXIT, _KIND_EXEC, _KIND_LEFT = 2, 3, 4
 _COMPLETE = 3
 _REGISTERS = {
@@ -101,13 +101,13 @@ class Record:
 
     def __init__(self, block):
         fields = _HEADER.unpack_from(block)
-        (_, state, self.kind, self.signal, self.code, self.sender, self.pid, self.tid, self.exiting, self.machine,
-         self.address, self.pc, self.sp, _, stack, maps, python, count) = fields[:18]  # fmt: skip
+        (_, state, self.kind, self.signal, self.code, self.sender, self.pid, self.tid, self.exiting,
+         self.under_sanitizer, self.machine, self.address, self.pc, self.sp, _, stack, maps, python, count) = fields[:19]  # fmt: skip
         self.block = block
         self.complete = state == _COMPLETE
-        self.registers = dict(zip(_REGISTERS.get(self.machine, ()), fields[18 : 18 + count]))
-        self.thread = clean(fields[54].split(b"\0")[0].decode("utf-8", "replace"))
-        self.message = clean(fields[55].split(b"\0")[0].decode("utf-8", "replace")).strip()
+        self.registers = dict(zip(_REGISTERS.get(self.machine, ()), fields[19 : 19 + count]))
+        self.thread = clean(fields[55].split(b"\0")[0].decode("utf-8", "replace"))
+        self.message = clean(fields[56].split(b"\0")[0].decode("utf-8", "replace")).strip()
         start = _HEADER.size + stack
         self._maps = block[start : start + maps].decode("utf-8", "surrogateescape")
         self.python = clean(block[start + maps : start + maps + python].decode("utf-8", "replace"))
@@ -299,14 +299,15 @@ class Diagnosis:
 
     def _judge(self, facts, record, recorder, stderr, oom):
         """(verdict, meaning)"""
-        match = _SANITIZER.search(stderr)
-        if match and int(match[1]) == self.pid:
-            self.sanitizer = match[0]
-            return "sanitizer", f"{match[2]}: {match[3].partition(' on address')[0]}"
-        match = _UNDEFINED.search(stderr)
-        if match and (self.exit_code == 1 or self.signal == _signal.SIGABRT):
-            self.sanitizer = match[0]
-            return "sanitizer", f"undefined behaviour: {match[1]}"
+        if record is not None and self._by_sanitizer(record):
+            reports = [match for match in _SANITIZER.finditer(stderr) if int(match[1]) == self.pid]
+            if reports:
+                self.sanitizer = reports[-1][0]
+                return "sanitizer", f"{reports[-1][2]}: {reports[-1][3].partition(' on address')[0]}"
+            reports = list(_UNDEFINED.finditer(stderr))
+            if reports:
+                self.sanitizer = reports[-1][0]
+                return "sanitizer", f"undefined behaviour: {reports[-1][1]}"
         if self.signal is None:
             if self.exit_code is None:
                 return "unknown", "an unknown cause: its supervisor is gone"
@@ -345,6 +346,13 @@ class Diagnosis:
         if record.exiting:
             meaning += ", while it exited"
         return verdict, meaning
+
+    def _by_sanitizer(self, record):
+        """Whether a sanitizer's run-time library ended it. That its words are in the output is no proof: it may have
+        gone on after them, and anybody can print them."""
+        return bool(record.under_sanitizer) or (
+            self.signal == _signal.SIGABRT and any(_SANITIZERS.search(frame.library) for frame in self.native_stack)
+        )
 
     def _judge_abort(self, record, stderr):
         message = record.message.removeprefix("*** ").replace(" ***", "")
@@ -396,7 +404,8 @@ def _own(frame):
     return os.path.basename(frame.library).startswith("_core.") and frame.library.startswith(_PACKAGE)
 
 
-_MACHINERY = re.compile(r"/(libc|libpthread|libstdc\+\+|libgcc_s|ld-linux\S*|libasan|libubsan)[-.]\S*so")
+_SANITIZERS = re.compile(r"/lib(a|l|t|ub)san[-.]\S*so")
+_MACHINERY = re.compile(r"/(libc|libpthread|libstdc\+\+|libgcc_s|ld-linux\S*|lib(?:a|l|t|ub)san)[-.]\S*so")
 _LIBC = re.compile(r"/(libc|libpthread|ld-linux\S*)[-.]\S*so")
 _INTERPRETER = re.compile(r"/(libpython\S*\.so\S*|python\d*(\.\d+)?)$")
 _THREAD_START = ("", "start_thread", "clone", "__clone", "__clone3", "clone3")

@@ -135,6 +135,23 @@ def test_exit_is_told_from__exit(context):
     assert error.verdict == "_exit" and error.native_stack == ()
 
 
+@pytest.mark.parametrize(
+    "printed, end, verdict",
+    [
+        ("kernel.c:10:5: runtime error: signed integer overflow", "os._exit(1)", "_exit"),
+        ("kernel.c:10:5: runtime error: signed integer overflow", "os.abort()", "abort"),
+        ("=={pid}==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x1", "os._exit(1)", "_exit"),
+        ("=={pid}==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x1", "os.kill(os.getpid(), 9)", "killed"),
+    ],
+)
+def test_words_of_a_sanitizer_prove_nothing(context, printed, end, verdict):
+    text = printed.replace("{pid}", str(context.remote_pid))
+    code = "import os\nos.write(2, %r)\n%s" % (text.encode() + b"\n", end)
+    error = die(context.call, exec, code, {})
+    assert (error.verdict, error.sanitizer) == (verdict, None)
+    assert error.output[-1] == text  # it is shown all the same
+
+
 def test_killed_is_not_out_of_memory(context, deaths):
     os.kill(context.remote_pid, signal.SIGKILL)
     error = die(lambda: [deaths.allocate(0) for _ in range(1000)])
