@@ -163,8 +163,9 @@ is_consequence(const struct shared_page *page, const ucontext_t *context, pid_t 
  * the signal again, without the address. But where it runs on the alternate stack, what the
  * operating system saved at the fault itself is still there, further up: found by the description
  * of that stack, which is a part of it. It has the registers and, of a fault of memory, the
- * address. Replaces info and context by those, if so; *cause is where the former then is. */
-static void
+ * address. Replaces info and context by those, if so; *cause is where the former then is. The stack
+ * is searched word by word, also where a sanitizer keeps variables apart. */
+__attribute__((no_sanitize("address"))) static void
 find_original(const siginfo_t **info, const ucontext_t **context, siginfo_t *cause)
 {
 #if defined __x86_64__

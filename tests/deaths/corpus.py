@@ -277,7 +277,6 @@ def fortified():
 
 def _asan_missing():
     import importlib.util
-    import subprocess
 
     if importlib.util.find_spec("_sanitized") is None:
         return "no address sanitizer here"
@@ -319,14 +318,21 @@ def c_recursion_in_thread():
     thread.join()
 
 
-@death("stack-overflow", "SIGSEGV", text="stack overflow", python="<lambda>")
-def python_recursion():
-    """Endless recursion in Python through C code, with the interpreter's limit raised."""
+def _again():
     import ctypes
 
     sys.setrecursionlimit(1 << 30)
     again = ctypes.CFUNCTYPE(None)(lambda: again())
     again()
+
+
+@death("stack-overflow", "SIGSEGV", text="stack overflow", python="<lambda>")
+def python_recursion():
+    """Endless recursion in Python through C code, in a thread whose stack is smaller than the interpreter thinks."""
+    threading.stack_size(256 * 1024)
+    thread = threading.Thread(target=_again)
+    thread.start()
+    thread.join()
 
 
 # -- C++ -------------------------------------------------------------------------------------------------------------
