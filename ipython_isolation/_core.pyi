@@ -37,8 +37,8 @@ class Peer:
     host : object
         Knows policy. Called for: ``ensure_running()``, ``sync()``, ``on_output(stream, data)``,
         ``terminated(facts, first)``, ``stale(name)``, ``interrupt_hint()``, ``spawn(strand)``,
-        ``signature(function)``,
-        ``timed_out(operation, operand, timeout)``, ``files_changed()``, and ``remote_<name>(...)`` for the other side's ``host_call``.
+        ``signature(function)``, ``timed_out(operation, operand, timeout)``, ``files_changed()``, and
+        ``remote_<name>(...)`` for the other side's ``host_call``.
     supervisor : path or None
         The kernel's side: the supervisor program. None: the child's side.
     lane : bool

@@ -332,7 +332,10 @@ class IsolationContext:
         ------
         TypeError, ValueError
             When one is none of these, or its value makes no sense. Nothing is changed then.
+        ClientStateError
+            When the context is closed, or belongs to another process.
         """
+        self._check_usable()
         unknown = [option for option in options if option not in limits.READ]
         if unknown:
             raise TypeError(f"{', '.join(unknown)}: no option that can be changed; these can: {', '.join(limits.READ)}")

@@ -332,8 +332,9 @@ def test_the_magic_holds_and_releases(ip, capsys):  # noqa: F811
 
 
 def spares(context):
-    """Processes that wait below the supervisor, besides the child."""
-    return [pid for pid in children(context._peer.supervisor_pid) if pid != context.remote_pid and not is_gone(pid)]
+    """Processes that wait below the supervisor, besides the child and what is held."""
+    others = (context.remote_pid, context.info()["held"])
+    return [pid for pid in children(context._peer.supervisor_pid) if pid not in others and not is_gone(pid)]
 
 
 def ready_spare(context):
@@ -478,6 +479,39 @@ def test_no_more_spare():
         assert spares(context) == []
     context = tooled(spare=True)
     assert context.info()["state"] == "new" and context._peer.pid is None
+
+
+def test_a_fork_of_the_session_has_none_of_it():
+    """It neither changes nor ends anything, and uses no descriptor of these; the session's goes on."""
+    with tooled(spare=True, autoreload=True, hold=True, rollback="off") as context:
+        deaths = context.load_module("_deaths")
+        held = crash(deaths.segfault).pid
+        assert deaths.allocate(0) == 0
+        spare = ready_spare(context)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                context.release()
+                for refused in (lambda: context.configure(spare=False), context.reload, context.attach):
+                    try:
+                        refused()
+                    except ClientStateError:
+                        code += 1
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+        assert state(held) in ("T", "t") and not is_gone(spare)
+        assert deaths.allocate(0) == 0
+
+
+def test_a_closed_context_cannot_be_changed():
+    context = tooled()
+    context.close()
+    for use in (lambda: context.configure(autoreload=True), context.reload, context.attach):
+        with pytest.raises(ClientStateError):
+            use()
+    context.release()
 
 
 def test_a_spare_with_everything_else(tmp_path):
