@@ -17,8 +17,9 @@ _SHARE_NEW = 0.05
 #: Seconds that copies may take besides at the beginning of a life, outside of cells: nothing says there what belongs
 #: together. A short cell, however, is kept whole or not at all.
 _CREDIT = 0.1
-#: A copy of so many seconds is made in each cell; a dearer one where it takes `_SHARE_NEW` of a cell.
-_CHEAP = 0.01
+#: A copy of so many seconds, which nobody feels who runs cells by hand, is made in each cell; a dearer one where it
+#: takes `_SHARE_NEW` of a cell.
+_CHEAP = 0.1
 #: Memory that is written for the first time after a copy was made is copied by the operating system, page by page:
 #: seconds a byte, measured by tests/bench/recovery.py; and from which size of a process on it is looked at.
 _COPY_SECONDS = 0.6e-9

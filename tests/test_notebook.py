@@ -48,8 +48,13 @@ def test_the_traceback_in_a_cell(kernel):  # noqa: F811
     cell = kernel.run_any("def analyse():\n    talker.die()\nanalyse()")
     text = without_colors("\n".join(cell.error["traceback"]))
     assert re.search(r"^-+> 3 analyse\(\)", text, re.M) and re.search(r"^-+> 2 +talker\.die\(\)", text, re.M)
-    assert "ipython_isolation" not in text
-    assert text.splitlines()[-1].startswith("ProcessTerminationError: the isolated process (pid ")
+    assert "ipython_isolation" not in text.replace("python -m ipython_isolation replay", "")
+    lines = text.splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("ProcessTerminationError: the isolated process (pid "))
+    assert "died in talker.die: SIGSEGV" in lines[first]
+    # Then the native frame where it died, and the Python one.
+    assert any(re.match(r"--> string_at  .*\[_ctypes", line) for line in lines[first + 1 :]), text
+    assert re.search(r'talker\.py", line \d+, in die$', text, re.M)
 
 
 def test_a_thousand_inputs(kernel):  # noqa: F811
