@@ -475,7 +475,7 @@ add_limit_facts(PyObject *facts, const struct ending *e, struct message *m)
                       m->strand->timed_out && e->timeout > 0 ? Py_True : Py_False, "no_memory",
                       e->announced != ANNOUNCED_NONE && e->no_memory ? Py_True : Py_False,
                       "data_used", (unsigned long long)e->data_used, "cpu",
-                      e->exit.reaped ? process_exit_cpu(&e->exit) : -1.0);
+                      e->exit.reaped ? e->exit.cpu : -1.0);
     if (more == NULL || PyDict_Update(facts, more) < 0) {
         Py_CLEAR(facts);
     }
@@ -869,7 +869,8 @@ begin_deadline(PeerObject *peer, struct message *m)
         /* What the user has not asked for has no limit: setting up a life, telling what changed. */
         bool own = peer->starter != 0 || (m->op == OP_HOST && peer->syncing);
         s->timed_out = false;
-        s->deadline = peer->timeout > 0 && !own ? now() + peer->timeout : 0;
+        s->timeout = peer->timeout; /* it may be changed meanwhile */
+        s->deadline = s->timeout > 0 && !own ? now() + s->timeout : 0;
     }
 }
 
@@ -897,7 +898,7 @@ check_deadline(PeerObject *peer, struct message *m, struct waiting *w)
     }
     else if (w->timed_out != 0 && !w->killed) {
         w->killed = true;
-        peer->killed_after = peer->timeout;
+        peer->killed_after = s->timeout;
         process_kill(peer->process, 9);
     }
 }
@@ -909,8 +910,13 @@ raise_timed_out(PeerObject *peer, struct message *m, PyObject **result)
     PyObject *cause = *result == NULL ? compat_take_exception() : NULL;
     const char *operation = m->operation != NULL ? m->operation : op_name(m->op);
     Py_CLEAR(*result);
-    PyObject *exc = PyObject_CallMethod(peer->host, "timed_out", "sOd", operation,
-                                        m->operand == NULL ? Py_None : m->operand, peer->timeout);
+    PyObject *arguments = called_with(m);
+    PyObject *exc = arguments == NULL
+                        ? NULL
+                        : PyObject_CallMethod(peer->host, "timed_out", "sOOd", operation,
+                                              m->operand == NULL ? Py_None : m->operand, arguments,
+                                              m->strand->timeout);
+    Py_XDECREF(arguments);
     if (exc == NULL) {
         Py_XDECREF(cause);
         return;

@@ -370,7 +370,7 @@ peer_set_limits(PeerObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* cpu_used(): seconds of processor time that the dead child had; waits for a moment until it is
+/* cpu_used(): seconds of processor time that the dead child itself had; waits for a moment until it is
  * reaped. -1.0: not known. */
 static PyObject *
 peer_cpu_used(PeerObject *self, PyObject *Py_UNUSED(ignored))
@@ -385,7 +385,7 @@ peer_cpu_used(PeerObject *self, PyObject *Py_UNUSED(ignored))
         }
     }
     Py_END_ALLOW_THREADS
-    return PyFloat_FromDouble(exit.reaped ? process_exit_cpu(&exit) : -1.0);
+    return PyFloat_FromDouble(exit.reaped ? exit.cpu : -1.0);
 }
 
 static PyObject *

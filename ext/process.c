@@ -234,6 +234,7 @@ take_report(process *self, const struct report *report)
             .status = report->status,
             .reaped = report->type == REPORT_EXIT,
             .usage = report->usage,
+            .cpu = report->cpu,
         };
         set_over(self);
         break;
@@ -835,15 +836,6 @@ void
 process_set_limits(process *self, const struct process_limits *limits)
 {
     self->limits = *limits;
-}
-
-double
-process_exit_cpu(const struct process_exit *exit)
-{
-    const struct rusage *used = &exit->usage;
-
-    return (double)(used->ru_utime.tv_sec + used->ru_stime.tv_sec) +
-           (double)(used->ru_utime.tv_usec + used->ru_stime.tv_usec) * 1e-6;
 }
 
 /* ---- accessors ----------------------------------------------------------------------------- */

@@ -24,7 +24,8 @@ struct process_exit {
     int code;            /* CLD_EXITED, CLD_KILLED or CLD_DUMPED */
     int status;          /* the exit status, or the signal */
     int reaped;          /* 0: its memory is still being taken down */
-    struct rusage usage; /* once it is reaped */
+    struct rusage usage; /* once it is reaped; with the sub-processes that it waited for */
+    double cpu;          /* seconds of processor time of its own; -1: not known (yet) */
 };
 
 /* Starts the supervisor, but no child. NULL and errno. */
@@ -84,9 +85,6 @@ int process_update(process *self);
 
 /* How this life ended, as far as is known; kept until the next process_start(). */
 struct process_exit process_exit_info(process *self);
-
-/* Seconds of processor time, of one that was reaped. */
-double process_exit_cpu(const struct process_exit *exit);
 
 /* The shared page, NULL outside of a life. */
 struct shared_page *process_shared(process *self);

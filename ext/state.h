@@ -159,6 +159,7 @@ struct strand {
     bool callback; /* lent to threads of the child that no kernel thread is paired with */
     double
         deadline;   /* kernel: monotonic seconds, when its outermost request is interrupted; or 0 */
+    double timeout; /* kernel: how long that request may take, in seconds */
     bool timed_out; /* kernel: that has happened */
     struct waiting *waiting; /* innermost wait of this strand, on its thread's stack; or NULL */
     struct entry *entries;   /* innermost request being executed, on its thread's stack; or NULL */

@@ -302,9 +302,9 @@ report(const struct report *report)
 
 static void
 report_end(const struct supervisor *self, enum report_type type, int status,
-           const struct rusage *usage)
+           const struct rusage *usage, double cpu)
 {
-    struct report message = {.type = type, .life = self->life, .pid = self->child};
+    struct report message = {.type = type, .life = self->life, .pid = self->child, .cpu = cpu};
 
     if (usage)
         message.usage = *usage;
@@ -337,12 +337,30 @@ look(struct supervisor *self, int again)
     int status;
 
     if (has_ended(self->child, &status)) {
-        report_end(self, REPORT_ENDING, status, NULL);
+        report_end(self, REPORT_ENDING, status, NULL, -1);
         kill(self->child, SIGKILL); /* whatever its threads were when they were looked at */
         self->look_ms = -1;
     }
     else if (again && self->look_ms < 1 << 20)
         self->look_ms *= 2;
+}
+
+/* Seconds of processor time of a process that has ended and is not reaped, -1 if nobody tells. The
+ * usage that wait4() gives includes the sub-processes that it has waited for; its limit does not.
+ */
+static double
+cpu_of(pid_t pid)
+{
+    char text[1024];
+    const char *field = read_stat(pid, text, sizeof text);
+    unsigned long user, system;
+
+    for (int i = 3; field && i < 14; i++)
+        if ((field = strchr(field, ' ')))
+            field++;
+    if (!field || sscanf(field, "%lu %lu", &user, &system) != 2)
+        return -1;
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
 }
 
 /* Reaps whatever has ended, and reports it if it was the child. 1 if other children are left. */
@@ -352,11 +370,19 @@ reap(struct supervisor *self)
     struct signalfd_siginfo drained[8];
     struct rusage usage;
     int status;
-    pid_t pid;
 
     while (read(self->signals, drained, sizeof drained) > 0)
         ;
-    while ((pid = wait4(-1, &status, WNOHANG | __WALL, &usage)) > 0)
+    for (;;) {
+        siginfo_t ended = {0};
+        if (waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0)
+            return 0;
+        pid_t pid = ended.si_pid;
+        if (pid == 0)
+            return 1;
+        double cpu = pid == self->child ? cpu_of(pid) : -1;
+        if (wait4(pid, &status, WNOHANG | __WALL, &usage) != pid)
+            return 1;
         if (pid == self->held) {
             self->held = 0;
             report(&(struct report){.type = REPORT_RELEASED, .pid = pid});
@@ -365,10 +391,10 @@ reap(struct supervisor *self)
             self->spare = 0;
         }
         else if (pid == self->child) {
-            report_end(self, REPORT_EXIT, status, &usage);
+            report_end(self, REPORT_EXIT, status, &usage, cpu);
             forget_child(self);
         }
-    return pid == 0;
+    }
 }
 
 /* ---- killing ------------------------------------------------------------------------------- */
@@ -600,8 +626,9 @@ apply_limits(const struct process_limits *limits)
     /* Not RLIMIT_AS: what is only reserved counts there too, and each thread reserves 64 MB. */
     if (limits->memory && set_limit(RLIMIT_DATA, limits->memory, 0) < 0)
         return -1;
-    /* First SIGXCPU, which says what happened; to one that ignores it SIGKILL. */
-    if (limits->cpu && set_limit(RLIMIT_CPU, limits->cpu, 1) < 0)
+    /* First SIGXCPU, which says what happened; to one that ignores it SIGKILL, so much later that
+     * the process can be seen to have been beyond the first. */
+    if (limits->cpu && set_limit(RLIMIT_CPU, limits->cpu, 1 + limits->cpu / 4) < 0)
         return -1;
     if (limits->nice) {
         errno = 0;

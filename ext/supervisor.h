@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <sys/resource.h>
 
-#define SUPERVISOR_PROTOCOL 4u
+#define SUPERVISOR_PROTOCOL 5u
 #define SUPERVISOR_CONTROL_FD 3
 
 /* Kernel to supervisor. */
@@ -62,7 +62,7 @@ enum report_type {
     REPORT_FAILED,      /* it could not be started: status is the errno */
     REPORT_ENDING,      /* pid runs no code any more, but is not gone: code, status */
     REPORT_RELEASED,    /* what was held, pid, has ended; of no life */
-    REPORT_EXIT,        /* pid was reaped: code, status, usage; with or without ENDING before */
+    REPORT_EXIT, /* pid was reaped: code, status, usage, cpu; with or without ENDING before */
 };
 
 struct report {
@@ -71,6 +71,7 @@ struct report {
     int32_t pid;
     int32_t code; /* CLD_EXITED, CLD_KILLED, CLD_DUMPED */
     int32_t status;
+    double cpu; /* seconds that count for RLIMIT_CPU, which usage does not tell; -1: not known */
     struct rusage usage;
 };
 

@@ -192,6 +192,7 @@ class IsolationContext:
         self._sent = {"path": None, "environ": None, "cwd": None, "levels": None}
         self._spare_made = None  # of the spare: what it was started with (`_recipe`, part of `_sent`)
         self._env_started = {}  # variables that are not the session's, of the child that runs
+        self._limits_started = {"memory": None, "cpu": None}  # of the child that runs, or ran last
         self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
         self._peer.main_thread = threading.main_thread().ident
         self._rollback = rollback
@@ -596,6 +597,7 @@ class IsolationContext:
 
     def _start_process(self):
         self._snapshots.forget()
+        self._limits_started = {"memory": self._memory, "cpu": self._cpu}
         if self._spare_made is not None:
             made, self._spare_made = self._spare_made, None
             if made[0] == self._recipe():
@@ -716,17 +718,10 @@ class IsolationContext:
             self._write_bundle(facts, error, kept is not None)
         return error
 
-    def timed_out(self, operation, operand, timeout):
+    def timed_out(self, operation, operand, arguments, timeout):
         """What the core raises for a call that took too long, and has stopped."""
-        name = errors.describe_operation(operation, operand)
-        error = errors.ProcessTimeoutError(
-            f"{name} took longer than timeout={timeout:g} s and was interrupted; its process"
-            f" (pid {self._peer.pid}, context {self.name!r}) lives on"
-        )
-        error.pid, error.operation, error.context = self._peer.pid, name, self.name
-        error.timeout, error.survived, error.limit = timeout, True, "timeout"
-        error.verdict, error.summary = "timeout", str(error)
-        return error
+        facts = {"operation": operation, "operand": operand, "arguments": arguments}
+        return limits.interrupted(facts, timeout, self)
 
     def _write_bundle(self, facts, error, kept):
         where = bundle.directory(self._bundles)

@@ -189,6 +189,25 @@ def _called(facts):
     return operation, operand, args, kwargs
 
 
+def call_under_way(facts):
+    """The call under way as its user would write it.
+
+    Parameters
+    ----------
+    facts : dict
+        With ``operation``, ``operand`` and ``arguments``, as for `terminated`.
+
+    Returns
+    -------
+    tuple
+        Name, args and kwargs: (str, tuple, dict).
+    """
+    operation, operand, args, kwargs = _called(facts)
+    if operation not in ("", "start") and operand is not None:
+        operation = describe_operation(operation, operand)
+    return operation, args, kwargs
+
+
 def terminated(facts, context, diagnosis=None, kept=None):
     """A fresh ProcessTerminationError.
 
@@ -212,9 +231,7 @@ def terminated(facts, context, diagnosis=None, kept=None):
 
     if diagnosis is None:
         diagnosis = _diagnosis.Diagnosis(facts)
-    operation, operand, args, kwargs = _called(facts)
-    if operation not in ("", "start") and operand is not None:
-        operation = describe_operation(operation, operand)
+    operation, args, kwargs = call_under_way(facts)
     during = "while it started" if operation == "start" else f"in {operation}" if operation else "between calls"
     summary = f"the isolated process (pid {facts['pid']}, context {context!r}) died {during}: {diagnosis.reason}"
     error = ProcessTerminationError()

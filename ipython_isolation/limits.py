@@ -7,13 +7,16 @@ import shlex
 import shutil
 import signal
 
-from . import errors
+from . import arguments, diagnosis, errors
 
 #: Bytes. The interpreter, the core and their threads take some 60 MB of what RLIMIT_DATA counts.
 LEAST_MEMORY = 128 << 20
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 #: What is left below the limit when it is certain to have been in the way: less than one arena or a thread's stack.
 _NEAR = 1 << 20
+#: The share of the CPU limit that a process has used, at least, which was killed for it. The system checks the limit
+#: by counting ticks, and tells the time that was measured: with a busy machine a tenth less was seen.
+_CPU_SHARE = {signal.SIGXCPU: 0.75, signal.SIGKILL: 0.95}
 
 
 def seconds(value, name="timeout"):
@@ -196,6 +199,8 @@ def explain(error, facts, context):
     context : IsolationContext
     """
     why = None
+    # Those that it was started with: what `configure` has changed since holds for the next process.
+    memory, cpu = context._limits_started["memory"], context._limits_started["cpu"]
     if facts["timeout"]:
         limit = f"timeout={facts['timeout']:g} s"
         error.limit = "timeout"
@@ -205,24 +210,56 @@ def explain(error, facts, context):
             why = f"the call took longer than {limit} and did not stop when it was interrupted"
         else:
             why = f"another call took longer than {limit} and did not stop when it was interrupted"
-    elif context._cpu and _used_up(error, facts, context):
+    elif cpu and _used_up(error, facts, context, cpu):
         error.limit = "cpu"
-        why = f"the CPU limit of {context._cpu} s (cpu=) is used up"
-    elif context._memory and (facts["no_memory"] or facts["data_used"] > context._memory - _NEAR):
+        why = f"the CPU limit of {cpu} s (cpu=) is used up"
+    elif memory and (facts["no_memory"] or facts["data_used"] > memory - _NEAR):
         error.limit = "memory"
-        limit = f"memory limit of {text_of(context._memory)} (memory=)"
-        why = f"an allocation failed during the call, at the {limit}" if facts["no_memory"] else f"the {limit} was hit"
+        limit = f"memory limit of {text_of(memory)} (memory=)"
+        why = f"an allocation failed during the call, under the {limit}" if facts["no_memory"] else f"the {limit} was hit"
     if why is not None:
         error.verdict = {"timeout": "timeout", "cpu": "cpu-limit", "memory": "out-of-memory"}[error.limit]
         error.reason = why
         errors.set_summary(error, f"{why}; {error.summary}")
 
 
-def _used_up(error, facts, context):
-    if error.signal is signal.SIGXCPU:
-        return True
-    # One that ignores SIGXCPU; the system's count is known once the process is reaped.
-    return error.signal is signal.SIGKILL and (facts["cpu"] if facts["cpu"] >= 0 else context._peer.cpu_used()) >= context._cpu
+def _used_up(error, facts, context, limit):
+    # The first signal comes at the limit; one that ignores it gets the other, a quarter later. Anybody may send
+    # either, so what the process has used decides. It is known once it is reaped.
+    share = _CPU_SHARE.get(error.signal)
+    if share is None:
+        return False
+    used = facts["cpu"] if facts["cpu"] >= 0 else context._peer.cpu_used()
+    return used >= share * limit
+
+
+def interrupted(facts, timeout, context):
+    """What is raised for a call that took too long, and has stopped since it was interrupted.
+
+    Parameters
+    ----------
+    facts : dict
+        As for `errors.call_under_way`.
+    timeout : float
+        The limit, in seconds.
+    context : IsolationContext
+
+    Returns
+    -------
+    ProcessTimeoutError
+    """
+    error = errors.ProcessTimeoutError()
+    error.operation, args, kwargs = errors.call_under_way(facts)
+    error.arguments = arguments.summaries(args, kwargs)
+    error.pid, error.context = context._peer.pid, context.name
+    error.timeout, error.survived, error.limit, error.verdict = timeout, True, "timeout", "timeout"
+    error.reason = f"it took longer than timeout={timeout:g} s and was interrupted"
+    error.summary = (
+        f"{error.operation} took longer than timeout={timeout:g} s and was interrupted; its process"
+        f" (pid {error.pid}, context {error.context!r}) lives on"
+    )
+    error.args = ("\n  ".join((error.summary, *diagnosis.text(error))),)
+    return error
 
 
 def attach(pid, held=False):
