@@ -470,12 +470,11 @@ add_limit_facts(PyObject *facts, const struct ending *e, struct message *m)
     if (facts == NULL) {
         return NULL;
     }
-    PyObject *more =
-        Py_BuildValue("{sdsOsOsKsd}", "timeout", e->timeout, "timed_out",
-                      m->strand->timed_out && e->timeout > 0 ? Py_True : Py_False, "no_memory",
-                      e->announced != ANNOUNCED_NONE && e->no_memory ? Py_True : Py_False,
-                      "data_used", (unsigned long long)e->data_used, "cpu",
-                      e->exit.reaped ? e->exit.cpu : -1.0);
+    PyObject *more = Py_BuildValue(
+        "{sdsOsOsKsd}", "timeout", e->timeout, "timed_out",
+        m->strand->timed_out && e->timeout > 0 ? Py_True : Py_False, "no_memory",
+        e->announced != ANNOUNCED_NONE && e->no_memory ? Py_True : Py_False, "data_used",
+        (unsigned long long)e->data_used, "cpu", e->exit.reaped ? e->exit.cpu : -1.0);
     if (more == NULL || PyDict_Update(facts, more) < 0) {
         Py_CLEAR(facts);
     }

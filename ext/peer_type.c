@@ -370,8 +370,8 @@ peer_set_limits(PeerObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* cpu_used(): seconds of processor time that the dead child itself had; waits for a moment until it is
- * reaped. -1.0: not known. */
+/* cpu_used(): seconds of processor time that the dead child itself had; waits for a moment until it
+ * is reaped. -1.0: not known. */
 static PyObject *
 peer_cpu_used(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {

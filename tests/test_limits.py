@@ -6,6 +6,7 @@ import pickle
 import resource
 import signal
 import subprocess
+import sys
 import sysconfig
 import threading
 import time
@@ -130,6 +131,35 @@ def test_without_restarts_the_reason_is_said_again():
         caught(sleep, 60.0)
         with pytest.raises(ClientStateError, match="has died .*took longer than timeout=0.2 s.*call restart"):
             sleep(0.0)
+
+
+def test_a_limit_that_is_changed_meanwhile_holds_for_later_calls():
+    with limited(timeout=0.2) as context:
+        deaths = context.load_module("_deaths")
+        changed = threading.Timer(0.5, context.configure, kwargs={"timeout": None})
+        changed.start()
+        error, _ = caught(deaths.sleep_in_c_without_gil, 60.0)
+        changed.join()
+        assert type(error) is ProcessTimeoutError and error.timeout == 0.2
+        assert "longer than timeout=0.2 s and did not stop" in str(error)
+
+
+def test_the_name_of_the_call():
+    """That of the user's, not of what carries it."""
+
+    def waits_too_long(seconds):
+        import time
+
+        time.sleep(seconds)
+
+    with limited(timeout=0.2) as context:
+        context.load_module("zlib")
+        error, _ = caught(context.call, waits_too_long, 60)
+        assert error.operation.endswith(".waits_too_long") and f"{error.operation} took longer" in str(error)
+        assert error.arguments == ("60",)
+        error, _ = caught(context.call, time.sleep, 60)
+        assert error.operation == "time.sleep" and error.survived
+        assert "lives on" in error.report()
 
 
 def test_what_ends_after_its_time_has_taken_too_long():
@@ -372,6 +402,41 @@ def test_a_kill_within_the_limit_is_somebody_elses():
         context.load_module("zlib")
         error, _ = caught(context.call, os.kill, context.remote_pid, signal.SIGKILL)
         assert error.limit is None and "CPU" not in str(error)
+
+
+def test_the_time_of_sub_processes_is_not_the_childs():
+    """The system adds it to the usage that it tells of a process, and not to what it limits."""
+    with limited(cpu=1) as context:
+        context.load_module("zlib")
+        burn = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.7: pass"]
+        for _ in range(2):
+            assert context.call(subprocess.run, burn).returncode == 0
+        error, _ = caught(context.call, os.kill, context.remote_pid, signal.SIGKILL)
+        assert error.signal is signal.SIGKILL
+        assert error.limit is None and "CPU" not in str(error)
+
+
+def test_a_signal_that_somebody_sent_is_no_limit():
+    with limited(cpu=30) as context:
+        context.load_module("zlib")
+        error, _ = caught(context.call, os.kill, context.remote_pid, signal.SIGXCPU)
+        assert error.signal is signal.SIGXCPU
+        assert error.limit is None and "(cpu=)" not in str(error)
+
+
+def test_the_limit_that_is_named_is_that_of_the_process():
+    """Not one that holds from the next on."""
+    with limited(cpu=1, memory="256M") as context:
+        context.load_module("zlib")
+        assert context.configure(cpu=60, memory="1G") == ["cpu", "memory"]
+        error, _ = caught(context.call, exec, "while True: pass", {})
+        assert error.limit == "cpu" and "the CPU limit of 1 s (cpu=) is used up" in str(error)
+        context.configure(cpu=None, memory=None)
+        context.restart()
+        context.load_module("_deaths")
+        context.configure(memory="256M")
+        error, _ = caught(context.load_module("_deaths").segfault)
+        assert error.limit is None and "memory" not in str(error)
 
 
 def test_sleeping_uses_no_processor_time():
