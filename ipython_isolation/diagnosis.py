@@ -159,8 +159,10 @@ class Record:
                 file.write(self.block)
             os.lseek(fd, 0, os.SEEK_SET)
             with subprocess.Popen(
-                [_SYMBOLIZER], stdin=fd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-            ) as process:
+                [_SYMBOLIZER], stdin=fd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+                # Nothing of the session's is for it, LD_PRELOAD least of all.
+                env={name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"},
+            ) as process:  # fmt: skip
                 try:
                     output, _ = process.communicate(timeout=_LIMIT)
                 except subprocess.TimeoutExpired:

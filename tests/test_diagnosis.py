@@ -18,6 +18,9 @@ from kernels import start_kernel, event_loop_of_jupyter, without_colors  # noqa:
 
 from ipython_isolation import IsolationContext, ProcessTerminationError, arguments, diagnosis
 
+# Built with the sanitizer, the helper takes longer than its time.
+pytestmark = pytest.mark.no_asan
+
 SYMBOLIZER = diagnosis._SYMBOLIZER
 
 

@@ -37,6 +37,8 @@ class Death:
         Says (str) what is missing here for this row, or None.
     environ : dict
         Set while the child is started.
+    imports : str
+        Modules, besides those of C code, that are loaded before the clock starts.
     prepare : callable
         Called with the context before anything is loaded.
     cleanup : callable
@@ -59,6 +61,7 @@ class Death:
     session: bool = False
     needs: object = None
     environ: object = dict
+    imports: str = ""
     prepare: object = None
     cleanup: object = None
     either: bool = False
@@ -72,6 +75,13 @@ def death(verdict, signal=None, **expected):
         return function
 
     return register
+
+
+def load(names):
+    import importlib
+
+    for name in names.split():
+        importlib.import_module(name)
 
 
 def _native(name, *args):
@@ -143,7 +153,7 @@ def end_of_mapped_file():
     _native("bus")
 
 
-@death("segfault", "SIGSEGV", text="at address 0x", python="strided")
+@death("segfault", "SIGSEGV", text="at address 0x", python="strided", imports="numpy")
 def strided():
     """NumPy's as_strided out of bounds."""
     import numpy
@@ -153,7 +163,7 @@ def strided():
     far[1 << 19] = 1
 
 
-@death("segfault", "SIGSEGV", text="NULL dereference", python="ctypes_string")
+@death("segfault", "SIGSEGV", text="NULL dereference", python="ctypes_string", imports="ctypes")
 def ctypes_string():
     """ctypes.string_at(NULL)."""
     import ctypes
@@ -161,7 +171,7 @@ def ctypes_string():
     ctypes.string_at(0)
 
 
-@death("segfault", "SIGSEGV", text="at address 0x", frame="memset")
+@death("segfault", "SIGSEGV", text="at address 0x", frame="memset", imports="ctypes")
 def ctypes_memset():
     """ctypes.memset() past the end of a buffer."""
     import ctypes
@@ -292,7 +302,7 @@ def _asan_environ():
 
 @death(
     "sanitizer", exit_code=1, text="AddressSanitizer: heap-use-after-free", frame="use_after_free",
-    python="under_sanitizer", needs=_asan_missing, environ=_asan_environ,
+    python="under_sanitizer", needs=_asan_missing, environ=_asan_environ, late=True,
 )  # fmt: skip
 def under_sanitizer():
     """A use after free() in a child that runs under the address sanitizer."""

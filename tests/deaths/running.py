@@ -63,7 +63,7 @@ def _run(row, context, values, megabytes):
     child = context.load_module("corpus", [_HERE])
     if megabytes:
         context.load_module("_deaths").allocate(megabytes)
-    child.call(int)
+    child.load(f"_deaths {'_crashes' if not row.environ() else ''} {row.imports}")
     pid, error, start = context.remote_pid, None, time.monotonic()
     try:
         if row.session:
