@@ -703,7 +703,7 @@ class IsolationContext:
             name = errors.describe_operation(facts["operation"], facts["operand"])
             during = f" during the call of {name}" if name else ""
             return errors.ClientStateError(f"context {self.name!r} was {facts['ended']}{during}")
-        kept = self._snapshots.describe() if first else None
+        kept = self._snapshots.describe()
         error = errors.terminated(facts, self.name, self._diagnose(facts), kept)
         limits.explain(error, facts, self)
         if first:

@@ -17,6 +17,8 @@ _SHARE_NEW = 0.05
 #: Seconds that copies may take besides at the beginning of a life, outside of cells: nothing says there what belongs
 #: together. A short cell, however, is kept whole or not at all.
 _CREDIT = 0.1
+#: And so many copies in any case, if they are cheap.
+_FREE = 10
 #: A copy of so many seconds, which nobody feels who runs cells by hand, is made in each cell; a dearer one where it
 #: takes `_SHARE_NEW` of a cell.
 _CHEAP = 0.1
@@ -47,6 +49,7 @@ class Rollback:
         self._on = on
         self._held = 0  # > 0: within a transaction, whose copy must stay
         self._credit = 0.0
+        self._free = 0
         self._modules = ()  # loaded when the copy was made
         self._sent = None  # of the session's state, at that time
         self._cell_start = None
@@ -63,7 +66,7 @@ class Rollback:
     def life_began(self):
         """The child runs, and has loaded something or taken over: the next request comes after a copy."""
         if self._on and not self._held:
-            self._credit = _CREDIT if self._cell_start is None else 0.0
+            self._credit, self._free = (_CREDIT, _FREE) if self._cell_start is None else (0.0, 0)
             self._due()
 
     def loaded(self):
@@ -78,7 +81,7 @@ class Rollback:
         self._cell_start = now
         if not self._on or self._held:
             return
-        self._credit = 0.0
+        self._credit, self._free = 0.0, 0
         cost = (self.cost or 0.0) + self._copying
         if cost > _CHEAP and cost > _SHARE_NEW * (self._cell_seconds or 0.0):
             self.reason = (
@@ -108,7 +111,9 @@ class Rollback:
         now = time.monotonic()
         cost = now - start + self._copying
         self._credit -= cost
-        self._peer.snapshot_at = _NOW if self._credit > cost else now + cost / _SHARE
+        self._free -= 1
+        afford = self._credit > cost or (self._free > 0 and cost < _CHEAP)
+        self._peer.snapshot_at = _NOW if afford else now + cost / _SHARE
         self._peer.snapshot_soon = now + cost / _SHARE_NEW
 
     def _copied(self):

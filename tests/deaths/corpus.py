@@ -414,6 +414,13 @@ def call(function):
     return function()
 
 
+def something():
+    """What an earlier cell may have made."""
+    import types
+
+    return types.SimpleNamespace(value=[1, 2])
+
+
 @death("segfault", "SIGSEGV", frame="deaths_segfault", session=True)
 def in_a_callback(context, corpus):
     """In a function of the child that the session calls from within a callback."""

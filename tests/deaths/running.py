@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from ipython_isolation import IsolationContext, ProcessTerminationError
+from ipython_isolation import ClientStateError, IsolationContext, ProcessTerminationError
 
 import corpus
 
@@ -26,6 +26,8 @@ class Outcome:
         That the deadly call took, until the exception was there.
     intact : bool
         The session's objects are as before, and the next call works.
+    kept : bool or None
+        What the child had made earlier is there, as it was; None: no frozen copy could be made.
     """
 
     error: Exception
@@ -33,6 +35,7 @@ class Outcome:
     pid: int
     seconds: float
     intact: bool
+    kept: bool | None
 
 
 def run(row, megabytes=0):
@@ -50,7 +53,7 @@ def run(row, megabytes=0):
     """
     values = {"list": [1, 2, 3], "text": "x" * 100}
     try:
-        with IsolationContext(restart="auto", name="deaths", rollback="off") as context:
+        with IsolationContext(restart="auto", name="deaths", rollback="auto") as context:
             return _run(row, context, values, megabytes)
     finally:
         if row.cleanup:
@@ -64,6 +67,9 @@ def _run(row, context, values, megabytes):
     if megabytes:
         context.load_module("_deaths").allocate(megabytes)
     child.load(f"_deaths {'_crashes' if not row.environ() else ''} {row.imports}")
+    made = child.something()
+    with contextlib.suppress(ClientStateError):  # where the set-up is not fit to be copied
+        context.checkpoint()
     pid, error, start = context.remote_pid, None, time.monotonic()
     try:
         if row.session:
@@ -76,4 +82,6 @@ def _run(row, context, values, megabytes):
     assert error is not None, "it did not die"
     with contextlib.redirect_stderr(io.StringIO()):  # which says that it was restarted
         intact = child.call(int) == 0 and values == {"list": [1, 2, 3], "text": "x" * 100}
-    return Outcome(error, isinstance(error, ProcessTerminationError), pid, seconds, intact and context.remote_pid != pid)
+    kept = made.value == [1, 2] if "earlier are kept" in str(error) else None
+    died = isinstance(error, ProcessTerminationError)
+    return Outcome(error, died, pid, seconds, intact and context.remote_pid != pid, kept)

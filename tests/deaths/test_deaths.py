@@ -32,6 +32,7 @@ def test_death(row, monkeypatch, capfd):
     assert not row.python or row.python in names, (names, str(error))
     assert "\x1b" not in str(error)
     assert outcome.intact, "the session is not as it was"
+    assert outcome.kept or not outcome.died, "what the process had made earlier is not as it was, or was not kept"
     # 100 ms, and 100 more for names; a busy machine gets a second try.
     if not row.late:
         assert outcome.seconds < 0.2 or running.run(row).seconds < 0.2, outcome.seconds
