@@ -706,12 +706,22 @@ peer_feed_bytes(PeerObject *self, PyObject *data)
     return peer_feed(self, bytes, (size_t)size);
 }
 
+/* run_service(ready=None): ready() is called once the thread is known as one of ours. */
 static PyObject *
-peer_run_service(PeerObject *self, PyObject *Py_UNUSED(ignored))
+peer_run_service(PeerObject *self, PyObject *args)
 {
+    PyObject *ready = NULL;
+    if (!PyArg_ParseTuple(args, "|O", &ready)) {
+        return NULL;
+    }
     if (!self->is_kernel) {
         own_thread_begins();
     }
+    PyObject *none = ready == NULL ? NULL : PyObject_CallNoArgs(ready);
+    if (ready != NULL && none == NULL) {
+        return NULL;
+    }
+    Py_XDECREF(none);
     int rc = self->is_kernel ? peer_service(self, self->epoch) : peer_child_service(self);
     if (!self->is_kernel) {
         own_thread_ends();
@@ -957,7 +967,7 @@ static PyMethodDef peer_methods[] = {
     {"kill", (PyCFunction)peer_kill, METH_O, NULL},
     {"call", (PyCFunction)(void (*)(void))peer_call, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"host_call", (PyCFunction)(void (*)(void))peer_host_call, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"run_service", (PyCFunction)peer_run_service, METH_NOARGS, NULL},
+    {"run_service", (PyCFunction)peer_run_service, METH_VARARGS, NULL},
     {"serve_strand", (PyCFunction)peer_serve_strand, METH_O, NULL},
     {"connect", (PyCFunction)peer_connect, METH_NOARGS, NULL},
     {"set_limits", (PyCFunction)peer_set_limits, METH_VARARGS, NULL},

@@ -80,7 +80,7 @@ class Peer:
     def serve_strand(self, strand: int, /) -> None:
         """Serves requests of one strand in the calling thread until its other end closes it."""
 
-    def run_service(self) -> None:
+    def run_service(self, ready: Callable[[], object] = ..., /) -> None:
         """Runs the service thread's loop in the calling thread for the rest of this life."""
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -345,7 +345,11 @@ def main(spare=False):
         child.peer.stand_by()
     while True:
         child.peer.connect()
-        threading.Thread(target=child.peer.run_service, name="isolation-service", daemon=True).start()
+        ready = threading.Event()
+        threading.Thread(
+            target=child.peer.run_service, args=(ready.set,), name="isolation-service", daemon=True
+        ).start()
+        ready.wait()  # else a frozen copy would find a thread that it does not know
         child.reports.serve(1)
         if not child.peer.reborn:  # else this is a frozen copy, which takes over
             break

@@ -69,6 +69,7 @@ def test_the_command(context, where):
     assert done.returncode == 0 and "replay: possible" in done.stdout and error.summary in done.stdout, done
 
 
+@pytest.mark.no_asan  # the tools themselves would run under it
 @pytest.mark.parametrize("tool", ["gdb", "valgrind"])
 def test_under_a_tool(context, tool, where):
     import shutil
