@@ -117,7 +117,8 @@ find_mapping(const char *maps, uint64_t address, struct mapping *found)
 static char *
 unchanged(const char *maps)
 {
-    char *kept = malloc(strlen(maps) + 1), *to = kept;
+    /* Each line gets an end, the last one too if it had none. */
+    char *kept = malloc(strlen(maps) + 2), *to = kept;
 
     for (const char *line = maps; kept && *line;) {
         const char *end = strchrnul(line, '\n');

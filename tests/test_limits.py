@@ -48,6 +48,9 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "greedy", NULL, 0, me
 PyMODINIT_FUNC PyInit_greedy(void) { return PyModuleDef_Init(&module); }
 """
 
+# The sanitizer reserves more memory than any limit here.
+no_asan = pytest.mark.no_asan
+
 
 @pytest.fixture(scope="module")
 def greedy_directory(tmp_path_factory):
@@ -424,6 +427,7 @@ def test_a_signal_that_somebody_sent_is_no_limit():
         assert error.limit is None and "(cpu=)" not in str(error)
 
 
+@no_asan
 def test_the_limit_that_is_named_is_that_of_the_process():
     """Not one that holds from the next on."""
     with limited(cpu=1, memory="256M") as context:
@@ -502,11 +506,13 @@ def test_options_that_make_no_sense(options, error, text):
         assert context.info()["timeout"] is None
 
 
+@no_asan
 def test_the_least_memory_is_enough():
     with limited(memory=limits.LEAST_MEMORY) as context:
         assert len(context.load_module("zlib").compress(b"a" * 1000)) < 100
 
 
+@no_asan
 def test_what_holds_later_is_said():
     context = limited()
     assert context.configure(memory="1G", nice=3, timeout=5) == []  # nothing runs yet
@@ -529,6 +535,7 @@ def test_options_of_a_named_context():
 # --- %isolate ------------------------------------------------------------------------------------------
 
 
+@no_asan
 def test_the_magic_takes_limits(ip):  # noqa: F811
     run(ip, "%isolate zoo --timeout 0.3 --memory 512M --cpu 60 --nice 3 --env A=1 --env 'B=2 3'")
     info = named_context("default").info()

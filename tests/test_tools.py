@@ -158,6 +158,7 @@ def test_how_to_attach(context, monkeypatch):
 
 
 @needs_gdb
+@pytest.mark.no_asan  # it would run under it too
 def test_what_attach_says_works(context):
     deaths = context.load_module("_deaths")
     command = context.attach().splitlines()[0].split()
@@ -210,6 +211,7 @@ def test_a_crashed_child_stands_still(rollback, name):
 
 
 @needs_gdb
+@pytest.mark.no_asan  # it would run under it too
 def test_a_debugger_sees_where_it_crashed():
     with tooled(hold=True) as context:
         deaths = context.load_module("_deaths")
