@@ -737,7 +737,7 @@ test_limits(void)
     CHECK_EQUAL(prlimit(process_pid(p), RLIMIT_DATA, NULL, &memory), 0);
     CHECK_EQUAL(prlimit(process_pid(p), RLIMIT_CPU, NULL, &cpu), 0);
     CHECK(memory.rlim_cur == 1u << 30 && memory.rlim_max == 1u << 30);
-    CHECK(cpu.rlim_cur == 5 && cpu.rlim_max == 6);
+    CHECK(cpu.rlim_cur == 5 && cpu.rlim_max > 5); /* SIGXCPU comes first */
     CHECK_EQUAL(getpriority(PRIO_PROCESS, process_pid(p)), before + 2 > 19 ? 19 : before + 2);
 
     process_set_limits(p, &(struct process_limits){0});
