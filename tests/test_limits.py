@@ -215,7 +215,7 @@ def test_a_callback_that_swallows_it_does_not_keep_the_call_alive():
 
         error, took = caught(functools.reduce, again, range(1000), 0)
         assert type(error) is ProcessTimeoutError
-        assert took < 2
+        assert took < 5  # 0.3, a second to stop, and what a busy machine adds; never the minute of each call
         assert swallowed
 
 
