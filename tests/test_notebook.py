@@ -53,7 +53,7 @@ def test_the_traceback_in_a_cell(kernel):  # noqa: F811
     first = next(n for n, line in enumerate(lines) if line.startswith("ProcessTerminationError: the isolated process (pid "))
     assert "died in talker.die: SIGSEGV" in lines[first]
     # Then the native frame where it died, and the Python one.
-    assert any(re.match(r"--> string_at  .*\[_ctypes", line) for line in lines[first + 1 :]), text
+    assert any(line.startswith("--> string_at  ") for line in lines[first + 1 :]), text
     assert re.search(r'talker\.py", line \d+, in die$', text, re.M)
 
 
