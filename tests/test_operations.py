@@ -16,7 +16,7 @@ LINE = re.compile(r"^isolation (kernel|child ) e(\d+) s(\d+) (->|<-) #(\d+) (\w+
 # What makes each operation happen. A row of ops.def without a scenario here fails the suite.
 SCENARIOS = {
     "hello": "pass",
-    "release": "a = zoo.Animal('x'); del a; idle()",
+    "release": "a = zoo.Animal('x'); before = exports(); del a; idle(before)",
     "need_strand": "in_thread()",
     "close_strand": "pass",
     "host": "context.find_module('json')",
@@ -46,10 +46,15 @@ zoo = context.load_module("zoo")
 arrays = context.load_module("array")
 a = zoo.Animal("rex")
 
-def idle():
-    # The service thread sends what was released.
+def exports():
+    return context._peer.host_call("counts")["exports"]
+
+def idle(before):
+    # The service thread sends what was released, and that of the child takes it.
     end = time.monotonic() + 10
     while context._peer.counts["releases"] and time.monotonic() < end:
+        time.sleep(0.01)
+    while exports() >= before and time.monotonic() < end:
         time.sleep(0.01)
 
 def in_thread():

@@ -427,7 +427,15 @@ def test_set_up_calls_and_init_are_made_in_it_too():
     assert context.call(os.umask, 0o22) == 0o22
 
 
-@pytest.mark.parametrize("option, value", [("nice", 3), ("env", {"A": "1"}), ("memory", "512M"), ("wrapper", ["env"])])
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("nice", 3),
+        ("env", {"A": "1"}),
+        pytest.param("memory", "512M", marks=pytest.mark.no_asan),
+        ("wrapper", ["env"]),
+    ],
+)
 def test_one_that_was_started_otherwise_is_not_taken(option, value):
     with tooled(spare=True, rollback="off") as context:
         context.load_module("zlib")
@@ -516,6 +524,7 @@ def test_a_closed_context_cannot_be_changed():
     context.release()
 
 
+@pytest.mark.no_asan
 def test_a_spare_with_everything_else(tmp_path):
     """Held, limited, reloaded."""
     with tooled(spare=True, hold=True, timeout=30, memory="1G", autoreload=True) as context:
