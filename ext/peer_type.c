@@ -472,12 +472,34 @@ peer_start_spare(PeerObject *self, PyObject *args)
     return line < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* The process at the other end of `line` (taken) is the child of the life that has begun. True, or
+ * False where it is not there any more; NULL with an exception: it has died on its way. */
+static PyObject *
+adopt(PeerObject *self, int line)
+{
+    int rc;
+    fd_fill();
+    Py_BEGIN_ALLOW_THREADS
+    rc = process_adopt(self->process, line);
+    Py_END_ALLOW_THREADS
+    fd_unfill();
+    if (rc < 0) {
+        start_failed(self);
+        Py_RETURN_FALSE;
+    }
+    if (open_first_strands(self) < 0) {
+        start_failed(self);
+        return NULL;
+    }
+    Py_RETURN_TRUE;
+}
+
 /* take_spare(): the spare is the child of the next life, which begins as start() would begin it.
  * False where there is none, or it has died. */
 static PyObject *
 peer_take_spare(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {
-    int line = self->spare, rc;
+    int line = self->spare;
     if (line < 0) {
         Py_RETURN_FALSE;
     }
@@ -494,20 +516,7 @@ peer_take_spare(PeerObject *self, PyObject *Py_UNUSED(ignored))
         start_failed(self);
         return NULL;
     }
-    fd_fill();
-    Py_BEGIN_ALLOW_THREADS
-    rc = process_adopt(self->process, line);
-    Py_END_ALLOW_THREADS
-    fd_unfill();
-    if (rc == 0 && open_first_strands(self) < 0) {
-        start_failed(self);
-        return NULL;
-    }
-    if (rc < 0) {
-        start_failed(self);
-        Py_RETURN_FALSE;
-    }
-    Py_RETURN_TRUE;
+    return adopt(self, line);
 }
 
 /* stand_by(): child: this interpreter is a spare, and waits until there is a life for it. */
@@ -537,7 +546,7 @@ peer_take_over(PeerObject *self, PyObject *Py_UNUSED(ignored))
     if (begin_start(self) < 0) {
         return NULL;
     }
-    int line = self->rollback.line, rc = -1;
+    int line = self->rollback.line;
     leave_life(self);
     if (begin_epoch(self) < 0) {
         start_failed(self);
@@ -545,21 +554,7 @@ peer_take_over(PeerObject *self, PyObject *Py_UNUSED(ignored))
     }
     iteration_effect(self);
     self->rollback.line = -1; /* `theirs` and `mine` hold until settle() */
-    fd_fill();
-    Py_BEGIN_ALLOW_THREADS
-    rc = process_adopt(self->process, line);
-    Py_END_ALLOW_THREADS
-    fd_unfill();
-    if (rc == 0 && (rc = open_first_strands(self)) < 0) {
-        /* It has died on its way; what else was raised is the caller's. */
-        start_failed(self);
-        return NULL;
-    }
-    if (rc < 0) {
-        start_failed(self);
-        Py_RETURN_FALSE;
-    }
-    Py_RETURN_TRUE;
+    return adopt(self, line);
 }
 
 static PyObject *
