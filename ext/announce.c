@@ -43,7 +43,8 @@ static struct {
     struct sigaction previous[FATAL_SIGNALS];
 
     int have_stack_key;
-    pthread_key_t stack_key; /* frees a thread's alternate stack */
+    pthread_key_t stack_key;    /* frees a thread's alternate stack */
+    struct stack_owner *stacks; /* all that were made */
 
     pid_t gate_pid;
     struct shared_page *gate_page;
@@ -72,6 +73,12 @@ announce_map(int shared_fd)
         return NULL;
     }
     return page;
+}
+
+void
+announce_unmap(struct shared_page *page)
+{
+    munmap(page, sysconf(_SC_PAGESIZE));
 }
 
 /* ---- in the handler: async-signal-safe functions only -------------------------------------- */
@@ -369,23 +376,74 @@ stack_size(void)
     return (STACK_SIZE + least + page - 1) / page * page;
 }
 
+/* A link of the list of stacks, at the upper end of each: overflows come from the other one. */
+struct stack_owner {
+    struct stack_owner *next, **link;
+};
+
+static pthread_mutex_t stacks_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct stack_owner *
+owner_of(void *stack)
+{
+    return (struct stack_owner *)((char *)stack + stack_size() - sizeof(struct stack_owner));
+}
+
+static void
+lock_stacks(void)
+{
+    pthread_mutex_lock(&stacks_lock);
+}
+
+static void
+unlock_stacks(void)
+{
+    pthread_mutex_unlock(&stacks_lock);
+}
+
+static void
+unmap_stack(void *stack)
+{
+    size_t guard = sysconf(_SC_PAGESIZE);
+    struct stack_owner *owner = owner_of(stack);
+
+    *owner->link = owner->next;
+    if (owner->next)
+        owner->next->link = owner->link;
+    munmap((char *)stack - guard, stack_size() + guard);
+}
+
 /* Frees a stack made by announce_thread_stack(), which has a guard page below it. */
 static void
 free_stack(void *stack)
 {
-    size_t guard = sysconf(_SC_PAGESIZE);
     stack_t off = {.ss_flags = SS_DISABLE}, now;
 
     if (sigaltstack(NULL, &now) == 0 && now.ss_sp == stack)
         sigaltstack(&off, NULL);
-    munmap((char *)stack - guard, stack_size() + guard);
+    lock_stacks();
+    unmap_stack(stack);
+    unlock_stacks();
+}
+
+void
+announce_forked(void)
+{
+    void *own = state.have_stack_key ? pthread_getspecific(state.stack_key) : NULL;
+
+    for (struct stack_owner *o = state.stacks, *next; o; o = next) {
+        void *stack = (char *)(o + 1) - stack_size();
+        next = o->next;
+        if (stack != own)
+            unmap_stack(stack);
+    }
 }
 
 int
 announce_thread_stack(void)
 {
     size_t guard = sysconf(_SC_PAGESIZE), size = stack_size();
-    stack_t stack = {.ss_size = size}, now;
+    stack_t stack = {.ss_size = size - sizeof(struct stack_owner)}, now;
     char *memory;
     int error;
 
@@ -411,6 +469,13 @@ announce_thread_stack(void)
         pthread_setspecific(state.stack_key, old);
         goto error;
     }
+    struct stack_owner *owner = owner_of(stack.ss_sp);
+    lock_stacks();
+    *owner = (struct stack_owner){state.stacks, &state.stacks};
+    if (owner->next)
+        owner->next->link = &owner->next;
+    state.stacks = owner;
+    unlock_stacks();
     if (old)
         free_stack(old);
     return 0;
@@ -462,7 +527,9 @@ announce_install(struct shared_page *page, int alarm_fd)
     if (fcntl(alarm_fd, F_SETFD, FD_CLOEXEC) < 0)
         return -1;
     if (!state.have_stack_key) {
-        if ((errno = pthread_key_create(&state.stack_key, free_stack)) != 0)
+        /* The list is whole in a fork. */
+        if ((errno = pthread_atfork(lock_stacks, unlock_stacks, unlock_stacks)) != 0 ||
+            (errno = pthread_key_create(&state.stack_key, free_stack)) != 0)
             return -1;
         state.have_stack_key = 1;
     }

@@ -12,9 +12,13 @@
  * cannot be, or is no page of this version. The mapping is the caller's; one page long. */
 struct shared_page *announce_map(int shared_fd);
 
+/* Takes that mapping away. Only once neither announce_install() nor announce_interrupt_gate() has
+ * it as the last page given. */
+void announce_unmap(struct shared_page *page);
+
 /* Installs the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS, SIGTRAP and SIGXCPU,
- * and the calling thread's alternate stack. Page and descriptor must stay for good. To be called
- * again, with the new page and descriptor, in a forked copy that takes over; until then a fork of
+ * and the calling thread's alternate stack. Page and descriptor must stay until it is called
+ * again, with a new page and descriptor, in a forked copy that takes over; until then a fork of
  * this process announces nothing. Not SIGQUIT: like SIGTERM it is somebody's wish, not a fault.
  *
  * Python's faulthandler is to be enabled before: enabled after, it is heard first, prints for a
@@ -27,6 +31,10 @@ int announce_install(struct shared_page *page, int alarm_fd);
  * freed at the thread's end. Does nothing if the thread has a big enough one. After
  * announce_install(). 0, or -1 and errno. */
 int announce_thread_stack(void);
+
+/* In a fork that is to take over, before it starts threads: frees the alternate stacks of the
+ * threads that it does not have. */
+void announce_forked(void);
 
 /* Starts a thread that holds page->alive until this process ends, in whatever way; also by an exec,
  * after which nothing of it is left either. A fork of this process holds nothing. The page must

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE 1
 #include "channel.h"
 
+#include "extents.h"
 #include "fdfloor.h"
 #include "lane.h"
 
@@ -42,17 +43,19 @@
 #define OWED_MOST (1u << 20)
 
 struct channel {
-    void *socket;
-    int send_flags; /* the accepting end waits for the other to connect; the connecting never waits
-                     */
-    int signal_fd;  /* libzmq's own: becomes readable when there is something new for this socket */
-    bool
-        drained; /* libzmq had nothing more when last asked, so signal_fd tells of the next frame */
-    int timer_fd;     /* -1 until the first wait with a time limit */
+    void **zmq;    /* the context */
+    void *socket;  /* NULL: not opened yet */
+    int listen_fd; /* for the socket, once it is opened; else -1 */
+    bool filled;   /* descriptors that libzmq opens are kept away from low numbers, see fdfloor.h */
+    char endpoint[CHANNEL_ENDPOINT_SIZE];
+    /* The accepting end waits for the other to connect; the connecting one never waits. */
+    int send_flags;
+    int signal_fd; /* libzmq's own: becomes readable when there is something new for this socket */
+    bool drained;  /* libzmq had nothing when last asked, so signal_fd tells of the next frame */
+    int timer_fd;  /* -1 until the first wait with a time limit */
     int64_t timer_at; /* ms: when timer_fd becomes readable; 0: not armed */
     lane *lane;       /* or NULL */
-    bool lane_out;    /* frames are sent by the lane, where they fit */
-    bool lane_in;     /* a record came by the lane: libzmq is asked only when the lane says so */
+    bool lane_in;     /* frames are read by the lane: libzmq is asked only when the lane says so */
     bool hung_up;     /* the other end of the lane has gone: its bell would not stop ringing */
     bool hot;         /* a frame took the lane since the last wait */
     bool spins;       /* there is more than one processor to run on */
@@ -62,7 +65,19 @@ struct channel {
     unsigned stacked; /* waits since it last did, in which both were on one */
     uint64_t sent, received; /* over libzmq */
     uint64_t owed;           /* what `received` must become before the lane is read again */
+    struct extents_out *out; /* NULL before the first */
+    struct extents_in *in;
 };
+
+/* A record of the lane that says what is in an extent: sizes of the pieces, the frame first. */
+struct extent_record {
+    uint32_t slot;
+    uint32_t flags;
+    uint32_t npieces;
+    uint32_t frame; /* bytes of the frame that follow the sizes; 0: it is the first piece */
+    uint64_t sizes[];
+};
+enum { EXTENT_FRESH = 1 }; /* its descriptor has been passed */
 
 static void
 free_owned(void *data, void *hint)
@@ -101,37 +116,6 @@ channel_listen(char endpoint[CHANNEL_ENDPOINT_SIZE])
     return fd;
 }
 
-static channel *
-channel_new(void *zmq)
-{
-    channel *c = calloc(1, sizeof *c);
-    if (c == NULL) {
-        return NULL;
-    }
-    c->socket = zmq_socket(zmq, ZMQ_PAIR);
-    if (c->socket == NULL) {
-        free(c);
-        return NULL;
-    }
-    int zero = 0, never = -1;
-    size_t size = sizeof c->signal_fd;
-    c->timer_fd = fd_raise(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
-    if (c->timer_fd < 0 || zmq_getsockopt(c->socket, ZMQ_FD, &c->signal_fd, &size) < 0) {
-        int saved = errno;
-        channel_close(c);
-        errno = saved;
-        return NULL;
-    }
-    /* No lingering (a dead child must not hold up close), no limit on queued frames (a request is
-     * never dropped; strict nesting bounds them), no reconnecting (a new life is a new socket). */
-    zmq_setsockopt(c->socket, ZMQ_LINGER, &zero, sizeof zero);
-    zmq_setsockopt(c->socket, ZMQ_SNDHWM, &zero, sizeof zero);
-    zmq_setsockopt(c->socket, ZMQ_RCVHWM, &zero, sizeof zero);
-    zmq_setsockopt(c->socket, ZMQ_RECONNECT_IVL, &never, sizeof never);
-    c->send_flags = ZMQ_DONTWAIT;
-    return c;
-}
-
 static bool
 several_processors(void)
 {
@@ -139,12 +123,97 @@ several_processors(void)
     return sched_getaffinity(0, sizeof set, &set) < 0 || CPU_COUNT(&set) > 1;
 }
 
-void
-channel_use_lane(channel *c, lane *l)
+static channel *
+channel_new(void **zmq, const char *endpoint, lane *l)
 {
+    channel *c = calloc(1, sizeof *c);
+    if (c == NULL) {
+        return NULL;
+    }
+    c->zmq = zmq;
+    c->listen_fd = c->signal_fd = -1;
+    snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint);
+    c->timer_fd = fd_raise(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+    if (c->timer_fd < 0) {
+        int saved = errno;
+        channel_close(c);
+        errno = saved;
+        return NULL;
+    }
     c->lane = l;
-    c->spins = several_processors();
+    c->spins = l != NULL && several_processors();
     c->spin_us = SPIN_US;
+    return c;
+}
+
+/* The socket, not yet connected. */
+static int
+open_socket(channel *c)
+{
+    int zero = 0, never = -1;
+    size_t size = sizeof c->signal_fd;
+    if (*c->zmq == NULL) {
+        *c->zmq = zmq_ctx_new();
+        if (*c->zmq == NULL) {
+            return -1;
+        }
+        zmq_ctx_set(*c->zmq, ZMQ_BLOCKY, 0); /* frames that nobody will read hold up nobody */
+    }
+    c->socket = zmq_socket(*c->zmq, ZMQ_PAIR);
+    if (c->socket == NULL || zmq_getsockopt(c->socket, ZMQ_FD, &c->signal_fd, &size) < 0) {
+        return -1;
+    }
+    /* No lingering (a dead child must not hold up close), no limit on queued frames (a request is
+     * never dropped; strict nesting bounds them), no reconnecting (a new life is a new socket), and
+     * no limit to when the other end opens its own. */
+    zmq_setsockopt(c->socket, ZMQ_LINGER, &zero, sizeof zero);
+    zmq_setsockopt(c->socket, ZMQ_SNDHWM, &zero, sizeof zero);
+    zmq_setsockopt(c->socket, ZMQ_RCVHWM, &zero, sizeof zero);
+    zmq_setsockopt(c->socket, ZMQ_RECONNECT_IVL, &never, sizeof never);
+    zmq_setsockopt(c->socket, ZMQ_HANDSHAKE_IVL, &zero, sizeof zero);
+    return 0;
+}
+
+/* The accepting end's socket. */
+static int
+open_accepting(channel *c)
+{
+    int patience = ACCEPT_TIMEOUT_MS, listen_fd = c->listen_fd;
+    if (open_socket(c) < 0) {
+        return -1;
+    }
+    zmq_setsockopt(c->socket, ZMQ_SNDTIMEO, &patience, sizeof patience);
+    if (zmq_setsockopt(c->socket, ZMQ_USE_FD, &listen_fd, sizeof listen_fd) < 0 ||
+        zmq_bind(c->socket, c->endpoint) < 0) {
+        return -1;
+    }
+    c->listen_fd = -1; /* libzmq's */
+    return 0;
+}
+
+static int
+need_socket(channel *c)
+{
+    if (c->socket != NULL) {
+        return 0;
+    }
+    if (c->listen_fd < 0) {
+        errno = ENOTCONN; /* it could not be opened before */
+        return -1;
+    }
+    fd_fill();
+    c->filled = true;
+    return open_accepting(c);
+}
+
+/* A frame has passed: libzmq has opened all that it needs. */
+static void
+connected(channel *c)
+{
+    if (c->filled) {
+        c->filled = false;
+        fd_unfill();
+    }
 }
 
 bool
@@ -153,16 +222,37 @@ channel_has_lane(const channel *c)
     return c->lane != NULL && lane_joined(c->lane);
 }
 
+bool
+channel_is_open(const channel *c)
+{
+    return c->socket != NULL;
+}
+
+/* Frees what needs nothing of libzmq. */
+static void
+free_rest(channel *c)
+{
+    connected(c);
+    extents_out_free(c->out);
+    extents_in_free(c->in);
+    lane_free(c->lane);
+    if (c->listen_fd >= 0) {
+        close(c->listen_fd);
+    }
+    if (c->timer_fd >= 0) {
+        close(c->timer_fd);
+    }
+    free(c);
+}
+
 void
 channel_close(channel *c)
 {
     if (c != NULL) {
-        lane_free(c->lane);
-        zmq_close(c->socket);
-        if (c->timer_fd >= 0) {
-            close(c->timer_fd);
+        if (c->socket != NULL) {
+            zmq_close(c->socket);
         }
-        free(c);
+        free_rest(c);
     }
 }
 
@@ -171,7 +261,9 @@ channel_finish(channel *c)
 {
     if (c != NULL) {
         int patience = FINISH_TIMEOUT_MS;
-        zmq_setsockopt(c->socket, ZMQ_LINGER, &patience, sizeof patience);
+        if (c->socket != NULL) {
+            zmq_setsockopt(c->socket, ZMQ_LINGER, &patience, sizeof patience);
+        }
         channel_close(c);
     }
 }
@@ -180,45 +272,44 @@ void
 channel_forget(channel *c)
 {
     if (c != NULL) {
-        lane_free(c->lane);
-        free(c);
+        free_rest(c);
     }
 }
 
-channel *
-channel_connect(void *zmq, const char *endpoint)
+/* Takes what has been made so far away again, but for the lane. NULL. */
+static channel *
+give_up(channel *c)
 {
-    channel *c = channel_new(zmq);
-    if (c != NULL && zmq_connect(c->socket, endpoint) < 0) {
-        int saved = errno;
-        channel_close(c);
-        errno = saved;
-        c = NULL;
-    }
-    return c;
+    int saved = errno;
+    c->lane = NULL;
+    channel_close(c);
+    errno = saved;
+    return NULL;
 }
 
 channel *
-channel_accept(void *zmq, const char *endpoint, int listen_fd)
+channel_connect(void **zmq, const char *endpoint, lane *l)
 {
-    channel *c = channel_new(zmq);
+    channel *c = channel_new(zmq, endpoint, l);
+    if (c == NULL) {
+        return NULL;
+    }
+    c->send_flags = ZMQ_DONTWAIT;
+    return open_socket(c) < 0 || zmq_connect(c->socket, endpoint) < 0 ? give_up(c) : c;
+}
+
+channel *
+channel_accept(void **zmq, const char *endpoint, int listen_fd, lane *l)
+{
+    channel *c = channel_new(zmq, endpoint, l);
     if (c == NULL) {
         close(listen_fd);
         return NULL;
     }
-    int patience = ACCEPT_TIMEOUT_MS;
-    c->send_flags = 0;
+    c->listen_fd = listen_fd;
     c->moves = true;
-    zmq_setsockopt(c->socket, ZMQ_SNDTIMEO, &patience, sizeof patience);
-    if (zmq_setsockopt(c->socket, ZMQ_USE_FD, &listen_fd, sizeof listen_fd) < 0 ||
-        zmq_bind(c->socket, endpoint) < 0) {
-        int saved = errno;
-        close(listen_fd);
-        channel_close(c);
-        errno = saved;
-        return NULL;
-    }
-    return c;
+    c->lane_in = l != NULL; /* what goes over libzmq is announced there */
+    return l == NULL && open_accepting(c) < 0 ? give_up(c) : c;
 }
 
 /* A fork of the process has no part in the lane, nor libzmq's threads. */
@@ -232,31 +323,102 @@ is_forked(const channel *c)
     return true;
 }
 
-/* The very first frame goes over libzmq: it shows that the connection works, and who is at its
- * other end. */
+/* Whether the other end reads the lane. */
+static bool
+lane_out(channel *c)
+{
+    return c->lane != NULL && lane_joined(c->lane);
+}
+
+static void
+reclaim(channel *c)
+{
+    if (c->out != NULL && extents_busy(c->out) != 0) {
+        _Atomic uint64_t *returned = lane_returned(c->lane);
+        if (atomic_load_explicit(returned, memory_order_relaxed) != 0) {
+            extents_reclaim(c->out, atomic_exchange_explicit(returned, 0, memory_order_acquire));
+        }
+    }
+}
+
+/* As pieces in an extent: the blobs, and before them the frame, unless it fits into the ring. */
+static bool
+send_by_extent(channel *c, const void *data, size_t size, const struct blob *blobs, size_t nblobs)
+{
+    size_t head = sizeof(struct extent_record) + (nblobs + 1) * sizeof(uint64_t);
+    if (nblobs > LANE_FRAME_MAX / sizeof(uint64_t) || head > LANE_FRAME_MAX ||
+        (c->out == NULL && (c->out = extents_out_new()) == NULL)) {
+        return false;
+    }
+    reclaim(c);
+    bool outside = nblobs == 0 || size > LANE_FRAME_MAX - head;
+    size_t npieces = nblobs + outside, inside = outside ? 0 : size;
+    size_t total = sizeof(struct extent_record) + npieces * sizeof(uint64_t) + inside;
+    struct extent_record *record = lane_fits(c->lane, total) ? malloc(total) : NULL;
+    struct piece *pieces = record == NULL ? NULL : malloc(npieces * sizeof *pieces);
+    bool fresh = false, sent = false;
+    int slot = -1;
+    if (pieces == NULL) {
+        goto done;
+    }
+    if (outside) {
+        pieces[0] = (struct piece){data, size};
+    }
+    for (size_t i = 0; i < nblobs; i++) {
+        pieces[outside + i] = (struct piece){blobs[i].data, blobs[i].size};
+    }
+    for (size_t i = 0; i < npieces; i++) {
+        record->sizes[i] = pieces[i].size;
+    }
+    slot = extents_write(c->out, pieces, npieces, &fresh);
+    if (slot < 0) {
+        goto done;
+    }
+    if (fresh) {
+        if (lane_pass(c->lane, extents_fd(c->out, (unsigned)slot)) < 0) {
+            goto done;
+        }
+        extents_passed(c->out, (unsigned)slot);
+    }
+    record->slot = (uint32_t)slot;
+    record->flags = fresh ? EXTENT_FRESH : 0;
+    record->npieces = (uint32_t)npieces;
+    record->frame = (uint32_t)inside;
+    if (inside > 0) {
+        memcpy(&record->sizes[npieces], data, inside);
+    }
+    c->hot = true;
+    sent = lane_send(c->lane, LANE_IS_EXTENT, record, total);
+done:
+    if (slot >= 0 && !sent) {
+        extents_reclaim(c->out, (uint64_t)1 << slot);
+    }
+    free(record);
+    free(pieces);
+    return sent;
+}
+
 static bool
 send_by_lane(channel *c, const void *data, size_t size)
 {
-    if (c->lane == NULL || c->sent == 0) {
+    if (!lane_out(c)) {
         return false;
     }
-    if (!c->lane_out) {
-        if (!lane_joined(c->lane)) {
-            return false;
-        }
-        c->lane_out = true;
-        lane_elsewhere(c->lane, c->sent);
+    if (size > LANE_FRAME_MAX) {
+        return send_by_extent(c, data, size, NULL, 0);
     }
+    reclaim(c);
     c->hot = true;
-    return lane_send(c->lane, data, size);
+    return lane_send(c->lane, LANE_IS_FRAME, data, size);
 }
 
 /* A frame went over libzmq: tells the reader of the lane, so that it is read in its turn. */
 static void
 sent_elsewhere(channel *c)
 {
+    connected(c);
     c->sent++;
-    if (c->lane_out) {
+    if (c->lane != NULL) {
         lane_elsewhere(c->lane, c->sent);
     }
 }
@@ -264,12 +426,18 @@ sent_elsewhere(channel *c)
 int
 channel_send(channel *c, const void *data, size_t size)
 {
-    int rc;
     if (is_forked(c)) {
         return -1;
     }
-    if (send_by_lane(c, data, size)) {
-        return 0;
+    return send_by_lane(c, data, size) ? 0 : channel_send_openly(c, data, size);
+}
+
+int
+channel_send_openly(channel *c, const void *data, size_t size)
+{
+    int rc;
+    if (is_forked(c) || need_socket(c) < 0) {
+        return -1;
     }
     c->drained = false; /* sending may take in the news of a frame */
     do {
@@ -286,11 +454,15 @@ int
 channel_send_owned(channel *c, void *data, size_t size)
 {
     zmq_msg_t msg;
+    if (is_forked(c)) {
+        free(data);
+        return -1;
+    }
     if (send_by_lane(c, data, size)) {
         free(data);
         return 0;
     }
-    if (zmq_msg_init_data(&msg, data, size, free_owned, NULL) < 0) {
+    if (need_socket(c) < 0 || zmq_msg_init_data(&msg, data, size, free_owned, NULL) < 0) {
         free(data);
         return -1;
     }
@@ -344,8 +516,17 @@ channel_send_blobs(channel *c, void *data, size_t size, bool owned, const struct
                    size_t nblobs, void (*done)(void *owner))
 {
     zmq_msg_t msg;
-    int rc = owned ? zmq_msg_init_data(&msg, data, size, free_owned, NULL)
-                   : zmq_msg_init_size(&msg, size);
+    bool usable = !is_forked(c);
+    if (usable && lane_out(c) && send_by_extent(c, data, size, blobs, nblobs)) {
+        free(owned ? data : NULL);
+        for (size_t i = 0; i < nblobs; i++) {
+            done(blobs[i].owner);
+        }
+        return 0;
+    }
+    int rc = !usable || need_socket(c) < 0 ? -1
+             : owned                       ? zmq_msg_init_data(&msg, data, size, free_owned, NULL)
+                                           : zmq_msg_init_size(&msg, size);
     if (rc < 0) {
         free(owned ? data : NULL);
     }
@@ -411,6 +592,108 @@ await_zmq(const channel *c)
     return !c->lane_in || c->received < c->owed;
 }
 
+/* Room for one more part of f: NULL without memory. */
+static struct frame *
+new_part(struct frame *f)
+{
+    struct frame *parts = realloc(f->parts, (f->nparts + 1) * sizeof *parts);
+    if (parts == NULL) {
+        return NULL;
+    }
+    f->parts = parts;
+    parts[f->nparts] = (struct frame){0};
+    return &parts[f->nparts++];
+}
+
+/* What a record says is in an extent. 1, or -1 and errno. */
+static int
+open_extent(channel *c, const unsigned char *data, size_t size, struct frame *f)
+{
+    struct extent_record record;
+    size_t total = 0, first = 0, head = sizeof record;
+    const unsigned char *sizes = data + head;
+    struct extent_view *view = NULL;
+    if (size < head) {
+        errno = EPROTO;
+        return -1;
+    }
+    memcpy(&record, data, head);
+    if (record.npieces == 0 || record.npieces > (size - head) / sizeof(uint64_t) ||
+        size - head - record.npieces * sizeof(uint64_t) != record.frame) {
+        errno = EPROTO;
+        return -1;
+    }
+    for (uint32_t i = 0; i < record.npieces; i++) {
+        uint64_t piece;
+        memcpy(&piece, sizes + i * sizeof piece, sizeof piece);
+        if (piece > SIZE_MAX / 2 - total) {
+            errno = EPROTO;
+            return -1;
+        }
+        first = i == 0 ? piece : first;
+        total = extent_round(total) + piece;
+    }
+    if (c->in == NULL && (c->in = extents_in_new(lane_to_return(c->lane))) == NULL) {
+        return -1;
+    }
+    if (record.flags & EXTENT_FRESH) {
+        int fd = lane_take(c->lane);
+        if (fd < 0) {
+            errno = EPROTO;
+            return -1;
+        }
+        if (extents_take(c->in, record.slot, fd) < 0) {
+            return -1;
+        }
+    }
+    bool inside = record.frame > 0;
+    if (record.npieces > (inside ? 0u : 1u)) {
+        view = extents_view(c->in, record.slot, total);
+        if (view == NULL) {
+            return -1;
+        }
+    }
+    /* The frame itself is copied before anybody looks into it. */
+    f->size = inside ? record.frame : first;
+    f->data = malloc(f->size > 0 ? f->size : 1);
+    int rc = f->data == NULL ? -1 : 1;
+    if (rc == 1 && inside) {
+        memcpy(f->data, sizes + record.npieces * sizeof(uint64_t), f->size);
+    }
+    else if (rc == 1) {
+        rc = extents_read(c->in, record.slot, f->data, f->size) < 0 ? -1 : 1;
+    }
+    size_t at = 0;
+    for (uint32_t i = 0; rc == 1 && i < record.npieces; i++) {
+        uint64_t piece;
+        memcpy(&piece, sizes + i * sizeof piece, sizeof piece);
+        at = extent_round(at);
+        if (i > 0 || inside) {
+            struct frame *part = new_part(f);
+            if (part == NULL) {
+                rc = -1;
+                break;
+            }
+            part->data = (void *)(uintptr_t)(extent_data(view) + at);
+            part->size = piece;
+            part->view = extent_ref(view);
+        }
+        at += piece;
+    }
+    int saved = errno;
+    if (view != NULL) {
+        extent_unref(view);
+    }
+    else if (rc == 1) {
+        extents_give_back(c->in, record.slot);
+    }
+    if (rc < 0) {
+        frame_free(f);
+    }
+    errno = saved;
+    return rc;
+}
+
 /* As channel_recv(), from the lane; *c says then whether libzmq is to be asked. */
 static int
 recv_by_lane(channel *c, struct frame *f)
@@ -421,10 +704,19 @@ recv_by_lane(channel *c, struct frame *f)
         case LANE_NONE:
             return 0;
         case LANE_FRAME:
-            c->hot = c->lane_in = true;
+            c->hot = c->lane_in = f->by_lane = true;
             return 1;
+        case LANE_EXTENT: {
+            struct frame record = *f;
+            c->hot = c->lane_in = true;
+            *f = (struct frame){.by_lane = true};
+            int rc = open_extent(c, record.data, record.size, f);
+            free(record.data);
+            return rc;
+        }
         case LANE_ELSEWHERE:
-            /* The first one tells what was sent before it, and may be read already. */
+            /* What it announces may have been read already by an end that does not go by the lane
+             * yet. */
             if (f->size < c->received || (f->size == c->received && c->lane_in) ||
                 (f->size - c->received > OWED_MOST && f->size != LANE_FOR_GOOD)) {
                 errno = EPROTO;
@@ -455,21 +747,23 @@ channel_recv(channel *c, struct frame *f)
     if (rc != 0 || !await_zmq(c)) {
         return rc;
     }
+    if (need_socket(c) < 0) {
+        return -1;
+    }
     rc = recv_one(c, f, &more);
     /* A message arrives whole: its further parts are there. */
     while (rc == 1 && more) {
-        struct frame *parts = realloc(f->parts, (f->nparts + 1) * sizeof *parts);
-        if (parts != NULL) {
-            f->parts = parts;
-        }
-        rc = parts == NULL ? -1 : recv_one(c, &parts[f->nparts], &more);
+        struct frame *part = new_part(f);
+        rc = part == NULL ? -1 : recv_one(c, part, &more);
         if (rc != 1) {
             frame_free(f);
             return -1;
         }
-        f->nparts++;
     }
-    c->received += rc == 1;
+    if (rc == 1) {
+        connected(c);
+        c->received++;
+    }
     return rc;
 }
 
@@ -513,12 +807,15 @@ frame_free(struct frame *f)
     if (f->owner != NULL) {
         zmq_msg_close(f->owner);
         free(f->owner);
-        f->owner = NULL;
+    }
+    else if (f->view != NULL) {
+        extent_unref(f->view);
     }
     else {
         free(f->data);
     }
-    f->data = NULL;
+    f->owner = f->data = NULL;
+    f->view = NULL;
 }
 
 int
@@ -536,8 +833,15 @@ frame_copy(const void *data, size_t size, struct frame *out)
 int
 frame_share(const struct frame *f, struct frame *out)
 {
+    if (f->view != NULL) {
+        *out = *f;
+        out->parts = NULL;
+        out->nparts = 0;
+        extent_ref(f->view);
+        return 0;
+    }
     if (f->owner == NULL) {
-        return frame_copy(f->data, f->size, out); /* it fitted into the lane: not big */
+        return frame_copy(f->data, f->size, out);
     }
     zmq_msg_t *msg = malloc(sizeof *msg);
     if (msg == NULL) {
@@ -686,6 +990,9 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
             several_processors(); /* before sleeping: that may change, and this costs little */
     }
     c->hot = false;
+    if (await_zmq(c) && need_socket(c) < 0) {
+        return -1;
+    }
     if (await_zmq(c) && !c->drained) {
         int events = 0;
         size_t size = sizeof events;

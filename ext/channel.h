@@ -4,9 +4,10 @@
  * socket and hands it to the child as a descriptor, so nothing is looked up by path in the child
  * (which may be in a chroot or another network name space by then).
  *
- * With a lane (lane.h), small frames go through shared memory once both ends have it and the first
- * frame has gone over libzmq; big ones still go over libzmq. They are received in the order in
- * which they were sent all the same. */
+ * With a lane (lane.h), frames go through shared memory once both ends have it: small ones by its
+ * ring, big ones and blobs by extents (extents.h). What finds no room there goes over libzmq. They
+ * are received in the order in which they were sent all the same. The accepting end of a lane opens
+ * its socket only when it is needed. */
 #ifndef ISOLATION_CHANNEL_H
 #define ISOLATION_CHANNEL_H
 
@@ -17,18 +18,22 @@
 
 typedef struct channel channel;
 struct lane;
+struct extent_view;
 
-/* A received frame; `data` stays valid until frame_free. */
+/* A received frame; `data` stays valid until frame_free. That of a part in an extent is the other
+ * end's memory: what must not change any more has to be copied first. */
 struct frame {
     void *data;
     size_t size;
-    void *owner;         /* a zmq_msg_t, or NULL: `data` is from malloc */
-    struct frame *parts; /* the blobs that came with it, or NULL */
+    void *owner; /* a zmq_msg_t; without one and without a view, `data` is from malloc */
+    struct extent_view *view; /* what `data` is a part of, or NULL */
+    bool by_lane;             /* it came through the shared memory */
+    struct frame *parts;      /* the blobs that came with it, or NULL */
     size_t nparts;
 };
 
-/* Memory that is sent along with a frame without being copied. `done` is called with `owner` once
- * libzmq is through with it, in any thread, also when sending failed. */
+/* Memory that is sent along with a frame without being encoded. `done` is called with `owner` once
+ * it is through with, in any thread, also when sending failed. */
 struct blob {
     const void *data;
     size_t size;
@@ -41,14 +46,15 @@ struct blob {
  * Returns the descriptor (close-on-exec), or -1 with errno. */
 int channel_listen(char endpoint[CHANNEL_ENDPOINT_SIZE]);
 
-/* Both return NULL with errno. `zmq` is a zmq context. The channel owns listen_fd from here on. */
-channel *channel_connect(void *zmq, const char *endpoint);
-channel *channel_accept(void *zmq, const char *endpoint, int listen_fd);
-/* Small frames take the lane, where the other end does so too. The channel owns it from here on;
- * called before anything is sent or received. */
-void channel_use_lane(channel *c, struct lane *lane);
+/* Both return NULL with errno. `*zmq` is a zmq context, or NULL: one is made once it is needed;
+ * `zmq` must stay. The channel owns listen_fd and the lane (or NULL) from here on, not the lane
+ * when this fails. */
+channel *channel_connect(void **zmq, const char *endpoint, struct lane *lane);
+channel *channel_accept(void **zmq, const char *endpoint, int listen_fd, struct lane *lane);
 /* Whether frames take, or are about to take, the lane. */
 bool channel_has_lane(const channel *c);
+/* Whether libzmq is opening descriptors for it, or may still do so before the first frame. */
+bool channel_is_open(const channel *c);
 void channel_close(channel *c);
 /* The same, but what is queued is still sent, in the background. */
 void channel_finish(channel *c);
@@ -59,9 +65,12 @@ void channel_forget(channel *c);
 /* Queues a copy of the frame. Waits only where the other end has not connected yet. 0, or -1 with
  * errno (EAGAIN: the other end has gone). */
 int channel_send(channel *c, const void *data, size_t size);
-/* Queues memory from malloc without copying it; owns `data` from here on, also on failure. */
+/* The same, over libzmq. */
+int channel_send_openly(channel *c, const void *data, size_t size);
+/* Queues memory from malloc; owns `data` from here on, also on failure. */
 int channel_send_owned(channel *c, void *data, size_t size);
-/* Queues a frame (a copy, or memory from malloc with `owned`) and its blobs, as one message. */
+/* Queues a frame (a copy, or memory from malloc with `owned`) and its blobs, as one message. Copies
+ * the blobs now, where they go by an extent. */
 int channel_send_blobs(channel *c, void *data, size_t size, bool owned, const struct blob *blobs,
                        size_t nblobs, void (*done)(void *owner));
 /* The next frame if one is there: 1, 0 (none), or -1 with errno (EPROTO: the other end has garbled

@@ -77,6 +77,7 @@ struct message {
     size_t nblobs;
     bool reducing;         /* what is encoded is part of a registered value */
     bool pure;             /* a request that changes nothing over there */
+    bool openly;           /* over libzmq, whatever its size */
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
     PyObject *operand;
     struct arguments { /* likewise (borrowed); the caller keeps them until the request is over */
@@ -125,11 +126,12 @@ int decode_call(struct incoming *in, struct call *call, PyObject *first);
 void call_free(struct call *call);
 
 /* Bytes of `owner` (which nobody changes until they are sent): in the frame when they are few, else
- * sent along without a copy. */
+ * sent along without being encoded. */
 int encode_blob(struct message *m, const void *data, size_t size, PyObject *owner);
-/* In place, and the frame that holds them; NULL (failed reader) when garbled. */
+/* In place, and the frame that holds them; NULL (failed reader) when garbled. The other end may
+ * still be able to change them: what is checked has to be a copy. */
 const unsigned char *decode_blob(struct incoming *in, size_t *size, const struct frame **frame);
-/* Lets go of objects that libzmq is through with; for owners of blobs. */
+/* Lets go of objects whose bytes have been sent; for owners of blobs. */
 void blob_done(void *owner);
 void blobs_collect(void);
 

@@ -142,24 +142,24 @@ decode_blob_text(struct incoming *in)
     if (text == NULL || size == 0) {
         return text;
     }
-    char *to = (char *)PyUnicode_1BYTE_DATA(text);
+    unsigned char *to = (unsigned char *)PyUnicode_1BYTE_DATA(text);
     for (size_t at = 0, n; at < size; at += n) {
         uint64_t bits = 0, word;
         n = size - at < TEXT_CHUNK ? size - at : TEXT_CHUNK;
+        memcpy(to + at, data + at, n); /* what is checked cannot change any more */
         size_t i = 0;
         for (; i + sizeof word <= n; i += sizeof word) {
-            memcpy(&word, data + at + i, sizeof word);
+            memcpy(&word, to + at + i, sizeof word);
             bits |= word;
         }
         for (; i < n; i++) {
-            bits |= data[at + i];
+            bits |= to[at + i];
         }
         if (bits & 0x8080808080808080u) {
             Py_DECREF(text);
             garbled("text");
             return NULL;
         }
-        memcpy(to + at, data + at, n);
     }
     return text;
 }

@@ -21,7 +21,7 @@ close_all(const int *fds, int nfds)
 }
 
 int
-fdpass_send(int sock, const void *msg, size_t n, const int *fds, int nfds)
+fdpass_send(int sock, const void *msg, size_t n, const int *fds, int nfds, int flags)
 {
     union control control;
     struct iovec data = {(void *)msg, n};
@@ -44,7 +44,7 @@ fdpass_send(int sock, const void *msg, size_t n, const int *fds, int nfds)
         memcpy(CMSG_DATA(item), fds, nfds * sizeof(int));
     }
     do
-        sent = sendmsg(sock, &header, MSG_NOSIGNAL);
+        sent = sendmsg(sock, &header, flags | MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
     return sent < 0 ? -1 : 0;
 }

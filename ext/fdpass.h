@@ -9,8 +9,9 @@
 #define FDPASS_MAX 253
 
 /* Sends one message of n > 0 bytes and duplicates of nfds descriptors; the caller keeps its own.
- * Blocks only if the socket does; never raises SIGPIPE. 0, or -1 and errno. */
-int fdpass_send(int sock, const void *msg, size_t n, const int *fds, int nfds);
+ * flags as for sendmsg(): blocks only if the socket does and MSG_DONTWAIT is not among them; never
+ * raises SIGPIPE. 0, or -1 and errno. */
+int fdpass_send(int sock, const void *msg, size_t n, const int *fds, int nfds, int flags);
 
 /* Receives one message of at most cap bytes. *nfds is the room in fds, and then the number
  * received, all of them close-on-exec and the caller's; descriptors beyond the room are closed. fds

@@ -87,19 +87,21 @@ is_own(pid_t tid)
     return found;
 }
 
-/* "" if it has gone meanwhile. */
-static void
+/* "" if it has gone meanwhile. -1: that cannot be known. */
+static int
 thread_name(pid_t tid, char name[32])
 {
     char path[64];
 
     snprintf(path, sizeof path, "/proc/self/task/%d/comm", tid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int gone = fd < 0 && errno == ENOENT;
     ssize_t n = fd < 0 ? 0 : read(fd, name, 31);
     if (fd >= 0)
         close(fd);
     name[n > 0 ? n : 0] = 0;
     name[strcspn(name, "\n")] = 0;
+    return fd >= 0 || gone ? 0 : -1;
 }
 
 /* Threads that are neither ours nor libzmq's for us; the name of one of them, and a number that
@@ -119,7 +121,10 @@ foreign_threads(char name[32], uint64_t *which)
         char candidate[32];
         if (tid == 0 || tid == getpid() || is_own(tid))
             continue;
-        thread_name(tid, candidate);
+        if (thread_name(tid, candidate) < 0) {
+            foreign = -1;
+            break;
+        }
         if (!*candidate || (strncmp(candidate, "ZMQbg/", 6) == 0 && zmq-- > 0) ||
             (strcmp(candidate, "isolation-end") == 0 && holder-- > 0))
             continue;

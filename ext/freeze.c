@@ -253,7 +253,7 @@ freeze_await(struct frozen *self, int fds[FREEZE_FDS])
     struct freeze_birth birth = {.magic = FREEZE_MAGIC, .pid = getpid()};
     struct freeze_order order;
 
-    if (fdpass_send(self->line, &birth, sizeof birth, NULL, 0) < 0)
+    if (fdpass_send(self->line, &birth, sizeof birth, NULL, 0, 0) < 0)
         _exit(0);
 
     for (;;) {

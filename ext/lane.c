@@ -1,6 +1,8 @@
 #define _GNU_SOURCE 1
 #include "lane.h"
 
+#include "fdpass.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -28,10 +30,13 @@
 #define RESERVE LINE
 
 /* Upper 8 bits of a word; the lower 56 are the size of the frame, or the total. */
-enum { RECORD_FRAME = 1, RECORD_ELSEWHERE, RECORD_WRAP };
+enum { RECORD_FRAME = 1, RECORD_ELSEWHERE, RECORD_WRAP, RECORD_EXTENT };
 #define KIND_SHIFT 56
 
 _Static_assert(LANE_FRAME_MAX + WORD + LINE + RESERVE < RING_SIZE / 2, "frames fit into the ring");
+
+/* Descriptors that may have come before they are asked for; honest writers never pass more. */
+#define PASSED_MOST 64
 
 /* Lines that one end writes while the other reads are kept apart, by two lines because processors
  * fetch them in pairs. */
@@ -41,6 +46,8 @@ struct control {
     /* Set by the reader before it sleeps, cleared by whoever wakes it. */
     _Alignas(128) _Atomic uint32_t sleeping;
     _Atomic uint32_t cpu; /* the reader's, when it last read a frame */
+    /* Set by the reader, cleared by the writer: extents that are not in use any more. */
+    _Alignas(128) _Atomic uint64_t returned;
 };
 
 struct memory {
@@ -62,7 +69,9 @@ struct ring {
 struct lane {
     struct memory *memory;
     struct ring out, in;
-    int bell;        /* a byte here wakes the other end */
+    int bell; /* a message here wakes the other end; some bring descriptors */
+    int passed[PASSED_MOST];
+    unsigned npassed;
     bool given_up;   /* the ring out says LANE_FOR_GOOD */
     bool garbled;    /* the other end's words are not looked at any more */
     unsigned forked; /* `forks` when it was made: another number now means that this is a fork */
@@ -117,7 +126,7 @@ lane_make(int fds[LANE_FDS])
     }
     /* Not an eventfd: both ends share its flags, and one that the other end made blocking and full
      * would block this one. A socket is told not to block with each message. */
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, bells) < 0) {
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, bells) < 0) {
         goto error;
     }
     lane *l = lane_new(memory, bells[0], true);
@@ -174,6 +183,9 @@ lane_free(lane *l)
     if (l != NULL) {
         munmap(l->memory, sizeof *l->memory);
         close(l->bell);
+        for (unsigned i = 0; i < l->npassed; i++) {
+            close(l->passed[i]);
+        }
         free(l);
     }
 }
@@ -261,25 +273,47 @@ publish(lane *l, uint64_t word, const void *data, size_t size, uint64_t lines, b
     wake(l);
 }
 
-bool
-lane_send(lane *l, const void *data, size_t size)
+/* Whether a record of so many lines has room now, and whether the ring goes back to its start for
+ * it. */
+static bool
+find_room(lane *l, uint64_t lines, bool *wrap)
 {
     struct ring *ring = &l->out;
-    if (size > LANE_FRAME_MAX || l->given_up || lane_forked(l)) {
-        return false;
-    }
-    uint64_t lines = (WORD + size + LINE - 1) / LINE;
     uint64_t left = RING_SIZE - ring->at % RING_SIZE;
     bool must = lines * LINE > left;
     bool may = RING_SIZE - left >= EARLY_END;
-    bool wrap = must || may;
-    if (!has_room(ring, lines * LINE + RESERVE + (wrap ? left : 0))) {
-        wrap = must;
-        if (must || !may || !has_room(ring, lines * LINE + RESERVE)) {
-            return false;
-        }
+    *wrap = must || may;
+    if (has_room(ring, lines * LINE + RESERVE + (*wrap ? left : 0))) {
+        return true;
     }
-    publish(l, (uint64_t)RECORD_FRAME << KIND_SHIFT | size, data, size, lines, wrap);
+    *wrap = must;
+    return !must && may && has_room(ring, lines * LINE + RESERVE);
+}
+
+static uint64_t
+lines_of(size_t size)
+{
+    return (WORD + size + LINE - 1) / LINE;
+}
+
+bool
+lane_fits(lane *l, size_t size)
+{
+    bool wrap;
+    return size <= LANE_FRAME_MAX && !l->given_up && !lane_forked(l) &&
+           find_room(l, lines_of(size), &wrap);
+}
+
+bool
+lane_send(lane *l, enum lane_kind kind, const void *data, size_t size)
+{
+    uint64_t word = kind == LANE_IS_FRAME ? RECORD_FRAME : RECORD_EXTENT;
+    bool wrap;
+    if (size > LANE_FRAME_MAX || l->given_up || lane_forked(l) ||
+        !find_room(l, lines_of(size), &wrap)) {
+        return false;
+    }
+    publish(l, word << KIND_SHIFT | size, data, size, lines_of(size), wrap);
     return true;
 }
 
@@ -352,9 +386,9 @@ lane_recv(lane *l, void **data, size_t *size)
     if (word == 0) {
         return LANE_NONE;
     }
-    uint64_t value = word & LANE_FOR_GOOD, lines = 1;
+    uint64_t value = word & LANE_FOR_GOOD, lines = 1, kind = word >> KIND_SHIFT;
     enum lane_got got = LANE_ELSEWHERE;
-    if (word >> KIND_SHIFT == RECORD_FRAME && value <= LANE_FRAME_MAX &&
+    if ((kind == RECORD_FRAME || kind == RECORD_EXTENT) && value <= LANE_FRAME_MAX &&
         WORD + value <= RING_SIZE - ring->at % RING_SIZE) {
         __builtin_prefetch((unsigned char *)word_at(ring, ring->at) + LINE);
         /* Copied once: what is decoded cannot change any more. */
@@ -363,10 +397,10 @@ lane_recv(lane *l, void **data, size_t *size)
             return LANE_NO_MEMORY;
         }
         memcpy(*data, (unsigned char *)word_at(ring, ring->at) + WORD, value);
-        lines = (WORD + value + LINE - 1) / LINE;
-        got = LANE_FRAME;
+        lines = lines_of(value);
+        got = kind == RECORD_FRAME ? LANE_FRAME : LANE_EXTENT;
     }
-    else if (word >> KIND_SHIFT != RECORD_ELSEWHERE) {
+    else if (kind != RECORD_ELSEWHERE) {
         l->garbled = true;
         return LANE_GARBLED;
     }
@@ -397,15 +431,65 @@ lane_doze(lane *l)
     return true;
 }
 
+/* Takes a message from the bell, and keeps the descriptor that it may bring. What fdpass_recv()
+ * does. */
+static ssize_t
+take_message(lane *l)
+{
+    char rung;
+    int fd, n = 1;
+    ssize_t size = fdpass_recv(l->bell, &rung, sizeof rung, &fd, &n, MSG_DONTWAIT);
+    if (size > 0 && n == 1) {
+        if (l->npassed < PASSED_MOST) {
+            l->passed[l->npassed++] = fd;
+        }
+        else {
+            close(fd); /* the other end does not keep to the rules */
+        }
+    }
+    return size;
+}
+
 bool
 lane_woken(lane *l)
 {
-    char rung[64];
     if (lane_forked(l)) {
         return true;
     }
     atomic_store_explicit(&l->in.control->sleeping, 0, memory_order_relaxed);
-    /* More than that is rung by nobody who keeps to the rules, and wakes once more. */
-    return recv(l->bell, rung, sizeof rung, MSG_DONTWAIT) >= 0 ||
-           (errno != EBADF && errno != ENOTSOCK);
+    /* What comes behind it wakes once more. */
+    return take_message(l) >= 0 || (errno != EBADF && errno != ENOTSOCK);
+}
+
+/* ---- what belongs to extents ---------------------------------------------------------------- */
+
+int
+lane_pass(lane *l, int fd)
+{
+    return fdpass_send(l->bell, "", 1, &fd, 1, MSG_DONTWAIT);
+}
+
+int
+lane_take(lane *l)
+{
+    while (l->npassed == 0) {
+        if (take_message(l) <= 0) {
+            return -1;
+        }
+    }
+    int fd = l->passed[0];
+    memmove(l->passed, l->passed + 1, --l->npassed * sizeof *l->passed);
+    return fd;
+}
+
+_Atomic uint64_t *
+lane_returned(lane *l)
+{
+    return &l->out.control->returned;
+}
+
+_Atomic uint64_t *
+lane_to_return(lane *l)
+{
+    return &l->in.control->returned;
 }

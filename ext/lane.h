@@ -6,13 +6,14 @@
 #ifndef ISOLATION_LANE_H
 #define ISOLATION_LANE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 typedef struct lane lane;
 
-#define LANE_VERSION 1u
+#define LANE_VERSION 2u
 /* Bigger frames go another way: a copy into the ring and one out of it would be no gain. */
 #define LANE_FRAME_MAX (64u * 1024)
 
@@ -32,9 +33,21 @@ bool lane_forked(const lane *l);
 /* The other end has joined. */
 bool lane_joined(const lane *l);
 
-/* Copies a frame into the ring and wakes the other end if it sleeps. False: it does not fit now,
- * and nothing was sent. */
-bool lane_send(lane *l, const void *data, size_t size);
+/* Copies a record into the ring and wakes the other end if it sleeps: a frame, or what says where
+ * in an extent one is. False: it does not fit now, and nothing was sent. */
+enum lane_kind { LANE_IS_FRAME, LANE_IS_EXTENT };
+bool lane_send(lane *l, enum lane_kind kind, const void *data, size_t size);
+/* Whether a record of this size would fit now. */
+bool lane_fits(lane *l, size_t size);
+/* Hands a duplicate of a descriptor to the other end, which gets them in order, by lane_take(). 0,
+ * or -1 and errno. Never waits. */
+int lane_pass(lane *l, int fd);
+/* The next descriptor that the other end passed, the caller's; -1: there is none. */
+int lane_take(lane *l);
+/* Bits for extents: what the other end has given back of those that this end sent, and where this
+ * end says so of those that it received. */
+_Atomic uint64_t *lane_returned(lane *l);
+_Atomic uint64_t *lane_to_return(lane *l);
 /* Says, in order with the frames, that `total` frames in all were sent another way up to here. Is
  * always said: where there is no room left, as LANE_FOR_GOOD, and then nothing fits any more. */
 void lane_elsewhere(lane *l, uint64_t total);
@@ -46,6 +59,7 @@ enum lane_got {
         -1, /* the other end does not keep to the rules; the lane is of no use any more */
     LANE_NONE,
     LANE_FRAME,     /* *data: a copy, to be freed by the caller; *size */
+    LANE_EXTENT,    /* the same */
     LANE_ELSEWHERE, /* *size: the total, see above */
     LANE_NO_MEMORY,
 } lane_recv(lane *l, void **data, size_t *size);

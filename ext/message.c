@@ -41,6 +41,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->nblobs = 0;
     m->reducing = false;
     m->pure = false;
+    m->openly = false;
     m->operation = NULL;
     m->operand = NULL;
     m->arguments = (struct arguments){0};
@@ -83,7 +84,8 @@ message_free(struct message *m, bool abandon)
 
 /* ---- blobs ------------------------------------------------------------------------------- */
 
-/* What libzmq is through with, pushed by its own thread, which has no GIL to drop references. */
+/* What has been sent, pushed by a thread that has no GIL to drop references: libzmq's own, or one
+ * that copies much. */
 struct finished {
     PyObject *object; /* strong */
     struct finished *next;

@@ -25,6 +25,7 @@
 #define SPIN_US 20         /* how long a wait spins with the GIL held, and ... */
 #define GIVE_GIL_MS 5      /* ... how long it may go on so before it lets other threads run */
 #define BIG_FRAME 4096     /* bytes from which a frame's memory is handed over instead of copied */
+#define MUCH (256u * 1024) /* bytes that are sent without the GIL */
 
 /* ---- small things ------------------------------------------------------------------------ */
 
@@ -140,6 +141,55 @@ frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
     return message_check(m);
 }
 
+/* Hands the frame to the channel: 0, or -1 and errno. Its blobs, and its memory where that is from
+ * malloc, are gone then. */
+static int
+channel_send_message(struct message *m)
+{
+    bool owned = m->w.data != m->w.small;
+    int rc;
+    if (m->openly) {
+        return channel_send_openly(m->strand->channel, m->w.data, m->w.size);
+    }
+    if (m->nblobs > 0) {
+        rc = channel_send_blobs(m->strand->channel, m->w.data, m->w.size, owned, m->blobs,
+                                m->nblobs, blob_done);
+        m->nblobs = 0;
+    }
+    else if (owned && m->w.size > BIG_FRAME) {
+        rc = channel_send_owned(m->strand->channel, m->w.data, m->w.size);
+    }
+    else {
+        return channel_send(m->strand->channel, m->w.data, m->w.size);
+    }
+    if (owned) {
+        writer_init(&m->w);
+    }
+    return rc;
+}
+
+/* The same, without the GIL where it is much that may have to be copied. */
+static int
+send_message(struct message *m)
+{
+    size_t size = m->w.size;
+    int rc, saved;
+    for (size_t i = 0; i < m->nblobs; i++) {
+        size += m->blobs[i].size;
+    }
+    if (size < MUCH) {
+        return channel_send_message(m);
+    }
+    m->peer->polling++; /* the channel stays meanwhile */
+    Py_BEGIN_ALLOW_THREADS
+    rc = channel_send_message(m);
+    saved = errno;
+    Py_END_ALLOW_THREADS
+    m->peer->polling--;
+    errno = saved;
+    return rc;
+}
+
 /* Sends the frame and frees the message. */
 static int
 frame_send(struct message *m)
@@ -153,26 +203,7 @@ frame_send(struct message *m)
     if (m->changes_upto > 0) {
         class_changes_forget(m->peer, m->changes_upto);
     }
-    int rc;
-    if (m->strand->closed) {
-        rc = 0; /* the wait will find the death */
-    }
-    else if (m->nblobs > 0) {
-        bool owned = m->w.data != m->w.small;
-        rc = channel_send_blobs(m->strand->channel, m->w.data, m->w.size, owned, m->blobs,
-                                m->nblobs, blob_done);
-        m->nblobs = 0;
-        if (owned) {
-            writer_init(&m->w);
-        }
-    }
-    else if (m->w.data != m->w.small && m->w.size > BIG_FRAME) {
-        rc = channel_send_owned(m->strand->channel, m->w.data, m->w.size);
-        writer_init(&m->w);
-    }
-    else {
-        rc = channel_send(m->strand->channel, m->w.data, m->w.size);
-    }
+    int rc = m->strand->closed ? 0 /* the wait will find the death */ : send_message(m);
     if (rc < 0 && errno == EAGAIN && m->peer->is_kernel) {
         /* The child has hung up: it is dead or as good as dead. The wait says how it ended. */
         m->peer->cut_off = true;
@@ -696,8 +727,9 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
     if (!peer->is_kernel && !s->checked) {
         pid_t pid;
         uid_t uid;
-        if (frame_peer(&in->frame, &pid, &uid) < 0 || pid != peer->kernel_pid ||
-            uid != peer->kernel_uid) {
+        /* Nobody else has the lane's memory; to a name, anybody could connect. */
+        if (!in->frame.by_lane && (frame_peer(&in->frame, &pid, &uid) < 0 ||
+                                   pid != peer->kernel_pid || uid != peer->kernel_uid)) {
             /* Somebody else connected to our name. There is no kernel to talk to on this strand. */
             frame_free(&in->frame);
             return garbled("not the kernel");
@@ -1496,6 +1528,23 @@ peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body
         return -1;
     }
     write_raw(&m.w, body, size);
+    return frame_send(&m);
+}
+
+/* The first frame of a life. libzmq carries it, and so the lane is negotiated; but not where this
+ * is a copy that takes over, for which all that had been negotiated holds: in it libzmq's memory
+ * could never be freed again once another copy has taken over. */
+int
+peer_say_hello(PeerObject *peer, struct strand *s, bool again)
+{
+    struct message m;
+    message_init(&m, peer, s, false);
+    if (frame_begin(&m, OP_HELLO, FRAME_EVENT, 0) < 0) {
+        message_free(&m, true);
+        return -1;
+    }
+    write_raw(&m.w, peer->nonce, sizeof peer->nonce);
+    m.openly = !again;
     return frame_send(&m);
 }
 

@@ -31,12 +31,9 @@
 
 /* NULL and -1 where that fails, with errno. */
 static void
-open_wakers(PeerObject *self)
+open_waker(PeerObject *self)
 {
-    fd_fill();
-    self->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    self->zmq = zmq_ctx_new();
-    fd_unfill();
+    self->wake_fd = fd_raise(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 }
 
 static PyObject *
@@ -68,16 +65,14 @@ peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->mirrors = PyDict_New();
     self->modules = PyDict_New();
     self->isolated = PySet_New(NULL);
-    open_wakers(self);
+    open_waker(self);
     if (self->mirrors == NULL || self->modules == NULL || self->isolated == NULL) {
         goto error;
     }
-    if (self->wake_fd < 0 || self->zmq == NULL) {
+    if (self->wake_fd < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         goto error;
     }
-    int never = 0; /* the process must not be kept by frames nobody will read */
-    zmq_ctx_set(self->zmq, ZMQ_BLOCKY, never);
     if (self->is_kernel) {
         PyObject *path = NULL;
         if (!PyUnicode_FSConverter(supervisor, &path)) {
@@ -771,19 +766,20 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
     struct ucred kernel;
     socklen_t size = sizeof kernel;
     int shared = CHILD_FD_SHARED;
+    struct shared_page *old = self->page;
+    bool again = self->lives++ > 0;
     if (self->reborn) {
         self->fdpass = fd_raise(self->life_fds[0]);
         self->alarm_fd = fd_raise(self->life_fds[2]);
         shared = self->life_fds[1];
         self->reborn = false;
         strands_sweep(self);
-        if (self->zmq == NULL) {
-            open_wakers(self);
+        if (self->wake_fd < 0) {
+            open_waker(self);
         }
-        if (self->wake_fd < 0 || self->zmq == NULL) {
+        if (self->wake_fd < 0) {
             return PyErr_SetFromErrno(PyExc_OSError);
         }
-        zmq_ctx_set(self->zmq, ZMQ_BLOCKY, 0);
     }
     else {
         self->fdpass = fd_raise(CHILD_FD_PASS);
@@ -802,6 +798,9 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
         getsockopt(self->fdpass, SOL_SOCKET, SO_PEERCRED, &kernel, &size) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
+    if (old != NULL) {
+        announce_unmap(old);
+    }
     (void)announce_end(self->page); /* without it, the end is only seen later */
     self->kernel_pid = kernel.pid;
     self->kernel_uid = kernel.uid;
@@ -812,7 +811,7 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
     }
     main->thread = PyThread_get_thread_ident();
     self->state = PEER_RUNNING;
-    if (peer_send_event(self, main, OP_HELLO, self->nonce, sizeof self->nonce) < 0) {
+    if (peer_say_hello(self, main, again) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

@@ -340,7 +340,7 @@ command_life(process *self, enum command_type type, int signal)
         .signal = signal,
     };
 
-    return fdpass_send(self->control, &command, sizeof command, NULL, 0);
+    return fdpass_send(self->control, &command, sizeof command, NULL, 0, 0);
 }
 
 int
@@ -622,7 +622,7 @@ process_start(process *self, char *const argv[], char *const envp[], const char 
     child[START_SPEC] = make_spec(&command, argv, envp, cwd);
     if (child[START_SPEC] < 0)
         goto done;
-    if (fdpass_send(self->control, &command, sizeof command, child, START_FDS) < 0)
+    if (fdpass_send(self->control, &command, sizeof command, child, START_FDS, 0) < 0)
         goto done;
     result = await_start(self);
 done:
@@ -644,7 +644,7 @@ process_spare(process *self, char *const argv[], char *const envp[], const char 
         return -1;
     int spec = make_spec(&command, argv, envp, cwd);
     if (spec >= 0) {
-        result = fdpass_send(self->control, &command, sizeof command, (int[]){spec, ends[1]}, 2);
+        result = fdpass_send(self->control, &command, sizeof command, (int[]){spec, ends[1]}, 2, 0);
         close(spec);
     }
     int error = errno;
@@ -703,11 +703,12 @@ process_adopt(process *self, int line)
     if (lost)
         errno = EPIPE; /* and the copy has gone with it */
     else if (read_birth(line, &command.pid) == 0 && open_life(self, child) == 0 &&
-             fdpass_send(self->control, &command, sizeof command, &child[START_SHARED], 1) == 0 &&
+             fdpass_send(self->control, &command, sizeof command, &child[START_SHARED], 1, 0) ==
+                 0 &&
              await_start(self) == 0) {
         for (int i = 0; i < FREEZE_FDS; i++)
             fds[i] = child[handed[i]];
-        result = fdpass_send(line, &order, sizeof order, fds, FREEZE_FDS);
+        result = fdpass_send(line, &order, sizeof order, fds, FREEZE_FDS, 0);
     }
     int error = errno;
     close(line);

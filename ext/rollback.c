@@ -8,6 +8,7 @@
  * on above all that were ever used, because each epoch has its own range of them. */
 #include "rollback.h"
 
+#include "announce.h"
 #include "buffers.h"
 #include "codec.h"
 #include "fdpass.h"
@@ -279,6 +280,7 @@ peer_settle(PeerObject *self, PyObject *args)
 static void
 be_reborn(PeerObject *self)
 {
+    announce_forked();
     PyOS_AfterFork_Child();
     own_threads_forget();
     pthread_mutex_init(&self->lock, NULL);
@@ -290,7 +292,6 @@ be_reborn(PeerObject *self)
     self->service_thread = 0;
     self->zmq = NULL; /* never touched again: libzmq is not whole in a fork */
     self->wake_fd = -1;
-    self->page = NULL;
     self->reborn = true;
 }
 
@@ -309,7 +310,8 @@ take_life_fds(PeerObject *self, const int fds[FREEZE_FDS])
 }
 
 /* freeze(): the number that the next export would get, which says that there is a frozen copy; or
- * why there is none, a str. In the copy True, once it has been told to take over: the caller
+ * why the process is not fit to be copied, a str. OSError: it is, but there could be no copy this
+ * time. In the copy True, once it has been told to take over: the caller
  * returns to the loop that serves the main strand, which then ends. */
 PyObject *
 peer_freeze(PeerObject *self, PyObject *Py_UNUSED(ignored))
@@ -335,13 +337,13 @@ peer_freeze(PeerObject *self, PyObject *Py_UNUSED(ignored))
     PyOS_AfterFork_Parent();
     if (rc == 0) {
         uint64_t magic = FREEZE_MAGIC;
-        rc = fdpass_send(self->fdpass, &magic, sizeof magic, &line, 1);
+        rc = fdpass_send(self->fdpass, &magic, sizeof magic, &line, 1, 0);
         saved = errno;
         close(line);
     }
     if (rc < 0) {
         errno = saved;
-        return PyUnicode_FromFormat("it could not be copied: %s", strerror(saved));
+        return PyErr_SetFromErrno(PyExc_OSError);
     }
     return PyLong_FromUnsignedLongLong(self->next_handle);
 }

@@ -224,8 +224,8 @@ struct PeerObject {
     struct changed_class *changed; /* to be told to the other side with the next frame */
     size_t nchanged, capchanged;
     uint64_t change_serial;
-    uint32_t gil_given; /* ms: when a wait last let go of the GIL */
-    void *zmq;
+    uint32_t gil_given;       /* ms: when a wait last let go of the GIL */
+    void *zmq;                /* the context, or NULL: nothing has gone over libzmq yet */
     process *process;         /* kernel */
     struct shared_page *page; /* child, and kernel while a life lasts */
     struct strand **strands;
@@ -256,6 +256,7 @@ struct PeerObject {
     int changes_fd;    /* kernel: borrowed; readable when files of the child may have changed; -1 */
     double changes_at; /* kernel: monotonic seconds, when to look at them anyhow; 0: never */
     bool reborn;       /* child: this is a copy that has been told to take over */
+    unsigned lives;    /* child: that it and the processes that it is a copy of have begun */
     int life_fds[3];   /* child: those of the new life then: passing, shared page, alarm */
     unsigned long starter;     /* kernel: the thread that starts a life and sets it up, or 0 */
     bool drowsy;               /* the service thread sleeps until it is woken: releases do that */

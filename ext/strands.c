@@ -140,7 +140,7 @@ make_strand(PeerObject *peer, uint32_t id, bool callback)
     int nfds = l == NULL ? 1 : 1 + LANE_FDS, rc = -1, saved = errno;
     if (fds[0] >= 0) {
         offer.lane = l == NULL ? 0 : LANE_VERSION;
-        rc = fdpass_send(process_fdpass(peer->process), &offer, sizeof offer, fds, nfds);
+        rc = fdpass_send(process_fdpass(peer->process), &offer, sizeof offer, fds, nfds, 0);
         saved = errno;
         for (int i = 0; i < nfds; i++) {
             close(fds[i]);
@@ -150,21 +150,18 @@ make_strand(PeerObject *peer, uint32_t id, bool callback)
         lane_free(l);
         if (saved == EPIPE || saved == ECONNRESET) {
             /* The child is gone, and the wait will say how; a dead connection finds that out. */
-            channel *none = channel_connect(peer->zmq, offer.endpoint);
+            channel *none = channel_connect(&peer->zmq, offer.endpoint, NULL);
             return none == NULL ? NULL : strand_add(peer, id, none);
         }
         errno = saved;
         PyErr_SetFromErrno(PyExc_OSError);
         return NULL;
     }
-    channel *c = channel_connect(peer->zmq, offer.endpoint);
+    channel *c = channel_connect(&peer->zmq, offer.endpoint, l);
     if (c == NULL) {
         PyErr_SetFromErrno(PyExc_OSError);
         lane_free(l);
         return NULL;
-    }
-    if (l != NULL) {
-        channel_use_lane(c, l);
     }
     struct strand *s = strand_add(peer, id, c);
     if (s == NULL) {
@@ -209,14 +206,11 @@ accept_strand(PeerObject *peer, struct strand_offer *offer, size_t n, const int 
         memcpy(peer->nonce, offer->nonce, sizeof peer->nonce);
     }
     offer->endpoint[sizeof offer->endpoint - 1] = '\0';
-    channel *c = channel_accept(peer->zmq, offer->endpoint, fds[0]);
+    channel *c = channel_accept(&peer->zmq, offer->endpoint, fds[0], l);
     if (c == NULL) {
         PyErr_SetFromErrno(PyExc_OSError);
         lane_free(l);
         return NULL;
-    }
-    if (l != NULL) {
-        channel_use_lane(c, l);
     }
     struct strand *s = strand_add(peer, offer->id, c);
     if (s == NULL) {
@@ -245,7 +239,7 @@ strand_take(PeerObject *peer, bool block, bool *gone)
     saved = errno;
     Py_END_ALLOW_THREADS
     struct strand *s = n > 0 ? accept_strand(peer, &offer, (size_t)n, fds, nfds) : NULL;
-    if (s == NULL) {
+    if (s == NULL || !channel_is_open(s->channel)) {
         fd_unfill();
     }
     else {

@@ -297,7 +297,7 @@ has_ended(pid_t pid, int *status)
 static void
 report(const struct report *report)
 {
-    (void)fdpass_send(SUPERVISOR_CONTROL_FD, report, sizeof *report, NULL, 0);
+    (void)fdpass_send(SUPERVISOR_CONTROL_FD, report, sizeof *report, NULL, 0, 0);
 }
 
 static void

@@ -3,6 +3,7 @@
 Kept small on purpose: what is imported here is imported by every child.
 """
 
+import _thread
 import importlib
 import importlib.machinery
 import importlib.util
@@ -345,11 +346,12 @@ def main(spare=False):
         child.peer.stand_by()
     while True:
         child.peer.connect()
-        ready = threading.Event()
-        threading.Thread(
-            target=child.peer.run_service, args=(ready.set,), name="isolation-service", daemon=True
-        ).start()
-        ready.wait()  # else a frozen copy would find a thread that it does not know
+        # Without a frame of Python, which a frozen copy that takes over could not free. It has begun when this
+        # goes on: else a copy would find a thread that it does not know.
+        ready = _thread.allocate_lock()
+        ready.acquire()
+        _core.thread_starter(_thread.start_new_thread)(child.peer.run_service, (ready.release,))
+        ready.acquire()
         child.reports.serve(1)
         if not child.peer.reborn:  # else this is a frozen copy, which takes over
             break

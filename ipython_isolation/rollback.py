@@ -136,19 +136,19 @@ class Rollback:
         Returns
         -------
         bool
-            False: there is none now, for the reason that `reason` says.
+            False: there is no such copy, for the reason that `reason` says. The last one is kept if it was only that
+            none could be made this time.
         """
         start = time.monotonic()
-        outcome = self._peer.host_call("freeze")
-        if isinstance(outcome, str):
-            self.forget()
-            self.reason = outcome
-            return False
         try:
+            outcome = self._peer.host_call("freeze")
+            if isinstance(outcome, str):  # what it would bring back is not what there is now
+                self.forget()
+                self.reason = outcome
+                return False
             self._peer.keep_frozen(outcome)
-        except OSError as error:
-            self.forget()
-            self.reason = f"it could not be copied: {error}"
+        except OSError as error:  # such as no memory; the last copy is as good as it was
+            self.reason = f"it could not be copied: {error.strerror or error}"
             return False
         self.reason = None
         self.made_at = time.monotonic()

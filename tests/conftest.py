@@ -64,8 +64,14 @@ def _descriptors():
     return {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")}
 
 
-def _ours(descriptors):
-    return sum(1 for target in descriptors.values() if not target.startswith("/proc/"))
+def _is_extent(target):
+    return target.startswith("/memfd:isolation-extent")
+
+
+def _ours(descriptors, extents=True):
+    return sum(
+        not target.startswith("/proc/") and (extents or not _is_extent(target)) for target in descriptors.values()
+    )
 
 
 def close_contexts(but=()):
@@ -83,6 +89,7 @@ def shared_context():
     """One context for all tests of a file that ask for it."""
     with ipython_isolation.IsolationContext(restart="auto", name="shared", rollback="off") as made:
         yield made
+    assert wait_until(lambda: not any(map(_is_extent, _descriptors().values()))), _descriptors()
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +105,7 @@ def nothing_is_left(request):
     before = _descriptors()
     yield
     close_contexts(but=shared)
+    extents = not shared  # those of a context that lives on are kept for other frames
     del shared
     gc.collect()
     left = wait_until(lambda: not (set(children()) - before_processes)) or set(children()) - before_processes
@@ -107,7 +115,7 @@ def nothing_is_left(request):
         lambda: not {t for t in threading.enumerate() if t.name.startswith("isolation")} - before_threads
     )
     assert gone, [t.name for t in threading.enumerate()]
-    same = wait_until(lambda: (gc.collect(), _ours(_descriptors()) <= _ours(before))[1], 3.0)
+    same = wait_until(lambda: (gc.collect(), _ours(_descriptors(), extents) <= _ours(before, extents))[1], 3.0)
     assert same, sorted(set(_descriptors().items()) - set(before.items()))
 
 

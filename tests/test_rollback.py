@@ -2,6 +2,7 @@
 
 import gc
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -416,6 +417,38 @@ def test_openmp(context, tmp_path):
 
 
 # --- processes ------------------------------------------------------------------------------------------
+
+
+def _no_socketpairs():
+    """From now on socketpair() fails in this process: "Too many open files"."""
+    import ctypes
+    import struct
+
+    def step(code, to, otherwise, k):
+        return struct.pack("HBBI", code, to, otherwise, k)
+
+    number, load, equal, leave = 53, 0x20, 0x15, 0x06  # on x86-64; BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+    steps = step(load, 0, 0, 0) + step(equal, 0, 1, number) + step(leave, 0, 0, 0x50000 | 24)  # SECCOMP_RET_ERRNO, EMFILE
+    steps += step(leave, 0, 0, 0x7FFF0000)  # SECCOMP_RET_ALLOW
+    code = ctypes.create_string_buffer(steps, len(steps))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(steps) // 8, ctypes.addressof(code)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter has numbers of x86-64")
+def test_a_copy_that_cannot_be_made_takes_none_away(context, deaths):
+    collections = context.load_module("collections")
+    kept = collections.OrderedDict(a=1)
+    context.checkpoint()
+    context.call(_no_socketpairs)
+    with pytest.raises(ClientStateError, match="it could not be copied: Too many open files"):
+        context.checkpoint()
+    assert status(context)["on"]
+    assert "kept" in str(die(deaths.segfault))
+    assert list(kept.items()) == [("a", 1)]
+    context.checkpoint()  # the copy was made before the filter was there
 
 
 def test_the_copy_is_nobodys_child(context, deaths):

@@ -1,6 +1,7 @@
 /* Tests of ext/channel.c: frames between two ends, and the one wait. */
 #include "channel.h"
 #include "check.h"
+#include "extents.h"
 #include "lane.h"
 
 #include <pthread.h>
@@ -11,37 +12,20 @@
 
 static void *zmq;
 static channel *here, *there;
-static bool with_lane;   /* the tests run twice */
-static lane *other_lane; /* where `there` gets it only later */
-
-static void
-open_pair_late(void)
-{
-    char endpoint[CHANNEL_ENDPOINT_SIZE];
-    int fd = channel_listen(endpoint);
-    CHECK(fd >= 0);
-    here = channel_connect(zmq, endpoint);
-    there = channel_accept(zmq, endpoint, fd);
-    CHECK(here != NULL && there != NULL);
-    if (with_lane) {
-        int fds[LANE_FDS];
-        lane *l = lane_make(fds);
-        CHECK(l != NULL);
-        channel_use_lane(here, l);
-        CHECK(!channel_has_lane(here));
-        other_lane = l == NULL ? NULL : lane_join(fds);
-        CHECK(other_lane != NULL);
-        CHECK(channel_has_lane(here));
-    }
-}
+static bool with_lane; /* the tests run twice */
 
 static void
 open_pair(void)
 {
-    open_pair_late();
-    if (with_lane) {
-        channel_use_lane(there, other_lane);
-    }
+    char endpoint[CHANNEL_ENDPOINT_SIZE];
+    int fd = channel_listen(endpoint), fds[LANE_FDS];
+    CHECK(fd >= 0);
+    lane *l = with_lane ? lane_make(fds) : NULL;
+    here = channel_connect(&zmq, endpoint, l);
+    CHECK(here != NULL && !channel_has_lane(here) && channel_is_open(here));
+    there = channel_accept(&zmq, endpoint, fd, with_lane ? lane_join(fds) : NULL);
+    CHECK(there != NULL && channel_has_lane(here) == with_lane);
+    CHECK(channel_is_open(there) == !with_lane);
 }
 
 static void
@@ -269,23 +253,169 @@ test_echo(void)
     close_pair();
 }
 
-/* An end that has the lane only after frames were sent over libzmq still reads them first. */
+/* What was sent before the other end had joined is read first. */
 static void
 test_a_lane_that_comes_late(void)
 {
-    open_pair_late();
+    char endpoint[CHANNEL_ENDPOINT_SIZE];
+    int fd = channel_listen(endpoint), fds[LANE_FDS];
+    here = channel_connect(&zmq, endpoint, lane_make(fds));
     for (uint64_t i = 0; i < 50; i++) {
         send_kind(here, i);
     }
-    channel_use_lane(there, other_lane);
+    there = channel_accept(&zmq, endpoint, fd, lane_join(fds));
     for (uint64_t i = 0; i < 50; i++) {
         expect_kind(there, i);
         send_kind(there, i);
     }
+    for (uint64_t i = 50; i < 100; i++) {
+        send_kind(here, i);
+    }
     for (uint64_t i = 0; i < 50; i++) {
         expect_kind(here, i);
     }
+    for (uint64_t i = 50; i < 100; i++) {
+        expect_kind(there, i);
+    }
     close_pair();
+}
+
+/* An end that cannot have the memory goes by libzmq, and so does what is sent to it. */
+static void
+test_a_lane_that_is_not_joined(void)
+{
+    char endpoint[CHANNEL_ENDPOINT_SIZE];
+    int fd = channel_listen(endpoint), fds[LANE_FDS];
+    here = channel_connect(&zmq, endpoint, lane_make(fds));
+    there = channel_accept(&zmq, endpoint, fd, NULL);
+    close(fds[LANE_MEMORY]);
+    close(fds[LANE_BELL]);
+    for (uint64_t i = 0; i < 200; i++) {
+        send_kind(here, i);
+        expect_kind(there, i);
+        send_kind(there, i);
+        expect_kind(here, i);
+    }
+    CHECK(!channel_has_lane(here));
+    close_pair();
+}
+
+/* With a lane, nothing needs libzmq; unless it is asked for, also in between. */
+static void
+test_openly(void)
+{
+    open_pair();
+    for (uint64_t i = 0; i < 100; i++) {
+        send_kind(here, i);
+        expect_kind(there, i);
+        send_kind(there, i);
+        expect_kind(here, i);
+    }
+    CHECK(!channel_is_open(there));
+    for (int i = 0; i < 100; i++) {
+        CHECK_EQUAL(channel_send(there, "before", 6), 0);
+        CHECK_EQUAL(channel_send_openly(there, "openly", 6), 0);
+        CHECK_EQUAL(channel_send(there, "after", 5), 0);
+        expect(here, "before");
+        expect(here, "openly");
+        expect(here, "after");
+        CHECK_EQUAL(channel_send_openly(here, "openly", 6), 0);
+        CHECK_EQUAL(channel_send(here, "after", 5), 0);
+        expect(there, "openly");
+        expect(there, "after");
+    }
+    CHECK(channel_is_open(there));
+    close_pair();
+}
+
+/* More frames with extents than there are slots: those that are not given back yet take none from
+ * the others, which go by libzmq. */
+static void
+test_extents_in_use(void)
+{
+    enum { MANY = 100, SIZE = 70000 };
+    static struct frame held[MANY];
+    unsigned ready;
+    open_pair();
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < MANY; i++) {
+            unsigned char *data = malloc(SIZE);
+            memset(data, i + round, SIZE);
+            struct blob blob = {data, SIZE, NULL};
+            CHECK_EQUAL(channel_send_blobs(here, "with a blob", 11, false, &blob, 1, blob_done), 0);
+            while (channel_recv(there, &held[i]) == 0) {
+                CHECK(channel_wait(there, NULL, 0, 5000, &ready) >= 0);
+            }
+            CHECK_EQUAL(held[i].nparts, 1);
+            free(data);
+        }
+        int by_lane = 0;
+        for (int i = 0; i < MANY; i++) {
+            unsigned char *data = held[i].parts[0].data;
+            CHECK(held[i].size == 11 && held[i].parts[0].size == SIZE);
+            CHECK(data[0] == i + round && memcmp(data, data + 1, SIZE - 1) == 0);
+            by_lane += held[i].by_lane;
+            frame_free(&held[i]);
+        }
+        CHECK(by_lane >= 32 && by_lane < MANY);
+    }
+    close_pair();
+}
+
+/* Records of extents that an end may write which does not keep to the rules. */
+static void
+test_garbled_extents(void)
+{
+    struct {
+        uint32_t slot, flags, npieces, frame;
+        uint64_t sizes[2];
+    } good = {0, 0, 1, 0, {5000, 0}}, bad[] = {
+                                          {64, 0, 1, 0, {5000, 0}},
+                                          {UINT32_MAX, 0, 1, 0, {5000, 0}},
+                                          {1, 0, 1, 0, {5000, 0}},
+                                          {0, 0, 0, 0, {5000, 0}},
+                                          {0, 0, UINT32_MAX, 0, {5000, 0}},
+                                          {0, 0, 1, 1, {5000, 0}},
+                                          {0, 0, 1, UINT32_MAX, {5000, 0}},
+                                          {0, 0, 1, 0, {70001 * 4096ull, 0}},
+                                          {0, 0, 1, 0, {UINT64_MAX, 0}},
+                                          {0, 0, 2, 0, {5000, UINT64_MAX - 8191}},
+                                          {0, 0, 2, 0, {5000, 70000 * 4096ull}},
+                                          {0, 0, 2, 0, {UINT64_MAX, UINT64_MAX}},
+                                          {0, 1, 1, 0, {5000, 0}}, /* there is no descriptor */
+                                      };
+    static char data[70000];
+    with_lane = true;
+    for (size_t i = 0; i <= sizeof bad / sizeof *bad; i++) {
+        char endpoint[CHANNEL_ENDPOINT_SIZE];
+        struct frame f;
+        int fd = channel_listen(endpoint), fds[LANE_FDS];
+        lane *raw = lane_make(fds);
+        there = channel_accept(&zmq, endpoint, fd, lane_join(fds));
+        /* The first one is as it should be, and brings a descriptor. */
+        struct extents_out *out = extents_out_new();
+        bool fresh;
+        CHECK_EQUAL(extents_write(out, &(struct piece){data, sizeof data}, 1, &fresh), 0);
+        CHECK_EQUAL(lane_pass(raw, extents_fd(out, 0)), 0);
+        good.flags = 1;
+        CHECK(lane_send(raw, LANE_IS_EXTENT, &good, 24));
+        CHECK_EQUAL(channel_recv(there, &f), 1);
+        CHECK_EQUAL(f.size, 5000);
+        frame_free(&f);
+        CHECK_EQUAL(atomic_load(lane_returned(raw)), 1);
+        if (i < sizeof bad / sizeof *bad) {
+            size_t size = bad[i].npieces == 2 ? 32 : 24;
+            CHECK(lane_send(raw, LANE_IS_EXTENT, &bad[i], size));
+            CHECK(channel_recv(there, &f) < 0 && errno == EPROTO);
+        }
+        else {
+            CHECK(lane_send(raw, LANE_IS_EXTENT, &good, 15));
+            CHECK(channel_recv(there, &f) < 0 && errno == EPROTO);
+        }
+        extents_out_free(out);
+        channel_close(there);
+        lane_free(raw);
+    }
 }
 
 /* What the other end had written to the lane before it went is still received. (Over libzmq this
@@ -366,6 +496,10 @@ main(void)
     with_lane = true;
     test_all();
     test_a_lane_that_comes_late();
+    test_a_lane_that_is_not_joined();
+    test_openly();
+    test_extents_in_use();
+    test_garbled_extents();
     test_last_frames();
     CHECK(blobs_done > 0);
     zmq_ctx_term(zmq);

@@ -37,7 +37,7 @@ test_message_and_descriptors(int *ends)
 
     CHECK(pipe(sent) == 0);
     sent[2] = open("/dev/null", O_RDONLY);
-    CHECK_EQUAL(fdpass_send(ends[0], "hello", 5, sent, 3), 0);
+    CHECK_EQUAL(fdpass_send(ends[0], "hello", 5, sent, 3, 0), 0);
     CHECK_EQUAL(fdpass_recv(ends[1], text, sizeof text, got, &n, 0), 5);
     CHECK(memcmp(text, "hello", 5) == 0);
     CHECK_EQUAL(n, 3);
@@ -48,7 +48,7 @@ test_message_and_descriptors(int *ends)
     }
 
     n = 4;
-    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, NULL, 0), 0);
+    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, NULL, 0, 0), 0);
     CHECK_EQUAL(fdpass_recv(ends[1], text, sizeof text, got, &n, 0), 1);
     CHECK_EQUAL(n, 0);
     for (int i = 0; i < 3; i++)
@@ -63,14 +63,14 @@ test_surplus_is_closed(int *ends)
 
     for (int i = 0; i < 5; i++)
         sent[i] = ends[0];
-    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, sent, 5), 0);
+    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, sent, 5, 0), 0);
     CHECK_EQUAL(fdpass_recv(ends[1], text, sizeof text, got, &n, 0), 1);
     CHECK_EQUAL(n, 2);
     CHECK_EQUAL(open_fds(), before + 2);
     close(got[0]);
     close(got[1]);
 
-    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, sent, 5), 0);
+    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, sent, 5, 0), 0);
     CHECK_EQUAL(fdpass_recv(ends[1], text, sizeof text, NULL, NULL, 0), 1);
     CHECK_EQUAL(open_fds(), before);
 }
@@ -83,13 +83,13 @@ test_most_descriptors(int *ends)
 
     for (int i = 0; i < FDPASS_MAX; i++)
         sent[i] = ends[0];
-    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, sent, FDPASS_MAX), 0);
+    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, sent, FDPASS_MAX, 0), 0);
     CHECK_EQUAL(fdpass_recv(ends[1], text, sizeof text, got, &n, 0), 1);
     CHECK_EQUAL(n, FDPASS_MAX);
     for (int i = 0; i < n; i++)
         close(got[i]);
-    CHECK(fdpass_send(ends[0], "x", 1, sent, FDPASS_MAX + 1) < 0 && errno == EINVAL);
-    CHECK(fdpass_send(ends[0], "", 0, sent, 1) < 0 && errno == EINVAL);
+    CHECK(fdpass_send(ends[0], "x", 1, sent, FDPASS_MAX + 1, 0) < 0 && errno == EINVAL);
+    CHECK(fdpass_send(ends[0], "", 0, sent, 1, 0) < 0 && errno == EINVAL);
 }
 
 static void
@@ -99,7 +99,7 @@ test_errors_leave_nothing_open(int *ends)
     char text[4];
     struct rlimit limit, low;
 
-    CHECK_EQUAL(fdpass_send(ends[0], "too long", 8, sent, 2), 0);
+    CHECK_EQUAL(fdpass_send(ends[0], "too long", 8, sent, 2, 0), 0);
     CHECK(fdpass_recv(ends[1], text, sizeof text, got, &n, 0) < 0 && errno == EMSGSIZE);
     CHECK_EQUAL(n, 0);
     CHECK_EQUAL(open_fds(), before);
@@ -111,7 +111,7 @@ test_errors_leave_nothing_open(int *ends)
     low = limit;
     low.rlim_cur = next + 1;
     n = 2;
-    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, sent, 2), 0);
+    CHECK_EQUAL(fdpass_send(ends[0], "x", 1, sent, 2, 0), 0);
     setrlimit(RLIMIT_NOFILE, &low);
     ssize_t result = fdpass_recv(ends[1], text, sizeof text, got, &n, 0);
     int error = errno;
@@ -141,7 +141,7 @@ interrupt_then_send(void *argument)
         check_sleep(10);
         pthread_kill(*(pthread_t *)arguments[0], SIGUSR1);
     }
-    fdpass_send(*(int *)arguments[1], "late", 4, NULL, 0);
+    fdpass_send(*(int *)arguments[1], "late", 4, NULL, 0, 0);
     return NULL;
 }
 
@@ -166,7 +166,7 @@ test_end_of_stream(int *ends)
 
     close(ends[0]);
     CHECK_EQUAL(fdpass_recv(ends[1], text, sizeof text, NULL, NULL, 0), 0);
-    CHECK(fdpass_send(ends[1], "x", 1, NULL, 0) < 0 && errno == EPIPE); /* and no SIGPIPE */
+    CHECK(fdpass_send(ends[1], "x", 1, NULL, 0, 0) < 0 && errno == EPIPE); /* and no SIGPIPE */
     close(ends[1]);
 }
 

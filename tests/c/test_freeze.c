@@ -58,7 +58,7 @@ child(int to, int held, const char *path)
     value = 2;
     if (read(file, text, 50) != 50 || waitpid(-1, NULL, 0) != -1 || errno != ECHILD)
         _exit(93);
-    if (fdpass_send(to, &zero, sizeof zero, &line, 1) < 0)
+    if (fdpass_send(to, &zero, sizeof zero, &line, 1, 0) < 0)
         _exit(94);
     close(line);
     if (read(to, &byte, 1) != 1) /* until it is told to die */
@@ -123,7 +123,7 @@ test_the_copy_takes_over(const char *path)
     CHECK_EQUAL(pipe2(out, O_CLOEXEC), 0);
     CHECK_EQUAL(pipe2(spare, O_CLOEXEC), 0);
     int fds[FREEZE_FDS] = {out[1], spare[1], spare[1], spare[1], spare[1]};
-    CHECK_EQUAL(fdpass_send(line, &order, sizeof order, fds, FREEZE_FDS), 0);
+    CHECK_EQUAL(fdpass_send(line, &order, sizeof order, fds, FREEZE_FDS, 0), 0);
     close(out[1]);
     ssize_t n = read(out[0], text, sizeof text - 1);
     text[n > 0 ? n : 0] = 0;
@@ -174,7 +174,7 @@ test_garbled_order(const char *path)
     struct freeze_order order = {.magic = 1};
     pid_t copy, pid = start(&control, &line, &copy, -1, path);
 
-    CHECK_EQUAL(fdpass_send(line, &order, sizeof order, NULL, 0), 0);
+    CHECK_EQUAL(fdpass_send(line, &order, sizeof order, NULL, 0, 0), 0);
     CHECK_EQUAL(status_of(copy), 0);
     CHECK_EQUAL(write(control, "x", 1), 1);
     CHECK_EQUAL(status_of(pid), 3);

@@ -88,7 +88,7 @@ sends(void *l)
     unsigned char *data = malloc(LANE_FRAME_MAX);
     for (uint64_t i = 0; i < FRAMES; i++) {
         size_t size = fill(data, i, LANE_FRAME_MAX);
-        while (!lane_send(l, data, size)) {
+        while (!lane_send(l, LANE_IS_FRAME, data, size)) {
             sched_yield();
         }
     }
@@ -140,7 +140,7 @@ test_ping_pong_of_processes(void)
     CHECK(here != NULL);
     pid_t pid = fork();
     if (pid == 0) {
-        CHECK(!lane_send(here, "no", 2)); /* a fork has no part in it */
+        CHECK(!lane_send(here, LANE_IS_FRAME, "no", 2)); /* a fork has no part in it */
         CHECK(!lane_ready(here));
         lane_elsewhere(here, 1);
         lane_free(here);
@@ -149,12 +149,12 @@ test_ping_pong_of_processes(void)
             void *data;
             size_t size;
             CHECK_EQUAL(recv_waiting(there, &data, &size), LANE_FRAME);
-            CHECK(lane_send(there, data, size));
+            CHECK(lane_send(there, LANE_IS_FRAME, data, size));
             free(data);
         }
         /* It goes while its bell rings unheard. */
         CHECK(lane_doze(there));
-        CHECK(lane_send(there, "going", 5));
+        CHECK(lane_send(there, LANE_IS_FRAME, "going", 5));
         for (double start = check_now(); check_now() - start < 20000 && !lane_ready(there);) {
             sched_yield();
         }
@@ -167,7 +167,7 @@ test_ping_pong_of_processes(void)
     for (int i = 0; i < TRIPS && check_failed == 0; i++) {
         void *data;
         size_t size, n = fill(sent, (uint64_t)i, 5000);
-        CHECK(lane_send(here, sent, n));
+        CHECK(lane_send(here, LANE_IS_FRAME, sent, n));
         CHECK_EQUAL(recv_waiting(here, &data, &size), LANE_FRAME);
         check_frame(data, size, (uint64_t)i, 5000);
         free(data);
@@ -177,7 +177,7 @@ test_ping_pong_of_processes(void)
     size_t n;
     CHECK_EQUAL(recv_waiting(here, &going, &n), LANE_FRAME);
     free(going);
-    CHECK(lane_send(here, "nobody reads this", 17));
+    CHECK(lane_send(here, LANE_IS_FRAME, "nobody reads this", 17));
     int status = -1;
     CHECK_EQUAL(waitpid(pid, &status, 0), pid);
     CHECK_EQUAL(status, 0);
@@ -197,13 +197,13 @@ test_sizes(void)
     void *data;
     size_t size;
     open_pair();
-    CHECK(!lane_send(here, big, LANE_FRAME_MAX + 1));
-    CHECK(!lane_send(here, big, SIZE_MAX));
+    CHECK(!lane_send(here, LANE_IS_FRAME, big, LANE_FRAME_MAX + 1));
+    CHECK(!lane_send(here, LANE_IS_FRAME, big, SIZE_MAX));
     CHECK_EQUAL(lane_recv(there, &data, &size), LANE_NONE);
     static const size_t sizes[] = {0, 1, 55, 56, 57, 120, 121, 4096, LANE_FRAME_MAX};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         memset(big, (int)i + 1, sizes[i]);
-        CHECK(lane_send(here, big, sizes[i]));
+        CHECK(lane_send(here, LANE_IS_FRAME, big, sizes[i]));
         CHECK(lane_ready(there));
         CHECK_EQUAL(lane_recv(there, &data, &size), LANE_FRAME);
         CHECK_EQUAL(size, sizes[i]);
@@ -223,7 +223,7 @@ test_full(void)
     for (size_t n = 1; n <= LANE_FRAME_MAX; n = n * 3 + 7) {
         uint64_t sent = 0, total = 0;
         open_pair();
-        while (lane_send(here, frame, n)) {
+        while (lane_send(here, LANE_IS_FRAME, frame, n)) {
             sent++;
         }
         CHECK(sent * n <= memory_size / 2 && (sent + 2) * (n + 64) >= memory_size / 4);
@@ -231,11 +231,11 @@ test_full(void)
         do {
             lane_elsewhere(here, ++total);
             CHECK(total < 10000);
-        } while (lane_send(here, frame, 0) && total < 10000);
+        } while (lane_send(here, LANE_IS_FRAME, frame, 0) && total < 10000);
         for (int i = 0; i < 5000; i++) {
             lane_elsewhere(here, ++total);
         }
-        CHECK(!lane_send(here, frame, 0));
+        CHECK(!lane_send(here, LANE_IS_FRAME, frame, 0));
         uint64_t frames = 0, last = 0;
         enum lane_got got;
         while ((got = lane_recv(there, &data, &size)) > LANE_NONE) {
@@ -252,8 +252,8 @@ test_full(void)
         CHECK_EQUAL(got, LANE_NONE);
         CHECK_EQUAL(frames, sent);
         CHECK(last == LANE_FOR_GOOD);
-        CHECK(!lane_send(here, frame, 1)); /* for good, though there is room again */
-        CHECK(lane_send(there, frame, n)); /* the other ring is another matter */
+        CHECK(!lane_send(here, LANE_IS_FRAME, frame, 1)); /* for good, though there is room again */
+        CHECK(lane_send(there, LANE_IS_FRAME, frame, n)); /* the other ring is another matter */
         close_pair();
     }
 }
@@ -265,16 +265,16 @@ test_sleeping(void)
     size_t size;
     open_pair();
     struct pollfd bell = {.fd = lane_bell(there), .events = POLLIN};
-    CHECK(lane_send(here, "a", 1));
+    CHECK(lane_send(here, LANE_IS_FRAME, "a", 1));
     CHECK_EQUAL(poll(&bell, 1, 0), 0); /* it was awake: no bell */
     CHECK(!lane_doze(there));          /* something is there already */
     CHECK_EQUAL(lane_recv(there, &data, &size), LANE_FRAME);
     free(data);
     CHECK(lane_doze(there));
     CHECK_EQUAL(poll(&bell, 1, 0), 0);
-    CHECK(lane_send(here, "b", 1));
+    CHECK(lane_send(here, LANE_IS_FRAME, "b", 1));
     CHECK_EQUAL(poll(&bell, 1, 0), 1);
-    CHECK(lane_send(here, "c", 1));
+    CHECK(lane_send(here, LANE_IS_FRAME, "c", 1));
     lane_woken(there);
     CHECK_EQUAL(poll(&bell, 1, 0), 0); /* rung once, and silent again */
     /* One that was closed, or is something else by now, can wake nobody. */
@@ -287,7 +287,7 @@ test_sleeping(void)
     open_pair();
     for (int i = 0; i < 10000; i++) {
         CHECK(lane_doze(here));
-        CHECK(lane_send(there, "d", 1));
+        CHECK(lane_send(there, LANE_IS_FRAME, "d", 1));
         CHECK_EQUAL(lane_recv(here, &data, &size), LANE_FRAME);
         free(data);
     }
@@ -335,7 +335,8 @@ test_garbled_words(void)
         1ull << 56 | ((1ull << 56) - 1),
         3ull << 56, /* at the start of the ring: this would go round for ever */
         0ull << 56 | 1,
-        4ull << 56,
+        4ull << 56 | (LANE_FRAME_MAX + 1), /* the same as what is in an extent */
+        5ull << 56,
         255ull << 56,
         UINT64_MAX,
     };
@@ -343,7 +344,7 @@ test_garbled_words(void)
         void *data;
         size_t size;
         open_pair();
-        CHECK(lane_send(there, "the only frame", 14));
+        CHECK(lane_send(there, LANE_IS_FRAME, "the only frame", 14));
         *word_of("the only frame") = words[i];
         CHECK(lane_ready(here));
         CHECK_EQUAL(lane_recv(here, &data, &size), LANE_GARBLED);
@@ -362,10 +363,10 @@ test_frame_across_the_end(void)
     size_t size;
     open_pair();
     /* Unread, so that the writer cannot go back early: near the end by the last one. */
-    while (lane_send(there, frame, 32 * 1024 - 8)) {
+    while (lane_send(there, LANE_IS_FRAME, frame, 32 * 1024 - 8)) {
     }
     memcpy(frame, "near the end", 12);
-    CHECK(lane_send(there, frame, 4000));
+    CHECK(lane_send(there, LANE_IS_FRAME, frame, 4000));
     *word_of("near the end") = 1ull << 56 | LANE_FRAME_MAX;
     enum lane_got got;
     while ((got = lane_recv(here, &data, &size)) == LANE_FRAME) {
@@ -421,7 +422,7 @@ test_noise(void)
             if (lane_doze(here)) {
                 lane_woken(here);
             }
-            (void)lane_send(here, frame, (size_t)i * 37 % (LANE_FRAME_MAX + 1));
+            (void)lane_send(here, LANE_IS_FRAME, frame, (size_t)i * 37 % (LANE_FRAME_MAX + 1));
             if (i % 64 == 0) {
                 lane_elsewhere(here, (uint64_t)i);
             }
@@ -445,7 +446,7 @@ test_garbled_indices(void)
             for (size_t at = 0; at < 4096; at += 8) { /* the joined flag among them */
                 memcpy(memory + at, &values[i], 8);
             }
-            sent += lane_send(here, frame, LANE_FRAME_MAX);
+            sent += lane_send(here, LANE_IS_FRAME, frame, LANE_FRAME_MAX);
         }
         /* 64 bytes more may be believed; not more than was written. */
         CHECK(sent <= 8);

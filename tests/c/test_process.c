@@ -300,7 +300,7 @@ child_main(char **argv)
         int fd, n = 1;
         if (fdpass_recv(CHILD_FD_PASS, &byte, 1, &fd, &n, 0) != 1 || n != 1)
             return 100;
-        return fdpass_send(CHILD_FD_PASS, "r", 1, &fd, 1) < 0;
+        return fdpass_send(CHILD_FD_PASS, "r", 1, &fd, 1, 0) < 0;
     }
     if (strcmp(what, "burn") == 0) { /* a tenth of a second of CPU */
         struct rusage usage;
@@ -560,7 +560,7 @@ test_descriptors_pass(void)
 
     CHECK(pipe(pair) == 0);
     CHECK_EQUAL(start(p, "echo", NULL, NULL), 0);
-    CHECK_EQUAL(fdpass_send(process_fdpass(p), "x", 1, pair, 1), 0);
+    CHECK_EQUAL(fdpass_send(process_fdpass(p), "x", 1, pair, 1, 0), 0);
     CHECK_EQUAL(fdpass_recv(process_fdpass(p), &byte, 1, &fd, &n, 0), 1);
     CHECK(n == 1 && fstat(fd, &a) == 0 && fstat(pair[0], &b) == 0 && a.st_ino == b.st_ino);
     close(fd);
@@ -656,7 +656,7 @@ test_hold(void)
         pid_t pid = process_pid(p);
         process_alarm_clear(p);
         atomic_store(&process_shared(p)->hold, 1);
-        CHECK_EQUAL(fdpass_send(process_fdpass(p), "f", 1, NULL, 0), 0);
+        CHECK_EQUAL(fdpass_send(process_fdpass(p), "f", 1, NULL, 0, 0), 0);
         CHECK(readable(process_alarm(p), 1000));
         CHECK_EQUAL(process_shared(p)->announced, ANNOUNCED_COMPLETE);
         CHECK_EQUAL(process_held(p), 0);
@@ -763,7 +763,7 @@ test_tentative(void)
     CHECK(!readable(process_alarm(p), 50));
     CHECK_EQUAL(process_update(p), 0);
 
-    CHECK_EQUAL(fdpass_send(process_fdpass(p), "f", 1, NULL, 0), 0);
+    CHECK_EQUAL(fdpass_send(process_fdpass(p), "f", 1, NULL, 0, 0), 0);
     CHECK(readable(process_alarm(p), 1000));
     CHECK_EQUAL(process_shared(p)->announced, ANNOUNCED_COMPLETE);
     CHECK_EQUAL(process_shared(p)->signal, SIGFPE);
@@ -811,7 +811,7 @@ start_end(process *p, const char *how, const char *number)
 static int
 go(process *p)
 {
-    return fdpass_send(process_fdpass(p), "g", 1, NULL, 0) == 0;
+    return fdpass_send(process_fdpass(p), "g", 1, NULL, 0, 0) == 0;
 }
 
 /* Waits until the child of p has been reaped, and not only been seen to end. */
