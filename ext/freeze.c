@@ -3,6 +3,7 @@
 
 #include "fdfloor.h"
 #include "fdpass.h"
+#include "yield.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -263,6 +264,7 @@ freeze_await(struct frozen *self, int fds[FREEZE_FDS])
             continue;
         if (size == sizeof order && order.magic == FREEZE_MAGIC && n == FREEZE_FDS)
             break;
+        make_way(0);
         _exit(0);
     }
     for (int i = 0; i < FREEZE_FDS; i++)

@@ -580,7 +580,9 @@ peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
     self->wake_fd = -1;
     Py_BEGIN_ALLOW_THREADS
     process_stop(self->process); /* the record stays, for whoever still asks it something */
-    zmq_ctx_term(zmq);           /* no socket is open any more: returns at once */
+    if (zmq != NULL) {
+        zmq_ctx_term(zmq); /* no socket is open any more: returns at once */
+    }
     close(wake_fd);
     Py_END_ALLOW_THREADS
     blobs_collect();

@@ -28,6 +28,7 @@
 
 #include "shared.h"
 #include "supervisor.h"
+#include "yield.h"
 #include "fdpass.c"
 
 /* How long a restart waits for the last life to be gone, so that two never need memory at once; and
@@ -291,6 +292,22 @@ has_ended(pid_t pid, int *status)
            (WIFEXITED(*status) || WIFSIGNALED(*status));
 }
 
+static void
+process_makes_way(pid_t pid)
+{
+    char path[64];
+    struct dirent *thread;
+    DIR *threads;
+
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    threads = opendir(path);
+    while (threads && (thread = readdir(threads)))
+        if (thread->d_name[0] != '.')
+            make_way(atoi(thread->d_name));
+    if (threads)
+        closedir(threads);
+}
+
 /* ---- reaping ------------------------------------------------------------------------------- */
 
 /* A kernel that does not listen any more is noticed at the lifeline, not here. */
@@ -339,6 +356,7 @@ look(struct supervisor *self, int again)
     if (has_ended(self->child, &status)) {
         report_end(self, REPORT_ENDING, status, NULL, -1);
         kill(self->child, SIGKILL); /* whatever its threads were when they were looked at */
+        process_makes_way(self->child);
         self->look_ms = -1;
     }
     else if (again && self->look_ms < 1 << 20)
@@ -432,7 +450,8 @@ kill_descendant(const struct supervisor *self, pid_t pid, pid_t parent)
 }
 
 /* Kills the descendants of a process, but for `spared` (0: none), what is held, the spare, and
- * theirs; each before its own children, so that it makes no more. Returns how many there were. */
+ * theirs; each before its own children, so that it makes no more. Returns how many there were that
+ * had not ended: what only has memory to be taken down is not worth waiting for. */
 static int
 kill_below(const struct supervisor *self, pid_t parent, pid_t spared, int depth)
 {
@@ -456,7 +475,8 @@ kill_below(const struct supervisor *self, pid_t parent, pid_t spared, int depth)
         while (fscanf(children, "%d", &pid) == 1) {
             if (pid == spared || pid == self->held || pid == self->spare)
                 continue;
-            count++;
+            int status;
+            count += !has_ended(pid, &status);
             kill_descendant(self, pid, parent);
             if (depth > 1)
                 count += kill_below(self, pid, spared, depth - 1);
@@ -467,18 +487,19 @@ kill_below(const struct supervisor *self, pid_t parent, pid_t spared, int depth)
     return count;
 }
 
-/* Kills until nothing is left but what is held and the spare. One pass is not enough: the list is
+/* Kills until nothing runs but what is held and the spare; with `reaped` until there is nothing at
+ * all. One pass is not enough: the list is
  * not a snapshot, and orphans of the killed come to us. Gives up after a time, when all that is
  * left cannot react. */
 static void
-kill_all(struct supervisor *self, long limit_ms)
+kill_all(struct supervisor *self, long limit_ms, int reaped)
 {
     long deadline = milliseconds() + limit_ms;
     int pause = 1;
 
     while (reap(self)) {
         int count = kill_below(self, self->pid, 0, WALK_DEPTH);
-        if ((count == 0 && (self->held || self->spare)) || milliseconds() >= deadline)
+        if ((count == 0 && !reaped) || milliseconds() >= deadline)
             return;
         struct pollfd death = {.fd = self->signals, .events = POLLIN};
         poll(&death, 1, pause);
@@ -823,7 +844,7 @@ obey(struct supervisor *self)
         start_spare(self, &command, fds, nfds);
         return 0;
     case COMMAND_END:
-        kill_all(self, END_LIFE_MS);
+        kill_all(self, END_LIFE_MS, 0);
         break;
     }
     close_all(fds, nfds);
@@ -868,6 +889,6 @@ main(int argc, char **argv)
             break;
     }
     self.held = self.spare = 0;
-    kill_all(&self, END_ALL_MS);
+    kill_all(&self, END_ALL_MS, 1);
     _exit(0);
 }

@@ -2,8 +2,8 @@
 
     python recovery.py [--docs] [--cycles N] [--megabytes M ...]
 
-A child that holds an array of so many megabytes dies; the time is that of the next call, a no-op, from outside: with a
-fresh child (which has lost the array), and with roll-back (which has it, as is checked). The copies: what making one
+A child that holds so many megabytes dies; the time is that of the next call, a no-op, from outside: with a
+fresh child (which has lost it), also from a spare interpreter, and with roll-back (which has it, as is checked). The copies: what making one
 takes, and what writing the whole array takes right after that, beside a write that copies nothing.
 """
 
@@ -27,36 +27,71 @@ def clocked(call, *args):
     return (time.perf_counter() - start) * 1000
 
 
+#: Seconds that a spare interpreter gets to be ready before the next death.
+SPARE_SECONDS = 0.3
+
+
+def die(deaths):
+    try:
+        deaths.segfault()
+    except ProcessTerminationError:
+        return
+    raise AssertionError("it lives")
+
+
+def recover(no_op):
+    """Milliseconds of the first call after a death."""
+    sys.stderr, stderr = open(os.devnull, "w"), sys.stderr  # what was reset
+    try:
+        return clocked(no_op, 0)
+    finally:
+        sys.stderr.close()
+        sys.stderr = stderr
+
+
+def restarts(megabytes, cycles, spare):
+    took = []
+    with IsolationContext(restart="auto", rollback="off", spare=spare) as context:
+        deaths = context.load_module("_deaths")
+        no_op = deaths.allocate  # looking it up would restart
+        for _ in range(cycles):
+            deaths.allocate(megabytes)
+            if spare:
+                time.sleep(SPARE_SECONDS)
+            pid = context.remote_pid
+            die(deaths)
+            took.append(recover(no_op))
+            assert context.remote_pid != pid
+    return took
+
+
+def rolls_back(megabytes, cycles):
+    took = {"roll-back": [], "snapshot": [], "first write after it": [], "write": []}
+    with IsolationContext(restart="auto", rollback="auto") as context:
+        deaths, np = context.load_module("_deaths"), context.load_module("numpy")
+        array, no_op = np.ones(megabytes * 131072), deaths.allocate
+        for n in range(cycles):
+            context.checkpoint()
+            took["snapshot"].append(context.info()["rollback"]["cost"] * 1000)
+            with context._snapshots.hold():
+                took["first write after it"].append(clocked(array.fill, n))
+                took["write"].append(clocked(array.fill, n))
+            context.checkpoint()
+            with context._snapshots.hold():
+                die(deaths)
+                took["roll-back"].append(recover(no_op))
+            assert float(array[-1]) == n, "the array is not what it was"
+        assert context.info()["rollback"]["take_overs"] == cycles
+    return took
+
+
 def measure(megabytes, cycles):
     """Milliseconds: {what: list of float}."""
-    took = {"restart": [], "roll-back": [], "snapshot": [], "first write after it": [], "write": []}
-    for mode in ("off", "auto"):
-        with IsolationContext(restart="auto", rollback=mode) as context:
-            deaths, np = context.load_module("_deaths"), context.load_module("numpy")
-            array, no_op = np.ones(megabytes * 131072), deaths.allocate
-            for n in range(cycles):
-                if mode == "off" and n:
-                    array = np.ones(megabytes * 131072)
-                if mode == "auto":
-                    context.checkpoint()
-                    took["snapshot"].append(context.info()["rollback"]["cost"] * 1000)
-                    with context._snapshots.hold():
-                        took["first write after it"].append(clocked(array.fill, n))
-                        took["write"].append(clocked(array.fill, n))
-                    context.checkpoint()
-                with context._snapshots.hold():
-                    try:
-                        deaths.segfault()
-                    except ProcessTerminationError:
-                        pass
-                    sys.stderr, stderr = open(os.devnull, "w"), sys.stderr  # what was reset
-                    took["restart" if mode == "off" else "roll-back"].append(clocked(no_op, 0))
-                    sys.stderr.close()
-                    sys.stderr = stderr
-                    if mode == "auto":
-                        assert float(array[-1]) == n, "the array is not what it was"
-            assert context.info()["rollback"]["take_overs"] == (cycles if mode == "auto" else 0)
-    return took
+    return {
+        "restart": restarts(megabytes, cycles, spare=False),
+        "restart, with a spare": restarts(megabytes, cycles, spare=True),
+        **rolls_back(megabytes, cycles),
+    }
 
 
 def p99(values):
@@ -88,8 +123,9 @@ def main(argv):
         page.write_text(
             "# Recovery\n\nWritten by `make bench ARGS=--docs` (tests/bench/recovery.py), on a machine with"
             f" {os.cpu_count()} processors, {platform.system()} {platform.release().split('-')[0]}, CPython {platform.python_version()}.\n\n"
-            "The child holds a NumPy array of so many megabytes, and nothing else of size. *restart* and *roll-back*: the next"
-            " call after a death, a no-op; what a fresh child has lost is not made again in that time. *snapshot*: a frozen copy"
+            "The child holds so many megabytes, in a NumPy array where it is rolled back. *restart* and *roll-back*: the next"
+            " call after a death, a no-op; a fresh child has imported a small module again, and what else it has lost is not made"
+            f" again in that time. A *spare* has had {SPARE_SECONDS} s to be ready. *snapshot*: a frozen copy"
             " is made, as the caller of a checkpoint feels it. *first write after it*: the whole array is written in place, while"
             " the operating system keeps the old content for the copy, page by page; *write*: once more.\n\n" + text + "\n"
         )
