@@ -46,7 +46,7 @@ class Death:
     either : bool
         The exit status is that of a race, and not looked at.
     late : bool
-        The death is caused, but nobody waits for it: no time is measured.
+        The call goes on for a while before it comes to that: the time is measured from its end.
     """
 
     name: str

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import os
+import select
+import threading
 import time
 from dataclasses import dataclass
 
@@ -11,6 +13,26 @@ from ipython_isolation import ClientStateError, IsolationContext, ProcessTermina
 import corpus
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Watch:
+    """Notices when a process has ended."""
+
+    def __init__(self, pid):
+        self._fd = os.pidfd_open(pid)
+        self._thread = threading.Thread(target=self._wait)
+        self._at = None
+        self._thread.start()
+
+    def _wait(self):
+        select.select([self._fd], [], [])
+        self._at = time.monotonic()
+
+    def end(self):
+        """When it ended: monotonic seconds. To be called once it has ended, or is about to."""
+        self._thread.join()
+        os.close(self._fd)
+        return self._at
 
 
 @dataclass
@@ -22,8 +44,9 @@ class Outcome:
     error : ProcessTerminationError or corpus.StillAlive
     died : bool
     pid : int
-    seconds : float
-        That the deadly call took, until the exception was there.
+    seconds : float or None
+        That the deadly call took, until the exception was there; of a row that is `late`, since the operating system
+        saw the process ended (0: it was there before). None: it did not end.
     intact : bool
         The session's objects are as before, and the next call works.
     kept : bool or None
@@ -33,7 +56,7 @@ class Outcome:
     error: Exception
     died: bool
     pid: int
-    seconds: float
+    seconds: float | None
     intact: bool
     kept: bool | None
 
@@ -70,7 +93,8 @@ def _run(row, context, values, megabytes):
     made = child.something()
     with contextlib.suppress(ClientStateError):  # where the set-up is not fit to be copied
         context.checkpoint()
-    pid, error, start = context.remote_pid, None, time.monotonic()
+    pid, error, watch = context.remote_pid, None, Watch(context.remote_pid)
+    start = time.monotonic()
     try:
         if row.session:
             row.run(context, child)
@@ -78,10 +102,12 @@ def _run(row, context, values, megabytes):
             getattr(child, row.name)()
     except (ProcessTerminationError, corpus.StillAlive) as raised:
         error = raised
-    seconds = time.monotonic() - start
+    raised = time.monotonic()
     assert error is not None, "it did not die"
     with contextlib.redirect_stderr(io.StringIO()):  # which says that it was restarted
         intact = child.call(int) == 0 and values == {"list": [1, 2, 3], "text": "x" * 100}
     kept = made.value == [1, 2] if "earlier are kept" in str(error) else None
     died = isinstance(error, ProcessTerminationError)
-    return Outcome(error, died, pid, seconds, intact and context.remote_pid != pid, kept)
+    ended = watch.end()  # what does not answer has been killed
+    seconds = max(0.0, raised - ended) if row.late else raised - start
+    return Outcome(error, died, pid, seconds if died else None, intact and context.remote_pid != pid, kept)

@@ -8,6 +8,10 @@ import running
 from corpus import DEATHS
 
 
+#: Seconds.
+LIMIT = 0.2
+
+
 @pytest.mark.no_asan
 @pytest.mark.parametrize("row", DEATHS.values(), ids=lambda row: row.name)
 def test_death(row, monkeypatch, capfd):
@@ -33,9 +37,10 @@ def test_death(row, monkeypatch, capfd):
     assert "\x1b" not in str(error)
     assert outcome.intact, "the session is not as it was"
     assert outcome.kept or not outcome.died, "what the process had made earlier is not as it was, or was not kept"
-    # 100 ms, and 100 more for names; a busy machine gets a second try.
-    if not row.late:
-        assert outcome.seconds < 0.2 or running.run(row).seconds < 0.2, outcome.seconds
+    # 100 ms, and 100 more for names. Figures of a shared machine are medians: one that is late is one of three.
+    if outcome.died and outcome.seconds >= LIMIT:
+        took = sorted([outcome.seconds, running.run(row).seconds, running.run(row).seconds])
+        assert took[1] < LIMIT, took
 
 
 def test_there_are_enough():
