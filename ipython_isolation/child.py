@@ -11,7 +11,7 @@ import os
 import sys
 import types
 
-from ipython_isolation import _core, abcs, reports  # abcs: for the core, which could not import it in a chroot
+from ipython_isolation import _core, abcs, child_shell, prompts, reports, represent  # now: not from a chroot
 
 _VALUES = """
     datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone
@@ -43,6 +43,7 @@ class Child:
     def __init__(self):
         self.peer = _core.Peer(self)
         self.reports = reports.ChildReports(self.peer)
+        self.shell = child_shell.ChildShell(self.reports, None)
         self.following = {"path": None, "environ": None, "cwd": None}
 
     # -- what the core calls --------------------------------------------------------------------
@@ -75,11 +76,14 @@ class Child:
 
     # -- what the kernel asks -------------------------------------------------------------------
 
-    def remote_setup(self, argv, paths, isolated, path, environ, cwd, levels):
+    def remote_setup(self, argv, paths, isolated, shell, path, environ, cwd, levels):
+        """Whether a shell has been made here (bool)."""
         sys.argv[:] = argv
         self.peer.isolated.update(isolated)
+        self.shell.name = shell
         _paths.update(paths)
         self.remote_sync(path, environ, cwd, levels)
+        return self.shell.made
 
     def remote_sync(self, path, environ, cwd, levels):
         """Follows the kernel. Each part is None when it did not change there."""
@@ -192,6 +196,12 @@ class Child:
             o = getattr(o, part)
         return o(*args, **kwargs)
 
+    def remote_represent(self, *asked):
+        return represent.represent(*asked)
+
+    def remote_cell_ended(self):
+        self.shell.cell_ended()
+
     def remote_counts(self):
         return self.peer.counts
 
@@ -228,26 +238,39 @@ class Child:
         )
 
 
-class _Logging:
-    """Installs the handler that sends log records to the kernel, once the child imports logging."""
+class _AfterImport:
+    """Calls functions once modules of certain names have been imported, each once."""
 
-    levels = None
-    child = None
+    def __init__(self):
+        self._functions = {}  # name -> function
+
+    def add(self, name, function):
+        if name in sys.modules:
+            function(sys.modules[name])
+        else:
+            self._functions[name] = function
 
     def find_spec(self, name, path=None, target=None):
-        if name != "logging":
+        function = self._functions.pop(name, None)
+        if function is None:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        spec = importlib.util.find_spec(name) if path is None else importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module):
                 execute(module)
-                self.install(module)
+                function(module)
 
             spec.loader.exec_module = exec_module
         return spec
+
+
+class _Logging:
+    """Installs the handler that sends log records to the kernel, once the child imports logging."""
+
+    levels = None
+    child = None
 
     def install(self, logging):
         child = self.child
@@ -333,10 +356,12 @@ def main(spare=False):
 
     signal.signal(signal.SIGINT, interrupted)
     _logging.child = child
-    sys.meta_path[:0] = [_PathFinder, _logging]
-    if "logging" in sys.modules:
-        sys.meta_path.remove(_logging)
-        _logging.install(sys.modules["logging"])
+    after_import = _AfterImport()
+    sys.meta_path[:0] = [_PathFinder, after_import]
+    after_import.add("logging", _logging.install)
+    after_import.add("getpass", lambda module: prompts.install_getpass(module, child.peer))
+    after_import.add("IPython.core.interactiveshell", child.shell.watch)
+    prompts.install(child.peer)
     register_default_values()
     child.reports.install()
     for name in ("_start_new_thread", "_start_joinable_thread"):  # the latter since CPython 3.13

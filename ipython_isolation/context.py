@@ -15,7 +15,7 @@ import threading
 import types
 import weakref
 
-from . import _core, adapters, bundle, diagnosis, errors, limits, oom, output, reports, shipping, waiting
+from . import _core, adapters, bundle, diagnosis, display, errors, limits, oom, output, prompts, reports, shipping, waiting
 from .child import register_default_values
 from .reload import Watch
 from .rollback import Rollback
@@ -186,6 +186,8 @@ class IsolationContext:
         self._diagnosis = (None, None)  # of the last death: pid, Diagnosis
         self._oom = None
         self.waiting = None  # waiting.Waiting: what the last interrupt that was not answered found
+        self._shell_made = False  # in the child that runs
+        self._seen_requests = 0  # when the last cell ended
         self._said_in = None  # the cell in which a loss of state was said last
         self._pid_of_owner = os.getpid()
         self._starting = None
@@ -551,7 +553,9 @@ class IsolationContext:
             thread.start()
             paths = tuple((name, tuple(path)) for name, (_, path) in self._loaded.items() if path)
             isolated = tuple(self._peer.isolated)  # of earlier lives
-            self._peer.host_call("setup", [str(a) for a in sys.argv], paths, isolated, *self._changes())
+            self._shell_made = self._peer.host_call(
+                "setup", [str(a) for a in sys.argv], paths, isolated, display.shell_name(), *self._changes()
+            )
             if kept is not None:
                 lost = False
                 self._loaded_in.update(dict.fromkeys(modules, self._peer.epoch))
@@ -790,6 +794,20 @@ class IsolationContext:
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
+
+    def remote_display(self, data, metadata, transient, update):
+        self._shell_made = True
+        self._reports.run(display.publish, data, metadata, transient, update)
+
+    def remote_clear_output(self, wait):
+        self._shell_made = True
+        self._reports.run(display.clear_output, wait)
+
+    def remote_shell_made(self):
+        self._shell_made = True
+
+    def remote_input(self, prompt, hidden):
+        return self._reports.run(prompts.ask, prompt, hidden)
 
     def remote_warn(self, *details):
         return self._reports.warn(*details)
@@ -1069,6 +1087,15 @@ def cell_ended(*_):
     """A cell of the session has ended."""
     for context in contexts():
         context._snapshots.cell_ended()
+
+
+def cell_executed(*_):
+    """The code of a cell has run: the child's figures that were drawn in it are shown, if it may have drawn any."""
+    for context in contexts():
+        peer = context._peer
+        if context._shell_made and peer.state == "running" and peer.requests != context._seen_requests:
+            peer.host_call("cell_ended")
+            context._seen_requests = peer.requests
 
 
 def contexts():

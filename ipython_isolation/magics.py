@@ -19,8 +19,8 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
-from . import _core, bundle, importer, limits
-from .context import IsolationContext, cell_began, cell_ended, contexts, named_context
+from . import _core, bundle, display, importer, limits
+from .context import IsolationContext, cell_began, cell_ended, cell_executed, contexts, named_context
 
 _COMMAND = "%isolate"
 _ACTIONS = ("off", "restart", "reload", "attach", "release")
@@ -397,7 +397,9 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell.set_hook("complete_command", _complete, str_key=_COMMAND)
     shell.events.register("post_run_cell", magics.mark_skipped)
     shell.events.register("pre_run_cell", cell_began)
+    shell.events.register("post_execute", cell_executed)
     shell.events.register("post_run_cell", cell_ended)
+    display.install(shell)
     _completable_types().add(_core.module)
     magics.isolate_configured()
 
@@ -417,7 +419,9 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     shell.strdispatchers["complete_command"].strs.pop(_COMMAND, None)
     shell.events.unregister("post_run_cell", magics.mark_skipped)
     shell.events.unregister("pre_run_cell", cell_began)
+    shell.events.unregister("post_execute", cell_executed)
     shell.events.unregister("post_run_cell", cell_ended)
+    display.uninstall(shell)
     _completable_types().discard(_core.module)
     magics.undo()
 

@@ -32,7 +32,8 @@ class Cell:
     Attributes
     ----------
     outputs : list of (str, object)
-        In order: ("stdout" or "stderr", text), ("data", MIME bundle) or ("error", message).
+        In order: ("stdout" or "stderr", text), ("data" or "update", MIME bundle), ("clear", whether it waits) or
+        ("error", message).
     error : dict or None
         The content of the error message.
     """
@@ -90,10 +91,10 @@ class Kernel:
     def children(self):
         return children(self.pid)
 
-    def send(self, code):
+    def send(self, code, allow_stdin=False):
         """Queues a cell: its id."""
         # ipykernel 6 aborts what comes within moments of a cell that raised, unless it is told not to.
-        message = self.client.execute(code, allow_stdin=False, stop_on_error=False)
+        message = self.client.execute(code, allow_stdin=allow_stdin, stop_on_error=False)
         self.cells[message] = Cell()
         return message
 
@@ -107,6 +108,10 @@ class Kernel:
             cell.outputs.append((content["name"], content["text"]))
         elif kind in ("execute_result", "display_data"):
             cell.outputs.append(("data", content["data"]))
+        elif kind == "update_display_data":
+            cell.outputs.append(("update", content["data"]))
+        elif kind == "clear_output":
+            cell.outputs.append(("clear", content["wait"]))
         elif kind == "error":
             cell.error = content
             cell.outputs.append(("error", f"{content['ename']}: {content['evalue']}"))
@@ -127,6 +132,17 @@ class Kernel:
     def run(self, code):
         """Runs a cell that must not raise."""
         cell = self.run_any(code)
+        assert cell.error is None, "\n".join(cell.error["traceback"])
+        return cell
+
+    def run_asked(self, code, answers):
+        """Runs a cell that asks, and answers: the cell. `asked` is then a list of (prompt, whether it is hidden)."""
+        message, self.asked = self.send(code, allow_stdin=True), []
+        for answer in answers:
+            content = self.client.get_stdin_msg(timeout=SECONDS)["content"]
+            self.asked.append((content["prompt"], content["password"]))
+            self.client.input(answer)
+        cell = self.wait(message)
         assert cell.error is None, "\n".join(cell.error["traceback"])
         return cell
 

@@ -1,0 +1,149 @@
+"""Rich display: what code of the child shows, and what the session shows of its objects, is as if the module ran here."""
+
+import re
+
+import pytest
+from kernels import event_loop_of_jupyter, kernel, start_kernel  # noqa: F401
+
+_PLAIN, _ISOLATED = "import sys, shower", "%load_ext ipython_isolation\n%isolate shower\nimport sys, shower"
+
+
+def outputs(cell):
+    """What a cell has shown, with adjacent texts of a stream in one piece, and without addresses."""
+    found = []
+    for kind, content in cell.outputs:
+        if isinstance(content, str):
+            content = re.sub(r"0x[0-9a-f]+", "0x", content)
+        if found and found[-1][0] == kind and kind in ("stdout", "stderr"):
+            found[-1] = (kind, found[-1][1] + content)
+        else:
+            found.append((kind, content))
+    return found
+
+
+@pytest.fixture
+def both(start_kernel):  # noqa: F811
+    """A function that runs cells in a plain kernel and in one where the module is isolated; the latter's last cell,
+    once it is seen to have shown the same."""
+    kernels = [start_kernel(), start_kernel()]
+    kernels[0].run(_PLAIN)
+    kernels[1].run(_ISOLATED)
+    assert kernels[1].run("import os; shower.threading.get_native_id() != os.getpid()").value == "True"
+
+    def run(*codes, raises=False):
+        for code in codes:
+            cells = [kernel.run_any(code) if raises else kernel.run(code) for kernel in kernels]
+            plain, isolated = (outputs(cell) for cell in cells)
+            assert isolated == plain, code
+        return cells[1]
+
+    run.plain, run.isolated = kernels
+    return run
+
+
+def test_display(both):
+    cell = both("shower.html()")
+    assert [kind for kind, _ in outputs(cell)] == ["stdout", "data", "stdout", "data", "stdout", "data"]
+    both("shower.many()")
+    cell = both("shower.updates()")
+    assert [kind for kind, _ in cell.outputs] == ["data", "update", "clear", "data"]
+
+
+def test_figures(both):
+    shown = outputs(both("shower.show()"))
+    assert [kind for kind, _ in shown] == ["stdout", "data", "stdout"]
+    assert "image/png" in shown[1][1]
+    # The automatic figure at the end of the cell, also when there is nothing else in it.
+    assert "image/png" in outputs(both("shower.draw()"))[-1][1]
+    assert outputs(both("shower.draw()\nx = 1"))[-1][0] == "data"
+    # A figure as the value of a cell.
+    cell = both("shower.figure()")
+    assert "image/png" in cell.outputs[-1][1]
+
+
+@pytest.mark.parametrize(
+    "name", ["Html", "Bundle", "Itself", "Pretty", "Broken", "OnInstance", "Everything"]
+)
+def test_objects(both, name):
+    """As the value of a cell, given to display(), and in a container."""
+    both(f"thing = shower.{name}()\nfrom IPython.display import display")
+    raises = name == "Broken"  # which is shown as an error, although the cell goes on
+    assert outputs(both("thing", raises=raises))
+    both("display(thing, thing)", "display(thing, include=['text/html'])", raises=raises)
+    both("display(thing, exclude=['text/html'])")
+    both("[thing]" if name not in ("Bundle", "Itself") else "1")
+
+
+def test_tables(both):
+    both("import pandas")
+    for kernel in (both.plain, both.isolated):
+        kernel.run("del pandas; import sys; [sys.modules.pop(n) for n in list(sys.modules) if n.split('.')[0] == 'pandas']")
+    both.isolated.run("%isolate pandas")
+    both("import pandas as pd")
+    cell = both("pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']})")
+    assert "<table" in cell.outputs[-1][1]["text/html"]
+    both("pd.DataFrame({'a': range(100)})", "pd.Series([1.5, 2.5])", "pd.DataFrame({'a': [1]}).style.format('{:.2f}').to_html()[:6]")
+
+
+def test_capture(both):
+    both("%%capture got\nshower.html()", "got.stdout", "[sorted(o.data) for o in got.outputs]", "got.show()")
+
+
+def test_a_formatter_of_the_session(both):
+    both("get_ipython().display_formatter.formatters['text/html'].for_type(shower.Html, lambda o: '<p>mine</p>')\nNone")
+    assert both("shower.Html()").outputs[-1][1]["text/html"] == "<p>mine</p>"
+
+
+def test_one_request_for_an_object(both):
+    kernel = both.isolated
+    kernel.run("from ipython_isolation.context import contexts\n[context] = contexts()")
+    for name in ("Html", "Bundle", "OnInstance"):
+        kernel.run(f"thing = shower.{name}()\nn = context.info()['requests']")
+        kernel.run("thing")
+        # cell_ended is another one, where code of the child has used IPython's display.
+        assert int(kernel.run("context.info()['requests'] - n").value) <= 1
+
+
+def test_late_display_belongs_to_its_cell(kernel):  # noqa: F811
+    """To that of the call, as what is printed; ipykernel itself gives what a thread displays to the cell that runs."""
+    kernel.run("%isolate shower\nimport shower, threading; event = threading.Event()")
+    first = kernel.send("shower.later(event)")
+    kernel.wait(first)
+    kernel.run("event.set()")
+    cell = kernel.wait(first, "late text")
+    assert [kind for kind, _ in outputs(cell)] == ["data", "stdout"]
+
+
+def test_questions(both):
+    for kernel in (both.plain, both.isolated):
+        assert kernel.run_asked("shower.ask()", ["one"]).value == "'one'"
+        cell = kernel.run_asked("shower.ask('which? ')", ["two"])
+        assert (cell.value, kernel.asked) == ("'two'", [("which? ", False)])
+        cell = kernel.run_asked("shower.ask_hidden()", ["three"])
+        assert (cell.value, kernel.asked) == ("'three'", [("secret: ", True)])
+        cell = kernel.run_asked("shower.ask_then_print()", ["you"])
+        assert cell.out == "asking\nhello you\n"
+    # A front-end that cannot ask, as nbclient.
+    both.isolated.run("shower.html()")
+    error = both.isolated.run_any("shower.ask()").error
+    assert error["ename"] == "StdinNotImplementedError"
+
+
+def test_a_crash_amid_display(both):
+    kernel = both.isolated
+    kernel.run("%isolate _deaths\nimport _deaths\nshower.draw()")
+    error = kernel.run_any("shower.draw()\n_deaths.segfault()").error
+    assert error["ename"] == "ProcessTerminationError"
+    assert outputs(kernel.run("shower.show()"))[1][0] == "data"
+
+
+def test_libraries_see_a_notebook(both):
+    assert both("shower.shell()").value == "'ZMQInteractiveShell'"
+
+
+def test_unload(both):
+    kernel = both.isolated
+    kernel.run("%unload_ext ipython_isolation")
+    assert kernel.run("'format' in vars(get_ipython().display_formatter)").value == "False"
+    kernel.run("import shower")
+    assert outputs(kernel.run("shower.Html()"))[-1][1]["text/html"] == "<em>html</em>"
