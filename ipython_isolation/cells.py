@@ -27,13 +27,6 @@ _IGNORED = {
 _numbers = itertools.count(1)
 
 
-class MissingOutputError(NameError):
-    """A cell did not make a variable that ``-o`` names. IPython shows it in one line."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"NameError: {self}"]
-
-
 class Cell:
     """The source of a cell, checked.
 
@@ -119,8 +112,7 @@ class Cell:
             "run_cell", self.filename, self.text, show, tuple(inputs), tuple(inputs.values()), outputs, store
         )
         if missing:
-            names = ", ".join(missing)
-            raise MissingOutputError(f"the isolated cell has not made {names}, which -o names; nothing was assigned")
+            raise _missing(missing)
         return value, dict(zip(outputs, received))
 
 
@@ -240,6 +232,13 @@ def unregister(shell: InteractiveShell) -> None:
     shell.magics_manager.magics["cell"].pop("isolate", None)
     shell.configurables[:] = [configurable for configurable in shell.configurables if configurable is not magics]
     shell.strdispatchers["complete_command"].strs.pop(COMMAND, None)
+
+
+def _missing(names: Iterable[str]) -> NameError:
+    text = f"the isolated cell has not made {', '.join(names)}, which -o names; nothing was assigned"
+    error = NameError(text)
+    error._render_traceback_ = lambda: [f"NameError: {text}"]  # IPython shows this: no stack helps here
+    return error
 
 
 def _split(groups: Iterable[Iterable[str]]) -> list[str]:
