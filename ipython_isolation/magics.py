@@ -149,7 +149,7 @@ class Isolate(Magics):
         crashes, the call raises `ProcessTerminationError`; the variables of this session stay, and the next
         call runs in a new child.
 
-        Without arguments, shows what is isolated.
+        Without arguments, shows what is isolated. ``%%isolate`` runs a whole cell in the child.
 
         Edit the library, rebuild it, and call it again, without restarting the session::
 
