@@ -68,7 +68,7 @@ class Cell:
             warnings.simplefilter("ignore", DeprecationWarning)
             code = compile(source, self.filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         if code.co_flags & inspect.CO_COROUTINE:
-            raise UsageError(f"{COMMAND}: no await outside of a function; asyncio.run(...) runs a coroutine in the child")
+            raise UsageError(f"{COMMAND}: no await outside of a function; asyncio.run(...) runs a coroutine there")
 
     def run(
         self, context: IsolationContext, inputs: Mapping[str, object], outputs: Iterable[str] = (), show: bool = True

@@ -14,8 +14,8 @@ def isolated(function: Callable | None = None, /, *, context: IsolationContext |
     """Have a function run in a child process: ``@isolated``, or ``@isolated(context="name")``.
 
     Each call ships the function, as it is then, as `IsolationContext.call` does, and runs it in the child. When it
-    crashes there, the call raises `ProcessTerminationError`. A decorated function that another one calls runs where that
-    one runs. Without arguments, ``isolated()`` says which modules are isolated.
+    crashes there, the call raises `ProcessTerminationError`. A decorated function that another one calls runs where
+    that one runs. Without arguments, ``isolated()`` says which modules are isolated.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def _check(function: object) -> None:
         raise TypeError(f"@isolated is for Python functions, not for {function!r}")
     owner = function.__qualname__.rpartition(".")[0]
     if owner and not owner.endswith("<locals>"):
-        raise TypeError(f"@isolated is for functions, and {function.__qualname__} is a method: its object is in this process")
+        raise TypeError(f"@isolated is for functions, {function.__qualname__} is a method of an object in this process")
 
 
 def _resolved(context: IsolationContext | str | None) -> IsolationContext:

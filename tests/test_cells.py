@@ -54,10 +54,10 @@ def test_the_value(ip):  # noqa: F811
 def test_no_value_where_the_session_shows_none(ip):  # noqa: F811
     ip.ast_node_interactivity = "none"
     try:
-        assert run(ip, "%%isolate\nx = 1\nx") is None
+        assert ip.run_cell_magic("isolate", "", "x = 1\nx") is None
     finally:
         ip.ast_node_interactivity = "last_expr"
-    assert run(ip, "%%isolate\nx") == 1
+    assert ip.run_cell_magic("isolate", "", "x") == 1
 
 
 def test_names_live_on(ip):  # noqa: F811
@@ -304,7 +304,8 @@ def test_unload_undoes_it(shell):  # noqa: F811
 
 
 def test_what_a_notebook_shows(kernel):  # noqa: F811
-    cell = kernel.run("%%isolate -o total\nimport os\nprint('from the child')\nos.system('echo from C')\ntotal = 3\ntotal")
+    kernel.run("%%isolate\nimport os")
+    cell = kernel.run("%%isolate -o total\nprint('from the child')\nos.system('echo from C')\ntotal = 3\ntotal")
     assert cell.value == "3"
     assert sorted(cell.out.split("\n")) == ["", "from C", "from the child"]
     assert kernel.run("total").value == "3"
