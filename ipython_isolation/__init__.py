@@ -25,6 +25,7 @@ except ModuleNotFoundError as error:
         " directory than its source tree, else run `make build` there"
     ) from None
 from .context import IsolationContext, byvalue, default_context, register_value_type
+from .decorator import isolated
 from .errors import (
     ClientStateError,
     ProcessTerminatedError,
@@ -33,7 +34,7 @@ from .errors import (
     ProtocolError,
     StaleProxyError,
 )
-from .importer import import_isolated, isolate, isolated, release
+from .importer import import_isolated, isolate, release
 
 __version__ = "0.1.0"
 

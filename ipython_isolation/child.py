@@ -202,6 +202,15 @@ class Child:
     def remote_cell_ended(self):
         self.shell.cell_ended()
 
+    def remote_run_cell(self, *details):
+        from ipython_isolation import cellspace
+
+        try:
+            return cellspace.run(*details)
+        except BaseException as error:
+            cellspace.strip(error, details[0])
+            raise
+
     def remote_counts(self):
         return self.peer.counts
 

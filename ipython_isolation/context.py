@@ -948,6 +948,7 @@ class IsolationContext:
     def _call(self, function, args, kwargs):
         if _core.isproxy(function):
             return function(*args, **kwargs)
+        function = shipping.undecorated(function)
         if isinstance(function, types.FunctionType):
             if shipping.is_importable(function):
                 return self._peer.host_call("call_named", function.__module__, function.__qualname__, args, kwargs)

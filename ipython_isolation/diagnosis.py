@@ -476,9 +476,10 @@ def text(error):
 
 
 def _source(file, line):
-    """The source line, where there is such a file: what the child says of it is not believed."""
+    """The source line, where there is such a file or cell: what the child says of it is not believed."""
     try:
-        if not (file and line and os.path.isfile(file) and os.path.getsize(file) < _BIG):
+        known = file in linecache.cache or (file and os.path.isfile(file) and os.path.getsize(file) < _BIG)
+        if not (line and known):
             return ""
     except (OSError, ValueError):
         return ""

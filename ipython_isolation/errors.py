@@ -181,6 +181,8 @@ def _called(facts):
         return f"{args[0]}.{args[1]}", None, args[2], args[3]
     if operation == "call_shipped" and len(args) == 3:
         return args[0][1][4], None, args[1], args[2]
+    if operation == "run_cell" and len(args) == 7:
+        return args[0], None, (), dict(zip(args[3], args[4]))
     if operation == "load":
         return operation, operand, (), {}
     # A function is the first argument of its own call, and so is a method's object.

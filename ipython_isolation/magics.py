@@ -19,7 +19,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
-from . import _core, bundle, display, importer, limits
+from . import _core, bundle, cells, display, importer, limits
 from .context import IsolationContext, cell_began, cell_ended, cell_executed, contexts, named_context
 
 _COMMAND = "%isolate"
@@ -149,7 +149,7 @@ class Isolate(Magics):
         crashes, the call raises `ProcessTerminationError`; the variables of this session stay, and the next
         call runs in a new child.
 
-        Without arguments, shows what is isolated.
+        Without arguments, shows what is isolated. ``%%isolate`` runs a whole cell in the child.
 
         Edit the library, rebuild it, and call it again, without restarting the session::
 
@@ -174,8 +174,10 @@ class Isolate(Magics):
             raise UsageError(f"--{one} and --{other} exclude each other: run them one after the other")
         if options and actions:
             raise UsageError(f"--{actions[0]} and --{next(iter(options))}: run them one after the other")
-        if actions:
-            getattr(self, f"_{actions[0]}")(self._selected(names, args.context))
+        if args.off:
+            self._off(self._selected(names, args.context))
+        elif actions:
+            getattr(self, f"_{actions[0]}")(self._chosen(names, args.context))
         elif names:
             self._isolate(names, args.context, options)
         elif options:
@@ -322,18 +324,29 @@ class Isolate(Magics):
         importer.release(*names, namespace=self.shell.user_ns)
         self._names.difference_update(names)
 
-    def _restart(self, names: list[str]) -> None:
-        for context in _distinct(names):
+    def _chosen(self, names: list[str], context_name: str | None) -> list[IsolationContext]:
+        """Return the contexts of the modules that the user means; without any, also those that run cells."""
+        chosen = _distinct(self._selected(names, context_name))
+        if not names:
+            of_cells = [context for context in contexts() if "__main__" in context.info()["modules"]]
+            chosen += [context for context in of_cells if context not in chosen and context_name in (None, context.name)]
+        return chosen
+
+    @staticmethod
+    def _restart(chosen: list[IsolationContext]) -> None:
+        for context in chosen:
             # One that has not started yet is as fresh as can be.
             if context.info()["state"] != "new":
                 context.restart()
 
-    def _reload(self, names: list[str]) -> None:
-        for context in _distinct(names):
+    @staticmethod
+    def _reload(chosen: list[IsolationContext]) -> None:
+        for context in chosen:
             context.reload()
 
-    def _attach(self, names: list[str]) -> None:
-        chosen = [context for context in _distinct(names) if context.info()["held"] or context.remote_pid is not None]
+    @staticmethod
+    def _attach(chosen: list[IsolationContext]) -> None:
+        chosen = [context for context in chosen if context.info()["held"] or context.remote_pid is not None]
         if not chosen:
             raise UsageError("no child process runs yet: import an isolated module first")
         for context in chosen:
@@ -341,8 +354,9 @@ class Isolate(Magics):
                 print(f"{context.name}:")
             print(context.attach())
 
-    def _release(self, names: list[str]) -> None:
-        for context in _distinct(names):
+    @staticmethod
+    def _release(chosen: list[IsolationContext]) -> None:
+        for context in chosen:
             context.release()
 
 
@@ -395,6 +409,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     magics = Isolate(shell)
     shell.register_magics(magics)
     shell.set_hook("complete_command", _complete, str_key=_COMMAND)
+    cells.register(shell, lambda name: magics._context(name, {}))
     shell.events.register("post_run_cell", magics.mark_skipped)
     shell.events.register("pre_run_cell", cell_began)
     shell.events.register("post_execute", cell_executed)
@@ -415,6 +430,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     if magics is None:
         return
     shell.magics_manager.magics["line"].pop("isolate", None)
+    cells.unregister(shell)
     shell.configurables[:] = [configurable for configurable in shell.configurables if configurable is not magics]
     shell.strdispatchers["complete_command"].strs.pop(_COMMAND, None)
     shell.events.unregister("post_run_cell", magics.mark_skipped)

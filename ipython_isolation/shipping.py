@@ -85,6 +85,21 @@ def is_importable(o):
     return found is o
 
 
+def undecorated(o):
+    """What ``@isolated`` decorates: shipped by itself, it runs where it arrives and starts no other child from there.
+
+    Parameters
+    ----------
+    o : object
+
+    Returns
+    -------
+    object
+        `o` itself when it is not decorated.
+    """
+    return vars(o).get("__isolated_function__", o) if type(o) is types.FunctionType else o
+
+
 def _value(value, seen, function):
     from ipython_isolation import _core
 
@@ -92,6 +107,7 @@ def _value(value, seen, function):
         return ("module", value.__name__)
     if _core.isproxy(value):
         return ("plain", value)
+    value = undecorated(value)
     if isinstance(value, (types.FunctionType, type, types.BuiltinFunctionType)) and is_importable(value):
         return ("named", value.__module__, value.__qualname__)
     if isinstance(value, types.FunctionType):
