@@ -118,6 +118,7 @@ static PyMethodDef methods[] = {
     {"target_name", core_target_name, METH_O, NULL},
     {"raiser", core_raiser, METH_O, NULL},
     {"thread_starter", thread_starter, METH_O, NULL},
+    {"thread_cell", thread_cell, METH_NOARGS, NULL},
     {"zmq_version", core_zmq_version, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -14,6 +14,7 @@
 #include "recorder.h"
 #include "rollback.h"
 #include "strands.h"
+#include "thread_start.h"
 #include "supervisor.h"
 
 #include <errno.h>
@@ -262,6 +263,7 @@ open_first_strands(PeerObject *self)
 {
     self->state = PEER_RUNNING;
     atomic_store(&process_shared(self->process)->hold, self->hold);
+    atomic_store(&process_shared(self->process)->cell, self->cell);
     self->page = NULL;
     struct strand *service = strand_open(self, STRAND_SERVICE, false);
     struct strand *main = service == NULL ? NULL : strand_open(self, STRAND_MAIN, false);
@@ -731,6 +733,7 @@ peer_serve_strand(PeerObject *self, PyObject *number)
     }
     if (!self->is_kernel) {
         announce_thread_stack();
+        thread_serves();
         own_thread_begins();
     }
     s->thread = PyThread_get_thread_ident();
@@ -800,6 +803,7 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
         getsockopt(self->fdpass, SOL_SOCKET, SO_PEERCRED, &kernel, &size) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
+    thread_cells_from(&self->page->cell);
     if (old != NULL) {
         announce_unmap(old);
     }
@@ -855,6 +859,27 @@ peer_counts(PeerObject *self, void *Py_UNUSED(closure))
                          "exports", (Py_ssize_t)self->exports.used, "imports",
                          (Py_ssize_t)self->imports.used, "strands", (Py_ssize_t)open, "releases",
                          (Py_ssize_t)self->nreleases, "epoch", (unsigned long long)self->epoch);
+}
+
+static PyObject *
+peer_get_cell(PeerObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(self->cell);
+}
+
+static int
+peer_set_cell(PeerObject *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    uint64_t cell = value == NULL ? 0 : PyLong_AsUnsignedLongLong(value);
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    self->cell = cell;
+    struct shared_page *page = self->process == NULL ? NULL : process_shared(self->process);
+    if (page != NULL) {
+        atomic_store(&page->cell, cell);
+    }
+    return 0;
 }
 
 static PyObject *
@@ -1017,6 +1042,7 @@ static PyGetSetDef peer_getset[] = {
     {"has_frozen", (getter)peer_has_frozen, NULL, NULL, NULL},
     {"frozen_pid", (getter)peer_frozen_pid, NULL, NULL, NULL},
     {"sync", (getter)peer_get_sync, (setter)peer_set_sync, NULL, NULL},
+    {"cell", (getter)peer_get_cell, (setter)peer_set_cell, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

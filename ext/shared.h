@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #define SHARED_MAGIC 0x49534f4cu
-#define SHARED_VERSION 4u
+#define SHARED_VERSION 5u
 
 /* The child's descriptors; 0 is /dev/null, 1 and 2 are pipes, there are no others. */
 enum child_fd {
@@ -45,6 +45,8 @@ struct shared_page {
 
     /* Written by the kernel: stand still at a fatal signal, once it is announced. */
     _Atomic uint32_t hold;
+    /* Written by the kernel: the number of the cell that runs, or ran last; 0: there are none. */
+    _Atomic uint64_t cell;
     /* Written by the kernel: the number of the request to interrupt, 0 for none. */
     _Atomic uint64_t interrupt_request;
     /* What the child writes for each request has a cache line of its own: the kernel looks at the

@@ -2,12 +2,40 @@
 
 #include "announce.h"
 
-/* What the thread runs; `function` is what it was to run. No frame of Python is added. */
+static _Thread_local uint64_t own_cell; /* 0: none, or whichever runs */
+static const _Atomic uint64_t *running; /* NULL: the session has no cells, or is not known yet */
+
+static uint64_t
+running_cell(void)
+{
+    return running == NULL ? 0 : *running;
+}
+
+void
+thread_cells_from(const _Atomic uint64_t *number)
+{
+    running = number;
+}
+
+void
+thread_serves(void)
+{
+    own_cell = 0;
+}
+
+PyObject *
+thread_cell(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLongLong(own_cell == running_cell() ? 0 : own_cell);
+}
+
+/* What the thread runs; `self` is (what it was to run, its cell). No frame of Python is added. */
 static PyObject *
-run(PyObject *function, PyObject *args, PyObject *kwargs)
+run(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     (void)announce_thread_stack(); /* without one it runs all the same */
-    return PyObject_Call(function, args, kwargs);
+    own_cell = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(self, 1));
+    return PyObject_Call(PyTuple_GET_ITEM(self, 0), args, kwargs);
 }
 
 static PyMethodDef run_method = {"run", (PyCFunction)(void (*)(void))run,
@@ -20,8 +48,11 @@ start_thread(PyObject *start, PyObject *args, PyObject *kwargs)
     if (n == 0 || !PyCallable_Check(PyTuple_GET_ITEM(args, 0))) {
         return PyObject_Call(start, args, kwargs); /* which says what is wrong */
     }
-    PyObject *function = PyCFunction_New(&run_method, PyTuple_GET_ITEM(args, 0));
+    unsigned long long cell = own_cell != 0 ? own_cell : running_cell();
+    PyObject *what = Py_BuildValue("(OK)", PyTuple_GET_ITEM(args, 0), cell);
+    PyObject *function = what == NULL ? NULL : PyCFunction_New(&run_method, what);
     PyObject *passed = function == NULL ? NULL : PyTuple_New(n);
+    Py_XDECREF(what);
     if (passed == NULL) {
         Py_XDECREF(function);
         return NULL;

@@ -27,6 +27,9 @@ def raiser(function: Callable[[Any], Any], /) -> Callable[[Any], Any]:
 def thread_starter(start: Callable[..., Any], /) -> Callable[..., Any]:
     """Child: a function that does what start(function, ...) does, in a thread with an alternate signal stack."""
 
+def thread_cell() -> int:
+    """Child: the number of the cell that has started the calling thread; 0 where it is the one that runs now, or none."""
+
 def zmq_version() -> tuple[int, int, int]: ...
 
 class Peer:
@@ -56,6 +59,8 @@ class Peer:
     modules: dict[str, ModuleType]
     call_context: Context | None
     main_thread: int
+    #: The number of the session's cell that runs or ran last; 0: it has none.
+    cell: int
     active: int
     state: str
     pid: int | None

@@ -11,7 +11,7 @@ import os
 import sys
 import types
 
-from ipython_isolation import _core, abcs, child_shell, prompts, reports, represent  # now: not from a chroot
+from ipython_isolation import _core, abcs, child_shell, prompts, reports, represent, streams  # now: not from a chroot
 
 _VALUES = """
     datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone
@@ -166,6 +166,7 @@ class Child:
                 if numbers is not None:
                     random.setstate(numbers)
                 self.reports.reborn()
+                self.shell.reborn()
             return outcome
         finally:
             self.reports.freezing = False
@@ -372,6 +373,7 @@ def main(spare=False):
     after_import.add("IPython.core.interactiveshell", child.shell.watch)
     prompts.install(child.peer)
     register_default_values()
+    streams.install(child.peer)
     child.reports.install()
     for name in ("_start_new_thread", "_start_joinable_thread"):  # the latter since CPython 3.13
         if hasattr(threading, name):

@@ -4,8 +4,12 @@ Nothing of IPython is imported here before code of the child does so.
 """
 
 import sys
+import threading
 
-_FALLBACK = "InteractiveShell"
+from . import _core
+
+#: Seconds.
+_PATIENCE = 10
 
 
 class ChildShell:
@@ -22,6 +26,8 @@ class ChildShell:
         self._reports = reports
         self.name = name
         self._made = None
+        self._asked = self._making = False
+        self._lock = threading.RLock()
 
     @property
     def made(self):
@@ -31,28 +37,42 @@ class ChildShell:
     def watch(self, module):
         """Called with ``IPython.core.interactiveshell`` once that is imported."""
         cls = module.InteractiveShell
-        initialized, instance = cls.__dict__.get("initialized"), cls.__dict__.get("instance")
+        own = cls.initialized.__func__, cls.instance.__func__
 
-        def make():
-            for name, before in (("initialized", initialized), ("instance", instance)):
-                if before is None:
-                    delattr(cls, name)  # SingletonConfigurable's shows again
-                else:
-                    setattr(cls, name, before)
-            if self.name is not None and not cls.initialized():
-                self._made = _make(module, self.name, self._reports)
-                if self._made is not None:
-                    self._reports.tell("shell_made")
+        def initialized(asking):
+            self._make(module)
+            return own[0](asking)
 
-        def asked(_):
-            make()
-            return cls.initialized()
+        def instance(asking, *args, **kwargs):
+            self._make(module)
+            return own[1](asking, *args, **kwargs)
 
-        def wanted(asking, *args, **kwargs):
-            make()
-            return asking.instance(*args, **kwargs)
+        cls.initialized, cls.instance = classmethod(initialized), classmethod(instance)
 
-        cls.initialized, cls.instance = classmethod(asked), classmethod(wanted)
+    def _make(self, module):
+        """Once; another thread that asks meanwhile waits, but not for ever: it may be what the making waits for."""
+        if self._asked or not self._lock.acquire(timeout=_PATIENCE):
+            return
+        try:
+            if not self._making and not self._asked:  # else it asks itself, or has just been made
+                self._making = True
+                self._make_once(module)
+        finally:
+            self._lock.release()
+
+    def _make_once(self, module):
+        cls = module.InteractiveShell
+        if self.name is not None and cls._instance is None:
+            self._made = _make(module, self.name, self._reports)
+        self._asked = True
+        del cls.initialized, cls.instance  # SingletonConfigurable's show again
+        if self.made:
+            self._reports.tell("shell_made")
+
+    def reborn(self):
+        """In a frozen copy that takes over: the thread that was making one is not here."""
+        self._lock = threading.RLock()
+        self._making = False
 
     def cell_ended(self):
         """What IPython does at the end of a cell, such as showing figures that were drawn in it."""
@@ -69,10 +89,10 @@ def _make(module, name, reports):
 
     class SessionPublisher(DisplayPublisher):
         def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **kwargs):
-            reports.tell("display", dict(data), dict(metadata or {}), dict(transient or {}), bool(update))
+            reports.tell("display", _core.thread_cell(), dict(data), dict(metadata or {}), dict(transient or {}), bool(update))
 
         def clear_output(self, wait=False):
-            reports.tell("clear_output", bool(wait))
+            reports.tell("clear_output", _core.thread_cell(), bool(wait))
 
     def nothing(self, *args, **kwargs):
         pass
@@ -84,7 +104,7 @@ def _make(module, name, reports):
         "init_logger": nothing,
         "init_sys_modules": nothing,  # the child's __main__ is no user's name space
     }
-    kind = type(name or _FALLBACK, (module.InteractiveShell,), members)
+    kind = type(name, (module.InteractiveShell,), members)
     try:
         return kind.instance(config=Config(HistoryManager={"enabled": False}), user_module=sys.modules["__main__"])
     except Exception as error:

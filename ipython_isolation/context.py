@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import contextvars
 import importlib.machinery
 import io
+import itertools
 import logging
 import os
 import pickle
@@ -24,6 +26,10 @@ _SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_supervi
 _BOOT = "import sys; sys.path[:] = {path!r}; from ipython_isolation.child import main; main({spare})"
 
 _lock = threading.RLock()
+#: How many cells back a thread of a child still prints to its own.
+_CELLS_KEPT = 1000
+_cells: dict[int, contextvars.Context] = {}  # number -> where its output goes
+_cell_numbers = itertools.count(1)
 _named: dict[str, IsolationContext] = {}
 _all: weakref.WeakSet[IsolationContext] = weakref.WeakSet()
 
@@ -197,6 +203,7 @@ class IsolationContext:
         self._limits_started = {"memory": None, "cpu": None}  # of the child that runs, or ran last
         self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
         self._peer.main_thread = threading.main_thread().ident
+        self._peer.cell = next(reversed(_cells), 0)
         self._rollback = rollback
         self._bundles = bundles
         self._snapshots = Rollback(self, self._peer, rollback == "auto")
@@ -795,13 +802,24 @@ class IsolationContext:
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
 
-    def remote_display(self, data, metadata, transient, update):
-        self._shell_made = True
-        self._reports.run(display.publish, data, metadata, transient, update)
+    def remote_late_output(self, cell, stream, text):
+        self._in_cell(cell, self._output.late, stream, text)
 
-    def remote_clear_output(self, wait):
+    def remote_display(self, cell, *what):
         self._shell_made = True
-        self._reports.run(display.clear_output, wait)
+        self._in_cell(cell, display.publish, *what)
+
+    def remote_clear_output(self, cell, wait):
+        self._shell_made = True
+        self._in_cell(cell, display.clear_output, wait)
+
+    def _in_cell(self, cell, function, *args):
+        """Calls it as part of an earlier cell; 0: of the one that makes the call which led here."""
+        context = _cells.get(cell)
+        if context is None:
+            self._reports.run(function, *args)
+        else:
+            context.copy().run(function, *args)
 
     def remote_shell_made(self):
         self._shell_made = True
@@ -1079,7 +1097,11 @@ def named_context(name, **options):
 
 def cell_began(*_):
     """A cell of the session begins: what its calls make in a child may be lost with it, what earlier cells made not."""
+    number = next(_cell_numbers)
+    _cells[number] = contextvars.copy_context()
+    _cells.pop(number - _CELLS_KEPT, None)
     for context in contexts():
+        context._peer.cell = number
         context._snapshots.cell_began()
         context._watch.soon()
 

@@ -68,6 +68,11 @@ class OutputRelay:
         else:
             self._write(stream, text)
 
+    def late(self, stream, text):
+        """Writes a text that a thread of the child has printed, of a cell that is over."""
+        self._keep(stream, text)
+        self._write(stream, text)
+
     @staticmethod
     def _write(stream, text):
         target = sys.stderr if stream else sys.stdout

@@ -106,10 +106,10 @@ def test_one_request_for_an_object(both):
 
 def test_late_display_belongs_to_its_cell(kernel):  # noqa: F811
     """To that of the call, as what is printed; ipykernel itself gives what a thread displays to the cell that runs."""
-    kernel.run("%isolate shower\nimport shower, threading; event = threading.Event()")
+    kernel.run("%isolate shower\nimport shower; event = shower.threading.Event()")
     first = kernel.send("shower.later(event)")
     kernel.wait(first)
-    kernel.run("event.set()")
+    assert kernel.run("print('here')\nevent.set()\nshower.html()").out.split() == ["here", "before", "between", "after"]
     cell = kernel.wait(first, "late text")
     assert [kind for kind, _ in outputs(cell)] == ["data", "stdout"]
 
