@@ -115,6 +115,8 @@ class IsolationContext:
         A second interpreter is started in advance, so that a restart takes milliseconds.
     autoreload : bool
         See `autoreload`.
+    mute : bool
+        What the child prints and displays is not shown; the end of it is still part of the report of its death.
 
     Raises
     ------
@@ -148,6 +150,7 @@ class IsolationContext:
         hold=False,
         spare=False,
         autoreload=False,
+        mute=False,
     ):
         if restart not in ("never", "auto"):
             raise ValueError(f'restart must be "never" or "auto", not {restart!r}')
@@ -160,6 +163,7 @@ class IsolationContext:
         given = {
             "timeout": timeout, "memory": memory, "cpu": cpu, "nice": nice, "env": env, "wrapper": wrapper,
             "hold": hold, "spare": spare, "autoreload": autoreload,
+            "mute": mute,
         }  # fmt: skip
         given = {option: limits.READ[option](value) for option, value in given.items()}
         if rollback is None and given["wrapper"]:
@@ -208,9 +212,9 @@ class IsolationContext:
         self._bundles = bundles
         self._snapshots = Rollback(self, self._peer, rollback == "auto")
         self._watch = Watch(self, self._peer)
+        self._output = output.OutputRelay(self._peer)
         for option, value in given.items():
             self._set(option, value)
-        self._output = output.OutputRelay(self._peer)
         self._reports = reports.SessionReports(self._peer)
         with _lock:
             _all.add(self)
@@ -329,7 +333,7 @@ class IsolationContext:
         Parameters
         ----------
         **options
-            ``timeout``, ``hold``, ``spare`` and ``autoreload``, which hold at once; ``memory``, ``cpu``,
+            ``timeout``, ``hold``, ``spare``, ``autoreload`` and ``mute``, which hold at once; ``memory``, ``cpu``,
             ``nice``, ``env`` and ``wrapper``, which hold for the processes that are started from now on. As for
             `IsolationContext`.
 
@@ -364,6 +368,8 @@ class IsolationContext:
             self._watch.on = value
         elif option == "hold":
             self._peer.hold = value
+        elif option == "mute":
+            self._output.muted = value
         elif option == "spare":
             self._keep_spare()
 
@@ -807,11 +813,13 @@ class IsolationContext:
 
     def remote_display(self, cell, *what):
         self._shell_made = True
-        self._in_cell(cell, display.publish, *what)
+        if not self._mute:
+            self._in_cell(cell, display.publish, *what)
 
     def remote_clear_output(self, cell, wait):
         self._shell_made = True
-        self._in_cell(cell, display.clear_output, wait)
+        if not self._mute:
+            self._in_cell(cell, display.clear_output, wait)
 
     def _in_cell(self, cell, function, *args):
         """Calls it as part of an earlier cell; 0: of the one that makes the call which led here."""

@@ -183,7 +183,7 @@ def command(value):
 
 #: Options that hold for the next process, and those that hold at once: how a value is read, by name.
 AT_START = {"memory": size, "cpu": cpu_seconds, "nice": niceness, "env": environment, "wrapper": command}
-AT_ONCE = {"timeout": seconds, "hold": bool, "spare": bool, "autoreload": bool}
+AT_ONCE = {"timeout": seconds, "hold": bool, "spare": bool, "autoreload": bool, "mute": bool}
 READ = {**AT_START, **AT_ONCE}
 
 

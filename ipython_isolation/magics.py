@@ -24,7 +24,7 @@ from .context import IsolationContext, cell_began, cell_ended, cell_executed, co
 
 _COMMAND = "%isolate"
 _ACTIONS = ("off", "restart", "reload", "attach", "release")
-_SWITCHES = ("hold", "spare", "autoreload")
+_SWITCHES = ("hold", "spare", "autoreload", "mute")
 _VALUES = ("timeout", "memory", "cpu", "nice", "env", "wrapper")
 _FLAGS = tuple(f"--{name}" for name in ("context", "replay", *_ACTIONS, *_SWITCHES, *_VALUES))
 
@@ -92,6 +92,10 @@ class Isolate(Magics):
         False,
         help="""Whether a second interpreter is started in advance, so that a restart takes milliseconds.""",
     ).tag(config=True)
+    mute = Bool(
+        False,
+        help="""Whether what such a child prints and displays is not shown.""",
+    ).tag(config=True)
     autoreload = Bool(
         False,
         help="""Whether a new child starts by itself, before the next call, once a module or a library that it uses
@@ -134,6 +138,9 @@ class Isolate(Magics):
     @argument("--release", action="store_true", help="end the crashed children that --hold has kept")
     @argument(
         "--spare", nargs="?", const="on", metavar="on|off", help="start another interpreter in advance, for fast restarts"
+    )
+    @argument(
+        "--mute", nargs="?", const="on", metavar="on|off", help="show nothing of what the child prints and displays"
     )
     @argument("--replay", metavar="FILE", help="make the call of a crash bundle again, in a child process of its own")
     @line_magic

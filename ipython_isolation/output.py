@@ -22,6 +22,7 @@ class OutputRelay:
 
     def __init__(self, peer):
         self._peer = peer
+        self.muted = False  # nothing is written, but kept all the same
         self.reset()
 
     def reset(self):
@@ -61,6 +62,8 @@ class OutputRelay:
         if not text:
             return
         self._keep(stream, text)
+        if self.muted:
+            return
         context = self._peer.call_context
         if threading.get_ident() == self._service and context is not None:
             # Late output belongs to the cell that made the call, not to whatever runs now.
@@ -71,7 +74,8 @@ class OutputRelay:
     def late(self, stream, text):
         """Writes a text that a thread of the child has printed, of a cell that is over."""
         self._keep(stream, text)
-        self._write(stream, text)
+        if not self.muted:
+            self._write(stream, text)
 
     @staticmethod
     def _write(stream, text):

@@ -137,6 +137,16 @@ def test_a_crash_amid_display(both):
     assert outputs(kernel.run("shower.show()"))[1][0] == "data"
 
 
+def test_mute(kernel):  # noqa: F811
+    kernel.run("%isolate shower --context quiet --mute\n%isolate talker\nimport shower, talker")
+    cell = kernel.run("shower.html()\nshower.draw()\nshower.updates()\ntalker.say('heard')\n1")
+    assert outputs(cell) == [("stdout", "heard\n"), ("data", {"text/plain": "1"})]
+    kernel.run("%isolate shower --context quiet --mute off")
+    assert outputs(kernel.run("shower.html()"))[0] == ("stdout", "before\n")
+    kernel.run("%isolate --mute --context quiet")
+    assert outputs(kernel.run("shower.html();")) == []
+
+
 def test_libraries_see_a_notebook(both):
     assert both("shower.shell()").value == "'ZMQInteractiveShell'"
 
