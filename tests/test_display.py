@@ -85,6 +85,16 @@ def test_tables(both):
     both("pd.DataFrame({'a': range(100)})", "pd.Series([1.5, 2.5])", "pd.DataFrame({'a': [1]}).style.format('{:.2f}').to_html()[:6]")
 
 
+def test_progress_bars(both):
+    """Each state in its place, and the end of the bar as it should look; the times differ."""
+    bars = []
+    for kernel in (both.plain, both.isolated):
+        cell = kernel.run("len(shower.progress(20))")
+        bars.append([re.sub(r"\[.*", "", state) for state in cell.out.split("\r")])
+        assert cell.value == "20"
+    assert bars[0] == bars[1] and "100%|" in bars[0][-1] and len(bars[0]) > 20
+
+
 def test_capture(both):
     both("%%capture got\nshower.html()", "got.stdout", "[sorted(o.data) for o in got.outputs]", "got.show()")
 
