@@ -105,4 +105,5 @@ def _format(formatter, original, obj, include=None, exclude=None):
             found, metadata[mime] = found
         if found is not None:
             data[mime] = found
-    return data, metadata
+    order = [*(mime for mime in data if mime not in formatter.formatters), *formatter.formatters]  # IPython's
+    return {mime: data[mime] for mime in order if mime in data}, metadata

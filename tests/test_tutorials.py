@@ -1,0 +1,57 @@
+"""Tutorials of libraries, as notebooks: isolated they show what they show plain. Run by nbclient."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import children, wait_until
+from kernels import event_loop_of_jupyter, session_environment  # noqa: F401
+from nbclient import NotebookClient
+
+TUTORIALS = Path(__file__).with_name("tutorials")
+#: Which module is isolated.
+ISOLATED = {"opencv": "cv2", "sqlite": "sqlite3", "pandas_tables": "pandas"}
+
+
+def notebook(name, first=""):
+    """The cells of a file that marks them by ``# %%``, with one more before them."""
+    made = nbformat.v4.new_notebook()
+    made.cells.append(nbformat.v4.new_code_cell(first))
+    for kind, text in re.findall(r"^# %%(.*)\n((?:(?!# %%).*\n?)*)", (TUTORIALS / f"{name}.py").read_text(), re.M):
+        cell = nbformat.v4.new_markdown_cell if "markdown" in kind else nbformat.v4.new_code_cell
+        made.cells.append(cell(text.strip()))
+    return made
+
+
+def run(made, directory):
+    """Executes it: the outputs of each code cell but the first, without addresses and counts."""
+    before = set(children())
+    client = NotebookClient(made, timeout=60, kernel_name="python3")
+    client.execute(env=session_environment(directory), cwd=str(directory))
+    assert wait_until(lambda: set(children()) <= before)
+    shown = []
+    for cell in made.cells[1:]:
+        if cell.cell_type != "code":
+            continue
+        shown.append((cell.source, []))
+        for output in cell.outputs:
+            output = {key: value for key, value in output.items() if key not in ("execution_count", "metadata")}
+            shown[-1][1].append(re.sub(r"0x[0-9a-f]+", "0x", repr(sorted(output.items()))))
+    return shown
+
+
+@pytest.mark.parametrize("name", ISOLATED)
+def test_tutorial(name, tmp_path, event_loop_of_jupyter):  # noqa: F811
+    plain = run(notebook(name), tmp_path)
+    made = notebook(name, f"%load_ext ipython_isolation\n%isolate {ISOLATED[name]}")
+    last = (
+        "from ipython_isolation.context import contexts\n[info] = [context.info() for context in contexts()]\n"
+        "info['requests'] > 20, info['crashes']"
+    )
+    made.cells.append(nbformat.v4.new_code_cell(last))
+    isolated = run(made, tmp_path)
+    assert "(True, 0)" in str(isolated.pop())
+    for (source, expected), (_, got) in zip(plain, isolated, strict=True):
+        assert got == expected, source
+    assert sum(len(outputs) for _, outputs in plain) >= 8
