@@ -49,6 +49,11 @@ def test_display(both):
     assert [kind for kind, _ in cell.outputs] == ["data", "update", "clear", "data"]
 
 
+def test_of_a_widget_the_text_is_shown(kernel):  # noqa: F811
+    kernel.run("%isolate shower\nimport shower")
+    assert outputs(kernel.run("shower.widget()")) == [("data", {"text/plain": "IntSlider(value=7)"})]
+
+
 def test_figures(both):
     shown = outputs(both("shower.show()"))
     assert [kind for kind, _ in shown] == ["stdout", "data", "stdout"]

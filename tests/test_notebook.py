@@ -129,6 +129,18 @@ def test_restart(kernel):  # noqa: F811
 # --- Interrupts ------------------------------------------------------------------------------------------
 
 
+def test_reset(kernel):  # noqa: F811
+    """%reset forgets the names; what is isolated stays so, and objects that nothing refers to any more are released."""
+    kernel.run("%isolate talker\nimport talker\nthings = [talker.Thing('a') for _ in range(10)]\npid = talker.pid()")
+    counted = "from ipython_isolation.context import contexts\n[c._peer.host_call('counts')['exports'] for c in contexts()]"
+    before = int(kernel.run(counted).value.strip("[]"))
+    pid = kernel.run("pid").value
+    kernel.run("%reset -f")
+    assert kernel.run_any("things").error["ename"] == "NameError"
+    assert int(kernel.run(counted).value.strip("[]")) <= before - 10
+    assert kernel.run("import talker, os; (talker.pid(), talker.pid() == os.getpid())").value == f"({pid}, False)"
+
+
 def test_interrupt_of_a_call(kernel):  # noqa: F811
     """KeyboardInterrupt in the cell; this session's and the child's state are as they were."""
     kernel.run("%isolate talker\nimport talker\nmine = [1, 2]\nthing = talker.Thing('a')\ntalker.keep('kept')")

@@ -82,3 +82,40 @@ def test_kernel(tmp_path, write_profile, start_kernel):
     write_profile("c.Isolate.modules = ['victim_pkg', 'not_there']")
     here, there = pids_in(start_kernel().run(PIDS).out)
     assert here != there
+
+
+#: What a profile may have instead: its configuration, its startup file.
+WAYS = {
+    "a startup file": ([], "%load_ext ipython_isolation\n%isolate victim_pkg\n"),
+    "a startup file that isolates": (["c.InteractiveShellApp.extensions = ['ipython_isolation']"], "%isolate victim_pkg\n"),
+    "exec_lines": (["c.InteractiveShellApp.exec_lines = ['%load_ext ipython_isolation', '%isolate victim_pkg']"], None),
+}
+
+
+def _write_way(directory, way, module="victim_pkg"):
+    lines, startup = WAYS[way]
+    profile = directory / "ipython" / "profile_default"
+    (profile / "startup").mkdir(parents=True)
+    text = "\n".join(["c = get_config()", *lines]) + "\n"
+    (profile / "ipython_config.py").write_text(text.replace("victim_pkg", module))
+    if startup is not None:
+        (profile / "startup" / "50-isolate.ipy").write_text(startup.replace("victim_pkg", module))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_ways(tmp_path, environment, start_kernel, way):  # noqa: F811
+    _write_way(tmp_path, way)
+    output, errors = ipython(environment, PIDS)
+    here, there = pids_in(output)
+    assert here != there and errors == ""
+    here, there = pids_in(start_kernel().run(PIDS).out)
+    assert here != there
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_module_that_does_not_exist_there(tmp_path, environment, start_kernel, way):  # noqa: F811
+    _write_way(tmp_path, way, "not_there")
+    output, errors = ipython(environment, "print('started')")
+    assert "started" in output
+    assert "no module named 'not_there'" in output + errors
+    assert start_kernel().run("1 + 1").value == "2"

@@ -26,6 +26,13 @@ def many():
     display({"text/plain": "raw", "text/html": "<p>raw</p>"}, raw=True)
 
 
+def widget():
+    """What ipywidgets displays: a view of a model that only the child has, and a text beside it."""
+    from IPython.display import display
+
+    display({"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "IntSlider(value=7)"}, raw=True)
+
+
 def updates():
     from IPython.display import clear_output, display
 
