@@ -3,7 +3,7 @@
 import functools
 import sys
 
-from . import _core
+from . import _core, errors
 
 #: A view of a widget needs the session's comms, which the child has not; the text beside it is shown instead.
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -93,7 +93,12 @@ def _format(formatter, original, obj, include=None, exclude=None):
     bundle = formatter.mimebundle_formatter.enabled and not _registered(formatter.mimebundle_formatter, obj)
     plain = formatter.formatters["text/plain"]
     text = wanted("text/plain") and "text/plain" not in mine and plain.pprint
-    made = info[0].host_call("represent", obj, methods, bundle, bool(text)) if bundle else None
+    try:
+        made = info[0].host_call("represent", obj, methods, bundle, bool(text)) if bundle else None
+    except errors.ProcessTerminationError:
+        raise
+    except (errors.ClientStateError, RuntimeError):  # such as a context that is closed: there is a local repr
+        made = None
     if made is None:
         return original(obj, include=include, exclude=exclude)
     data, metadata = ({mime: part[mime] for mime in part if wanted(mime)} for part in made)

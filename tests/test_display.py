@@ -100,6 +100,13 @@ def test_progress_bars(both):
     assert bars[0] == bars[1] and bars[0][-1] == ["100%", "20/20"] and len(bars[0]) > 20
 
 
+def test_objects_that_are_lost(kernel):  # noqa: F811
+    kernel.run("%config Isolate.rollback = 'off'\n%isolate shower\nimport shower; thing = shower.Html(), shower.Bundle()")
+    kernel.run("from ipython_isolation.context import contexts\ncontexts()[0].close()")
+    assert re.search("lost Html object.*lost Bundle object", kernel.run("thing").value, re.S)
+    assert "lost Html object" in kernel.run("thing[0]").value
+
+
 def test_capture(both):
     both("%%capture got\nshower.html()", "got.stdout", "[sorted(o.data) for o in got.outputs]", "got.show()")
 
