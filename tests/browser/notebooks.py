@@ -1,17 +1,22 @@
 """A notebook in a page, as its user sees it."""
 
+import re
+
 import nbformat
 from playwright.sync_api import expect
 
 SECONDS = 60
 
 # Whether the kernel is idle, and code cells have their numbers: "[*]:" until they are done, "[ ]:" before they are run.
+# The notebook's own sign says "idle" also before there is a kernel, the status bar right after a run: both must say so.
+# There are more prompts than cells in the file once the last one was run, which appends another.
 DONE = r"""
 ([count, cells]) => {
     const status = document.querySelector(".jp-Notebook-ExecutionIndicator");
+    const bar = [...document.querySelectorAll(".jp-StatusBar-TextItem")].map(e => e.textContent);
     const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(e => e.textContent);
-    return status?.dataset.status === "idle" && prompts.length === count &&
-        cells.every(n => /^\[\d+\]:$/.test(prompts[n]));
+    return status?.dataset.status === "idle" && bar.includes("Python 3 (ipykernel) | Idle") &&
+        prompts.length >= count && cells.every(n => /^\[\d+\]:$/.test(prompts[n]));
 }
 """
 
@@ -44,6 +49,7 @@ class Notebook:
 
     def tool(self, title):
         """Clicks a button of the notebook's toolbar."""
+        title = re.compile(rf"^{title}( \(|$)")  # some have a shortcut after it
         self.panel.get_by_role("toolbar").get_by_title(title).click()
 
     def wait_done(self, *cells):
@@ -78,7 +84,7 @@ class Notebook:
 
     def errors(self, n):
         """Where a cell shows an exception."""
-        return self.cells.nth(n).locator('[data-mime-type="application/vnd.jupyter.error"]')
+        return self.outputs(n).filter(has_text="Traceback (most recent call last)")
 
     def failed(self):
         """The cells that show an exception."""
