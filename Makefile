@@ -19,7 +19,7 @@ comma := ,
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: setup build c-tests victims test test-asan test-all-pythons demo deaths bench soak fuzz \
+.PHONY: setup build c-tests victims test test-asan test-all-pythons test-jupyter-versions browser demo deaths bench soak fuzz \
 	numpy-suite transparency transparency-report transparency-check format format-check werror wheel clean
 
 # ---- set-up and build ----------------------------------------------------------------------------
@@ -77,6 +77,16 @@ test-asan:
 # On every CPython 3.11 to 3.13 of this machine.
 test-all-pythons:
 	@MAKE='$(MAKE)' tools/test-all-pythons.sh ARGS='$(ARGS)'
+
+# In venvs with ipykernel 6 and IPython 8, and with ipykernel 7 and IPython 9: what runs in real kernels.
+test-jupyter-versions: $(SETUP)
+	@PYTHON='$(PYTHON)' tools/test-jupyter-versions.sh $(ARGS)
+
+# In a JupyterLab in a headless Chromium. ARGS=--screenshots writes docs/images/*.png instead.
+# Each test opens a page and starts a kernel, hence longer limits.
+browser: victims
+	@VENV='$(VENV)' tools/setup-browser.sh
+	$(BIN)/python -m pytest tests/browser -o timeout=240 -o faulthandler_timeout=300 $(ARGS)
 
 # ---- the rest ------------------------------------------------------------------------------------
 
