@@ -706,9 +706,11 @@ class IsolationContext:
         )
 
     def spawn(self, strand):
-        threading.Thread(
-            target=self._reports.serve_callbacks, args=(strand,), name=f"isolation-callbacks-{strand}", daemon=True
-        ).start()
+        def serve():
+            self._output.service_thread()
+            self._reports.serve_callbacks(strand)
+
+        threading.Thread(target=serve, name=f"isolation-callbacks-{strand}", daemon=True).start()
 
     def stale(self, name):
         return errors.StaleProxyError(

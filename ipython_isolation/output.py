@@ -23,12 +23,12 @@ class OutputRelay:
     def __init__(self, peer):
         self._peer = peer
         self.muted = False  # nothing is written, but kept all the same
+        self._foreign = threading.local()
         self.reset()
 
     def reset(self):
         """Forgets half a character of a life that is over."""
         self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(2)]
-        self._service = None
         self._last = collections.deque(maxlen=_PIECES)
         self._kept = 0
 
@@ -46,8 +46,8 @@ class OutputRelay:
             self._kept -= len(self._last.popleft()[1])
 
     def service_thread(self):
-        """Marks the calling thread as the one that reads output between calls."""
-        self._service = threading.get_ident()
+        """Marks the calling thread as one that makes no calls: what it reads is the output of others."""
+        self._foreign.here = True
 
     def feed(self, stream, data):
         """Writes bytes of the child.
@@ -65,8 +65,8 @@ class OutputRelay:
         if self.muted:
             return
         context = self._peer.call_context
-        if threading.get_ident() == self._service and context is not None:
-            # Late output belongs to the cell that made the call, not to whatever runs now.
+        if hasattr(self._foreign, "here") and context is not None:
+            # It belongs to the cell that made the call, not to whatever runs now, or has started this thread.
             context.copy().run(self._write, stream, text)
         else:
             self._write(stream, text)
