@@ -164,6 +164,7 @@ def kill_when_there(path, pid):
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.no_asan  # which takes its time
 @pytest.mark.parametrize("megabytes", [0, 2048])
 @pytest.mark.parametrize(
     "name, args, how",

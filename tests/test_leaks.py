@@ -111,6 +111,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.restarts  # what a frozen copy knows of is kept for it
 @pytest.mark.parametrize("name", NAMES)
 def test_handles(context, name):
     before, after = steady(context, actions(context)[name])
