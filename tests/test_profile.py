@@ -6,6 +6,9 @@ import sys
 import pytest
 from kernels import event_loop_of_jupyter, session_environment, start_kernel  # noqa: F401 (fixtures)
 
+#: How a session starts; each takes long under the sanitizer, and runs no C that other tests do not.
+pytestmark = pytest.mark.no_asan
+
 NO_TITLE = "--TerminalInteractiveShell.term_title=False"  # IPython 8.5 writes it into a pipe too
 PIDS = "import os, victim_pkg._core; print('pids', os.getpid(), victim_pkg._core.pid())"
 

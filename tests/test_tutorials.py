@@ -9,6 +9,9 @@ from conftest import children, wait_until
 from kernels import event_loop_of_jupyter, session_environment  # noqa: F401
 from nbclient import NotebookClient
 
+#: Whole libraries under the sanitizer take minutes, and are not ours.
+pytestmark = pytest.mark.no_asan
+
 TUTORIALS = Path(__file__).with_name("tutorials")
 #: Which module is isolated.
 ISOLATED = {"opencv": "cv2", "sqlite": "sqlite3", "pandas_tables": "pandas"}
