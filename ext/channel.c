@@ -157,21 +157,36 @@ may_be_batch(void)
            sched_setscheduler(0, SCHED_OTHER, &none) == 0;
 }
 
+/* The context, which several threads may be the first to need: 0, or -1 and errno. */
+static int
+need_context(void **zmq)
+{
+    void *none = NULL, *made;
+    if (__atomic_load_n(zmq, __ATOMIC_ACQUIRE) != NULL) {
+        return 0;
+    }
+    made = zmq_ctx_new();
+    if (made == NULL) {
+        return -1;
+    }
+    zmq_ctx_set(made, ZMQ_BLOCKY, 0); /* frames that nobody will read hold up nobody */
+    if (may_be_batch()) {
+        zmq_ctx_set(made, ZMQ_THREAD_SCHED_POLICY, SCHED_BATCH);
+    }
+    if (!__atomic_compare_exchange_n(zmq, &none, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        zmq_ctx_term(made);
+    }
+    return 0;
+}
+
 /* The socket, not yet connected. */
 static int
 open_socket(channel *c)
 {
     int zero = 0, never = -1;
     size_t size = sizeof c->signal_fd;
-    if (*c->zmq == NULL) {
-        *c->zmq = zmq_ctx_new();
-        if (*c->zmq == NULL) {
-            return -1;
-        }
-        zmq_ctx_set(*c->zmq, ZMQ_BLOCKY, 0); /* frames that nobody will read hold up nobody */
-        if (may_be_batch()) {
-            zmq_ctx_set(*c->zmq, ZMQ_THREAD_SCHED_POLICY, SCHED_BATCH);
-        }
+    if (need_context(c->zmq) < 0) {
+        return -1;
     }
     c->socket = zmq_socket(*c->zmq, ZMQ_PAIR);
     if (c->socket == NULL || zmq_getsockopt(c->socket, ZMQ_FD, &c->signal_fd, &size) < 0) {
@@ -337,13 +352,6 @@ is_forked(const channel *c)
     return true;
 }
 
-/* Whether the other end reads the lane. */
-static bool
-lane_out(channel *c)
-{
-    return c->lane != NULL && lane_joined(c->lane);
-}
-
 static void
 reclaim(channel *c)
 {
@@ -415,7 +423,7 @@ done:
 static bool
 send_by_lane(channel *c, const void *data, size_t size)
 {
-    if (!lane_out(c)) {
+    if (!channel_has_lane(c)) {
         return false;
     }
     if (size > LANE_FRAME_MAX) {
@@ -531,7 +539,7 @@ channel_send_blobs(channel *c, void *data, size_t size, bool owned, const struct
 {
     zmq_msg_t msg;
     bool usable = !is_forked(c);
-    if (usable && lane_out(c) && send_by_extent(c, data, size, blobs, nblobs)) {
+    if (usable && channel_has_lane(c) && send_by_extent(c, data, size, blobs, nblobs)) {
         free(owned ? data : NULL);
         for (size_t i = 0; i < nblobs; i++) {
             done(blobs[i].owner);

@@ -222,7 +222,8 @@ extents_write(struct extents_out *out, const struct piece *pieces, size_t n, boo
 
 struct extents_in {
     _Atomic uint64_t *given_back; /* NULL once nobody looks there any more */
-    unsigned users;               /* views, and the owner */
+    pid_t owner;
+    unsigned users; /* views, and the owner */
     struct {
         int fd;
         uint64_t size;
@@ -246,6 +247,7 @@ extents_in_new(_Atomic uint64_t *given_back)
         in->slots[i].fd = -1;
     if (in) {
         in->given_back = given_back;
+        in->owner = getpid();
         in->users = 1;
     }
     return in;
@@ -362,7 +364,7 @@ extents_view(struct extents_in *in, unsigned slot, size_t size)
 void
 extents_give_back(struct extents_in *in, unsigned slot)
 {
-    if (in->given_back)
+    if (in->given_back && getpid() == in->owner)
         atomic_fetch_or_explicit(in->given_back, (uint64_t)1 << slot, memory_order_release);
 }
 

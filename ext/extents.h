@@ -5,7 +5,8 @@
  * reaches what was sent, and no page is faulted in twice. The reader maps what it was told of,
  * read-only, and gives an extent back by a bit in the lane's memory. An extent belongs to one frame
  * at a time, whose pieces begin at page boundaries; it is used again, also by bigger and smaller
- * frames. */
+ * frames. A fork of the process gives nothing back: what it has is its parent's too. Each end is
+ * one thread's at a time. */
 #ifndef ISOLATION_EXTENTS_H
 #define ISOLATION_EXTENTS_H
 

@@ -1518,11 +1518,13 @@ peer_serve(PeerObject *peer, struct strand *s)
     return rc;
 }
 
-int
-peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size)
+static int
+send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size,
+           bool openly)
 {
     struct message m;
     message_init(&m, peer, s, false);
+    m.openly = openly;
     if (frame_begin(&m, op, FRAME_EVENT, 0) < 0) {
         message_free(&m, true);
         return -1;
@@ -1531,21 +1533,19 @@ peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body
     return frame_send(&m);
 }
 
+int
+peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size)
+{
+    return send_event(peer, s, op, body, size, false);
+}
+
 /* The first frame of a life. libzmq carries it, and so the lane is negotiated; but not where this
  * is a copy that takes over, for which all that had been negotiated holds: in it libzmq's memory
  * could never be freed again once another copy has taken over. */
 int
 peer_say_hello(PeerObject *peer, struct strand *s, bool again)
 {
-    struct message m;
-    message_init(&m, peer, s, false);
-    if (frame_begin(&m, OP_HELLO, FRAME_EVENT, 0) < 0) {
-        message_free(&m, true);
-        return -1;
-    }
-    write_raw(&m.w, peer->nonce, sizeof peer->nonce);
-    m.openly = !again;
-    return frame_send(&m);
+    return send_event(peer, s, OP_HELLO, peer->nonce, sizeof peer->nonce, !again);
 }
 
 static int

@@ -311,8 +311,8 @@ take_life_fds(PeerObject *self, const int fds[FREEZE_FDS])
 
 /* freeze(): the number that the next export would get, which says that there is a frozen copy; or
  * why the process is not fit to be copied, a str. OSError: it is, but there could be no copy this
- * time. In the copy True, once it has been told to take over: the caller
- * returns to the loop that serves the main strand, which then ends. */
+ * time. In the copy True, once it has been told to take over: the caller returns to the loop that
+ * serves the main strand, which then ends. */
 PyObject *
 peer_freeze(PeerObject *self, PyObject *Py_UNUSED(ignored))
 {

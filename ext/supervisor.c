@@ -31,8 +31,9 @@
 #include "yield.h"
 #include "fdpass.c"
 
-/* How long a restart waits for the last life to be gone, so that two never need memory at once; and
- * how long to go on killing after the end, where something sleeps uninterruptibly in the kernel. */
+/* How long a restart waits until nothing of the last life runs any more, though its memory may
+ * still be taken down; and how long to go on killing after the end, where something sleeps
+ * uninterruptibly in the kernel. */
 #define END_LIFE_MS 1000
 #define END_ALL_MS 10000
 
@@ -488,9 +489,8 @@ kill_below(const struct supervisor *self, pid_t parent, pid_t spared, int depth)
 }
 
 /* Kills until nothing runs but what is held and the spare; with `reaped` until there is nothing at
- * all. One pass is not enough: the list is
- * not a snapshot, and orphans of the killed come to us. Gives up after a time, when all that is
- * left cannot react. */
+ * all. One pass is not enough: the list is not a snapshot, and orphans of the killed come to us.
+ * Gives up after a time, when all that is left cannot react. */
 static void
 kill_all(struct supervisor *self, long limit_ms, int reaped)
 {

@@ -248,11 +248,16 @@ class Child:
         )
 
 
+def _nothing(module):
+    pass
+
+
 class _AfterImport:
     """Calls functions once modules of certain names have been imported, each once."""
 
     def __init__(self):
         self._functions = {}  # name -> function
+        self._looking = set()  # names that the other finders are asked for
 
     def add(self, name, function):
         if name in sys.modules:
@@ -261,16 +266,19 @@ class _AfterImport:
             self._functions[name] = function
 
     def find_spec(self, name, path=None, target=None):
-        function = self._functions.pop(name, None)
-        if function is None:
+        if name not in self._functions or name in self._looking:
             return None
-        spec = importlib.util.find_spec(name) if path is None else importlib.machinery.PathFinder.find_spec(name, path)
+        self._looking.add(name)
+        try:
+            spec = importlib.util.find_spec(name) if path is None else importlib.machinery.PathFinder.find_spec(name, path)
+        finally:
+            self._looking.discard(name)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module):
                 execute(module)
-                function(module)
+                self._functions.pop(name, _nothing)(module)
 
             spec.loader.exec_module = exec_module
         return spec

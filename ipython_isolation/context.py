@@ -814,12 +814,10 @@ class IsolationContext:
         self._in_cell(cell, self._output.late, stream, text)
 
     def remote_display(self, cell, *what):
-        self._shell_made = True
         if not self._mute:
             self._in_cell(cell, display.publish, *what)
 
     def remote_clear_output(self, cell, wait):
-        self._shell_made = True
         if not self._mute:
             self._in_cell(cell, display.clear_output, wait)
 
@@ -1126,7 +1124,9 @@ def cell_executed(*_):
     """The code of a cell has run: the child's figures that were drawn in it are shown, if it may have drawn any."""
     for context in contexts():
         peer = context._peer
-        if context._shell_made and peer.state == "running" and peer.requests != context._seen_requests:
+        # That it has died meanwhile is for the next use to raise.
+        alive = peer.state == "running" and not peer.is_over()
+        if context._shell_made and alive and peer.requests != context._seen_requests:
             peer.host_call("cell_ended")
             context._seen_requests = peer.requests
 

@@ -1,5 +1,6 @@
 """Rich display in the session: of isolated objects, and of what code of the child displays."""
 
+import contextlib
 import functools
 import sys
 
@@ -90,15 +91,14 @@ def _format(formatter, original, obj, include=None, exclude=None):
         for mime, one in formatter.formatters.items()
         if wanted(mime) and mime not in mine and mime != "text/plain" and one.enabled
     )
-    bundle = formatter.mimebundle_formatter.enabled and not _registered(formatter.mimebundle_formatter, obj)
+    bundle = formatter.mimebundle_formatter
     plain = formatter.formatters["text/plain"]
     text = wanted("text/plain") and "text/plain" not in mine and plain.pprint
-    try:
-        made = info[0].host_call("represent", obj, methods, bundle, bool(text)) if bundle else None
-    except errors.ProcessTerminationError:
-        raise
-    except (errors.ClientStateError, RuntimeError):  # such as a context that is closed: there is a local repr
-        made = None
+    made = None
+    if bundle.enabled and not _registered(bundle, obj):
+        # A context that is closed has a local repr.
+        with contextlib.suppress(errors.ClientStateError):
+            made = info[0].host_call("represent", obj, methods, include, exclude, bool(text))
     if made is None:
         return original(obj, include=include, exclude=exclude)
     data, metadata = ({mime: part[mime] for mime in part if wanted(mime)} for part in made)

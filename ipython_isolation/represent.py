@@ -25,15 +25,17 @@ def _text(o):
     return repr(o) if plain and not hasattr(type(o), "_repr_pretty_") else None
 
 
-def represent(o, methods, bundle, text):
+def represent(o, methods, include, exclude, text):
     """
     Parameters
     ----------
     o : object
     methods : tuple of (str, str)
         MIME types that are wanted, and the method that each of them comes from.
-    bundle, text : bool
-        Whether ``_repr_mimebundle_`` and the plain text are wanted too.
+    include, exclude : container of str or None
+        What ``_repr_mimebundle_`` is asked for.
+    text : bool
+        Whether the plain text is wanted too.
 
     Returns
     -------
@@ -44,9 +46,9 @@ def represent(o, methods, bundle, text):
         return None
     data, metadata = {}, {}
     try:
-        made = _method(o, _BUNDLE) if bundle else None
-        if made is not None:
-            made = made(include=None, exclude=None)
+        bundle = _method(o, _BUNDLE)
+        if bundle is not None:
+            made = bundle(include=include, exclude=exclude)
             if isinstance(made, tuple) and len(made) == 2:
                 made, metadata = made
             data.update(made or {})

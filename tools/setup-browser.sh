@@ -8,6 +8,7 @@
 # IPYTHON_ISOLATION_NO_APT=1, or where neither works, it is said what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/apt.sh
 
 VENV=${VENV:-.venv}
 
@@ -18,21 +19,7 @@ die() {
 have() { command -v "$1" >/dev/null 2>&1; }
 
 if ! have chromium && ! have chromium-browser; then
-    advice="missing: apt-get install chromium"
-    if [ -n "${IPYTHON_ISOLATION_NO_APT:-}" ] || ! have apt-get; then
-        die "$advice"
-    elif [ "$(id -u)" = 0 ]; then
-        sudo=()
-    elif have sudo && sudo -n true 2>/dev/null; then
-        sudo=(sudo -n)
-    else
-        die "$advice (as root)"
-    fi
-    echo "setup-browser: installing chromium"
-    export DEBIAN_FRONTEND=noninteractive
-    "${sudo[@]}" apt-get update -qq || true # what is known already may do
-    "${sudo[@]}" apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null ||
-        die "apt-get failed; $advice"
+    apt_install setup-browser chromium fonts-dejavu-core
 fi
 
 mapfile -t requirements < <("$VENV/bin/python" - <<'PY'

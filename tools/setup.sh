@@ -9,6 +9,7 @@
 # IPYTHON_ISOLATION_NO_APT=1, or where neither works, it is said what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/apt.sh
 
 VENV=${VENV:-.venv}
 EXTRAS=${EXTRAS:-test,bench,demo,dev}
@@ -67,21 +68,7 @@ print("%d.%d" % sys.version_info[:2], sysconfig.get_path("include"), int(sys.bas
 fi
 
 if [ ${#packages[@]} -gt 0 ]; then
-    advice="missing: apt-get install ${packages[*]}"
-    if [ -n "${IPYTHON_ISOLATION_NO_APT:-}" ] || ! have apt-get; then
-        die "$advice"
-    elif [ "$(id -u)" = 0 ]; then
-        sudo=()
-    elif have sudo && sudo -n true 2>/dev/null; then
-        sudo=(sudo -n)
-    else
-        die "$advice (as root)"
-    fi
-    echo "setup: installing ${packages[*]}"
-    export DEBIAN_FRONTEND=noninteractive
-    "${sudo[@]}" apt-get update -qq || true # what is known already may do
-    "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null ||
-        die "apt-get failed; $advice"
+    apt_install setup "${packages[@]}"
     [ -n "$PYTHON" ] || PYTHON=$(find_python)
     [ -n "$PYTHON" ] || die "no Python 3.11 or later: install one, and say PYTHON=..."
 fi

@@ -201,6 +201,17 @@ expect_kind(channel *c, uint64_t i)
     }
 }
 
+static void
+there_and_back(uint64_t times)
+{
+    for (uint64_t i = 0; i < times; i++) {
+        send_kind(here, i);
+        expect_kind(there, i);
+        send_kind(there, i);
+        expect_kind(here, i);
+    }
+}
+
 /* Whichever way they go, frames arrive in order; also where many are under way. */
 static void
 test_order(void)
@@ -290,12 +301,7 @@ test_a_lane_that_is_not_joined(void)
     there = channel_accept(&zmq, endpoint, fd, NULL);
     close(fds[LANE_MEMORY]);
     close(fds[LANE_BELL]);
-    for (uint64_t i = 0; i < 200; i++) {
-        send_kind(here, i);
-        expect_kind(there, i);
-        send_kind(there, i);
-        expect_kind(here, i);
-    }
+    there_and_back(200);
     CHECK(!channel_has_lane(here));
     close_pair();
 }
@@ -305,12 +311,7 @@ static void
 test_openly(void)
 {
     open_pair();
-    for (uint64_t i = 0; i < 100; i++) {
-        send_kind(here, i);
-        expect_kind(there, i);
-        send_kind(there, i);
-        expect_kind(here, i);
-    }
+    there_and_back(100);
     CHECK(!channel_is_open(there));
     for (int i = 0; i < 100; i++) {
         CHECK_EQUAL(channel_send(there, "before", 6), 0);
@@ -460,12 +461,7 @@ test_idle(void)
     struct frame f;
     unsigned ready;
     open_pair();
-    for (uint64_t i = 0; i < 100; i++) {
-        send_kind(here, i);
-        expect_kind(there, i);
-        send_kind(there, i);
-        expect_kind(here, i);
-    }
+    there_and_back(100);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
     for (int i = 0; i < 20; i++) {
         CHECK_EQUAL(channel_recv(here, &f), 0);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static struct extents_out *out;
@@ -199,6 +200,29 @@ test_one_too_big_to_keep(void)
     close_pair();
 }
 
+/* What a fork has mapped its parent has mapped too, and still needs. */
+static void
+test_fork(void)
+{
+    static unsigned char data[70000];
+    open_pair();
+    int slot = pass(&(struct piece){data, sizeof data}, 1), status;
+    struct extent_view *view = extents_view(in, (unsigned)slot, sizeof data);
+    pid_t pid = fork();
+    if (pid == 0) {
+        extent_unref(view);
+        _exit(atomic_load(&returned) != 0);
+    }
+    CHECK_EQUAL(waitpid(pid, &status, 0), pid);
+    CHECK_EQUAL(status, 0);
+    reclaim();
+    CHECK_EQUAL(extents_busy(out), 1);
+    extent_unref(view);
+    reclaim();
+    CHECK_EQUAL(extents_busy(out), 0);
+    close_pair();
+}
+
 static int
 sealed(int seals, size_t size)
 {
@@ -256,6 +280,7 @@ main(void)
     test_all_in_use();
     test_idle_memory();
     test_one_too_big_to_keep();
+    test_fork();
     test_hostile_memory();
     return check_report();
 }
