@@ -2,6 +2,7 @@
  * through its array interface protocol (a documented C struct), so the core neither needs NumPy's
  * headers nor cares about its version. */
 #include "codec.h"
+#include "numpy_memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -279,7 +280,7 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
         write_u64(&m->w, (uint64_t)a->shape[i]);
     }
     if (rc == 0) {
-        rc = encode_blob(m, a->data, total_size(a), contiguous != NULL ? contiguous : o);
+        rc = encode_blob(m, a->data, total_size(a), contiguous != NULL ? contiguous : o, true);
     }
 done:
     Py_XDECREF(dtype);
@@ -333,6 +334,16 @@ share_of_frame(const struct frame *frame, const unsigned char *data, size_t size
     return capsule;
 }
 
+/* The bytes as memory that may be written, without a copy, where that is worth it: NULL, without an
+ * exception. */
+static struct extent_copy *
+copy_of_frame(const struct frame *frame, const unsigned char *data, size_t size)
+{
+    return frame->view == NULL || size < EXTENTS_APART
+               ? NULL
+               : extent_copy_new(frame->view, (size_t)(data - extent_data(frame->view)), size);
+}
+
 PyObject *
 decode_ndarray(struct incoming *in)
 {
@@ -378,7 +389,9 @@ decode_ndarray(struct incoming *in)
     if (!plain) {
         goto garbled;
     }
-    array = PyObject_CallMethod(numpy, "empty", "OOs", shape, dtype, flags & 1 ? "C" : "F");
+    struct extent_copy *copy = copy_of_frame(frame, data, size);
+    bool taken;
+    array = ndarray_on(numpy, shape, dtype, flags & 1 ? "C" : "F", copy, &taken);
     capsule = array == NULL ? NULL : interface_of(array, &a);
     if (capsule == NULL) {
         Py_CLEAR(array);
@@ -388,7 +401,9 @@ decode_ndarray(struct incoming *in)
         Py_CLEAR(array);
         goto garbled;
     }
-    memcpy(a->data, data, size);
+    if (!taken) {
+        memcpy(a->data, data, size);
+    }
     if (!(flags & 2)) {
         PyObject *none = PyObject_CallMethod(array, "setflags", "O", Py_False);
         if (none == NULL) {

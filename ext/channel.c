@@ -61,21 +61,27 @@ struct channel {
     bool spins;       /* there is more than one processor to run on */
     unsigned spin_us; /* how long the next wait spins */
     unsigned slept;   /* waits since one was worth spinning for */
+    bool accepts;     /* the child's end */
     bool moves;       /* the end that goes to another processor when both are on one */
     unsigned stacked; /* waits since it last did, in which both were on one */
     uint64_t sent, received; /* over libzmq */
     uint64_t owed;           /* what `received` must become before the lane is read again */
+    unsigned skipped;        /* descriptors that were passed for a record that was not sent */
     struct extents_out *out; /* NULL before the first */
     struct extents_in *in;
 };
 
-/* A record of the lane that says what is in an extent: sizes of the pieces, the frame first. */
+/* A record of the lane that says what is in extents: where each piece is, the frame first. */
 struct extent_record {
-    uint32_t slot;
-    uint32_t flags;
+    uint32_t skipped; /* descriptors that have been passed for nothing */
     uint32_t npieces;
-    uint32_t frame; /* bytes of the frame that follow the sizes; 0: it is the first piece */
-    uint64_t sizes[];
+    uint32_t frame; /* bytes of the frame that follow the places; 0: it is the first piece */
+    uint32_t unused;
+    struct place {
+        uint32_t slot;
+        uint32_t flags;
+        uint64_t at, size;
+    } places[];
 };
 enum { EXTENT_FRESH = 1 }; /* its descriptor has been passed */
 
@@ -336,7 +342,7 @@ channel_accept(void **zmq, const char *endpoint, int listen_fd, lane *l)
         return NULL;
     }
     c->listen_fd = listen_fd;
-    c->moves = true;
+    c->accepts = c->moves = true;
     c->lane_in = l != NULL; /* what goes over libzmq is announced there */
     return l == NULL && open_accepting(c) < 0 ? give_up(c) : c;
 }
@@ -356,67 +362,92 @@ static void
 reclaim(channel *c)
 {
     if (c->out != NULL && extents_busy(c->out) != 0) {
-        _Atomic uint64_t *returned = lane_returned(c->lane);
-        if (atomic_load_explicit(returned, memory_order_relaxed) != 0) {
-            extents_reclaim(c->out, atomic_exchange_explicit(returned, 0, memory_order_acquire));
+        struct extents_back *back = lane_returned(c->lane);
+        if (atomic_load_explicit(&back->reclaimed, memory_order_relaxed) != 0) {
+            extents_reclaim(c->out,
+                            atomic_exchange_explicit(&back->reclaimed, 0, memory_order_acquire));
+        }
+        if (atomic_load_explicit(&back->retired, memory_order_relaxed) != 0) {
+            extents_retire(c->out,
+                           atomic_exchange_explicit(&back->retired, 0, memory_order_acquire));
         }
     }
 }
 
-/* As pieces in an extent: the blobs, and before them the frame, unless it fits into the ring. */
+/* The reader is given the descriptors that it does not have. */
+static bool
+pass_fresh(channel *c, const struct placed *placed, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!placed[i].fresh) {
+            continue;
+        }
+        if (lane_pass(c->lane, extents_fd(c->out, placed[i].slot)) < 0) {
+            return false;
+        }
+        c->skipped++;
+    }
+    return true;
+}
+
+/* As pieces in extents: the blobs, and before them the frame, unless it fits into the ring. */
 static bool
 send_by_extent(channel *c, const void *data, size_t size, const struct blob *blobs, size_t nblobs)
 {
-    size_t head = sizeof(struct extent_record) + (nblobs + 1) * sizeof(uint64_t);
-    if (nblobs > LANE_FRAME_MAX / sizeof(uint64_t) || head > LANE_FRAME_MAX ||
-        (c->out == NULL && (c->out = extents_out_new()) == NULL)) {
+    size_t head = sizeof(struct extent_record) + (nblobs + 1) * sizeof(struct place);
+    if (nblobs > LANE_FRAME_MAX / sizeof(struct place) || head > LANE_FRAME_MAX ||
+        (c->out == NULL &&
+         (c->out = extents_out_new(c->accepts, !c->accepts, extents_idle_most())) == NULL)) {
         return false;
     }
     reclaim(c);
     bool outside = nblobs == 0 || size > LANE_FRAME_MAX - head;
     size_t npieces = nblobs + outside, inside = outside ? 0 : size;
-    size_t total = sizeof(struct extent_record) + npieces * sizeof(uint64_t) + inside;
+    size_t total = sizeof(struct extent_record) + npieces * sizeof(struct place) + inside;
     struct extent_record *record = lane_fits(c->lane, total) ? malloc(total) : NULL;
     struct piece *pieces = record == NULL ? NULL : malloc(npieces * sizeof *pieces);
-    bool fresh = false, sent = false;
-    int slot = -1;
-    if (pieces == NULL) {
+    struct placed *placed = pieces == NULL ? NULL : malloc(npieces * sizeof *placed);
+    uint64_t before = extents_busy(c->out);
+    bool sent = false;
+    if (placed == NULL) {
         goto done;
     }
     if (outside) {
-        pieces[0] = (struct piece){data, size};
+        pieces[0] = (struct piece){data, size, false};
     }
     for (size_t i = 0; i < nblobs; i++) {
-        pieces[outside + i] = (struct piece){blobs[i].data, blobs[i].size};
+        pieces[outside + i] = (struct piece){blobs[i].data, blobs[i].size, blobs[i].apart};
     }
-    for (size_t i = 0; i < npieces; i++) {
-        record->sizes[i] = pieces[i].size;
-    }
-    slot = extents_write(c->out, pieces, npieces, &fresh);
-    if (slot < 0) {
+    if (extents_write(c->out, pieces, npieces, placed) < 0) {
         goto done;
     }
-    if (fresh) {
-        if (lane_pass(c->lane, extents_fd(c->out, (unsigned)slot)) < 0) {
-            goto done;
-        }
-        extents_passed(c->out, (unsigned)slot);
+    uint32_t skipped = c->skipped;
+    if (!pass_fresh(c, placed, npieces)) {
+        goto done;
     }
-    record->slot = (uint32_t)slot;
-    record->flags = fresh ? EXTENT_FRESH : 0;
-    record->npieces = (uint32_t)npieces;
-    record->frame = (uint32_t)inside;
+    *record = (struct extent_record){skipped, (uint32_t)npieces, (uint32_t)inside, 0};
+    for (size_t i = 0; i < npieces; i++) {
+        record->places[i] = (struct place){placed[i].slot, placed[i].fresh ? EXTENT_FRESH : 0,
+                                           placed[i].at, pieces[i].size};
+    }
     if (inside > 0) {
-        memcpy(&record->sizes[npieces], data, inside);
+        memcpy(&record->places[npieces], data, inside);
     }
     c->hot = true;
     sent = lane_send(c->lane, LANE_IS_EXTENT, record, total);
+    for (size_t i = 0; sent && i < npieces; i++) {
+        if (placed[i].fresh) {
+            extents_passed(c->out, placed[i].slot);
+        }
+    }
+    c->skipped = sent ? 0 : c->skipped;
 done:
-    if (slot >= 0 && !sent) {
-        extents_reclaim(c->out, (uint64_t)1 << slot);
+    if (!sent && c->out != NULL) {
+        extents_reclaim(c->out, extents_busy(c->out) & ~before);
     }
     free(record);
     free(pieces);
+    free(placed);
     return sent;
 }
 
@@ -627,88 +658,145 @@ new_part(struct frame *f)
     return &parts[f->nparts++];
 }
 
-/* What a record says is in an extent. 1, or -1 and errno. */
+/* A piece that a record names, with the descriptor that came for it. 0, or -1 and errno. */
 static int
-open_extent(channel *c, const unsigned char *data, size_t size, struct frame *f)
+open_piece(channel *c, const struct place *place, struct extent_view **view)
 {
-    struct extent_record record;
-    size_t total = 0, first = 0, head = sizeof record;
-    const unsigned char *sizes = data + head;
-    struct extent_view *view = NULL;
-    if (size < head) {
+    if (place->at > SIZE_MAX / 2 || place->size > SIZE_MAX / 2) {
         errno = EPROTO;
         return -1;
     }
-    memcpy(&record, data, head);
-    if (record.npieces == 0 || record.npieces > (size - head) / sizeof(uint64_t) ||
-        size - head - record.npieces * sizeof(uint64_t) != record.frame) {
-        errno = EPROTO;
-        return -1;
-    }
-    for (uint32_t i = 0; i < record.npieces; i++) {
-        uint64_t piece;
-        memcpy(&piece, sizes + i * sizeof piece, sizeof piece);
-        if (piece > SIZE_MAX / 2 - total) {
-            errno = EPROTO;
-            return -1;
-        }
-        first = i == 0 ? piece : first;
-        total = extent_round(total) + piece;
-    }
-    if (c->in == NULL && (c->in = extents_in_new(lane_to_return(c->lane))) == NULL) {
-        return -1;
-    }
-    if (record.flags & EXTENT_FRESH) {
+    if (place->flags & EXTENT_FRESH) {
         int fd = lane_take(c->lane);
         if (fd < 0) {
             errno = EPROTO;
             return -1;
         }
-        if (extents_take(c->in, record.slot, fd) < 0) {
+        if (extents_take(c->in, place->slot, fd) < 0) {
             return -1;
         }
     }
-    bool inside = record.frame > 0;
-    if (record.npieces > (inside ? 0u : 1u)) {
-        view = extents_view(c->in, record.slot, total);
-        if (view == NULL) {
-            return -1;
+    size_t size = (size_t)(place->at + place->size);
+    /* Of nothing there is no mapping; the extent is another piece's, or given back as a whole. */
+    *view = extents_view(c->in, place->slot, size > 0 ? size : 1);
+    return *view == NULL ? -1 : 0;
+}
+
+/* One view for each extent: the last one of them to go gives it back. */
+static int
+open_pieces(channel *c, const struct place *places, uint32_t n, struct extent_view **views)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t last = i;
+        bool seen = false;
+        for (uint32_t k = 0; k < i && !seen; k++) {
+            seen = places[k].slot == places[i].slot;
         }
-    }
-    /* The frame itself is copied before anybody looks into it. */
-    f->size = inside ? record.frame : first;
-    f->data = malloc(f->size > 0 ? f->size : 1);
-    int rc = f->data == NULL ? -1 : 1;
-    if (rc == 1 && inside) {
-        memcpy(f->data, sizes + record.npieces * sizeof(uint64_t), f->size);
-    }
-    else if (rc == 1) {
-        rc = extents_read(c->in, record.slot, f->data, f->size) < 0 ? -1 : 1;
-    }
-    size_t at = 0;
-    for (uint32_t i = 0; rc == 1 && i < record.npieces; i++) {
-        uint64_t piece;
-        memcpy(&piece, sizes + i * sizeof piece, sizeof piece);
-        at = extent_round(at);
-        if (i > 0 || inside) {
-            struct frame *part = new_part(f);
-            if (part == NULL) {
-                rc = -1;
-                break;
+        if (seen) {
+            continue;
+        }
+        /* The pieces of an extent come in the order of their places: the last one ends it. */
+        struct place whole = places[i];
+        for (uint32_t k = i + 1; k < n; k++) {
+            if (places[k].slot == places[i].slot) {
+                last = k;
             }
-            part->data = (void *)(uintptr_t)(extent_data(view) + at);
-            part->size = piece;
-            part->view = extent_ref(view);
         }
-        at += piece;
-    }
-    int saved = errno;
-    if (view != NULL) {
+        whole.at = places[last].at;
+        whole.size = places[last].size;
+        struct extent_view *view;
+        if (open_piece(c, &whole, &view) < 0) {
+            return -1;
+        }
+        size_t end = (size_t)(whole.at + whole.size);
+        for (uint32_t k = i; k < n; k++) {
+            if (places[k].slot != places[i].slot) {
+                continue;
+            }
+            if (places[k].at > end || places[k].size > end - places[k].at) {
+                extent_unref(view);
+                errno = EPROTO;
+                return -1;
+            }
+            views[k] = extent_ref(view);
+        }
         extent_unref(view);
     }
-    else if (rc == 1) {
-        extents_give_back(c->in, record.slot);
+    return 0;
+}
+
+/* What a record says is in extents. 1, or -1 and errno. */
+static int
+open_extent(channel *c, const unsigned char *data, size_t size, struct frame *f)
+{
+    struct extent_record record;
+    struct place *places = NULL;
+    struct extent_view **views = NULL;
+    size_t head = sizeof record;
+    int rc = -1;
+    if (size < head) {
+        errno = EPROTO;
+        return -1;
     }
+    memcpy(&record, data, head);
+    uint32_t n = record.npieces;
+    if (n == 0 || n > (size - head) / sizeof *places ||
+        size - head - n * sizeof *places != record.frame) {
+        errno = EPROTO;
+        return -1;
+    }
+    if (c->in == NULL && (c->in = extents_in_new(lane_to_return(c->lane))) == NULL) {
+        return -1;
+    }
+    for (uint32_t i = 0; i < record.skipped; i++) {
+        int fd = lane_take(c->lane);
+        if (fd < 0) {
+            errno = EPROTO;
+            return -1;
+        }
+        close(fd);
+    }
+    places = malloc(n * sizeof *places);
+    views = calloc(n, sizeof *views);
+    if (places == NULL || views == NULL) {
+        errno = ENOMEM;
+        goto done;
+    }
+    memcpy(places, data + head, n * sizeof *places);
+    if (open_pieces(c, places, n, views) < 0) {
+        goto done;
+    }
+    /* The frame itself is copied before anybody looks into it. */
+    bool inside = record.frame > 0;
+    f->size = inside ? record.frame : (size_t)places[0].size;
+    f->data = malloc(f->size > 0 ? f->size : 1);
+    if (f->data == NULL) {
+        goto done;
+    }
+    memcpy(f->data,
+           inside ? data + head + n * sizeof *places : extent_data(views[0]) + places[0].at,
+           f->size);
+    rc = 1;
+    for (uint32_t i = inside ? 0 : 1; rc == 1 && i < n; i++) {
+        struct frame *part = new_part(f);
+        if (part == NULL) {
+            rc = -1;
+            break;
+        }
+        part->data = (void *)(uintptr_t)(extent_data(views[i]) + places[i].at);
+        part->size = (size_t)places[i].size;
+        part->view = views[i];
+        views[i] = NULL;
+    }
+done:;
+    int saved = errno;
+    for (uint32_t i = 0; views != NULL && i < n; i++) {
+        if (views[i] != NULL) {
+            extent_unref(views[i]);
+        }
+    }
+    free(views);
+    free(places);
     if (rc < 0) {
         frame_free(f);
     }

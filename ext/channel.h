@@ -38,6 +38,7 @@ struct blob {
     const void *data;
     size_t size;
     void *owner;
+    bool apart; /* the other end may want to keep it: in an extent of its own */
 };
 
 #define CHANNEL_ENDPOINT_SIZE 108

@@ -104,7 +104,8 @@ encode_str(struct message *m, PyObject *o)
     }
     else {
         write_tag(m, TAG_BLOBTEXT);
-        if (encode_blob(m, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o), o) < 0) {
+        if (encode_blob(m, PyUnicode_1BYTE_DATA(o), (size_t)PyUnicode_GET_LENGTH(o), o, false) <
+            0) {
             return -1;
         }
     }
@@ -119,7 +120,7 @@ encode_bytes(struct message *m, PyObject *o)
         return 0;
     }
     write_tag(m, TAG_BYTES);
-    if (encode_blob(m, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o), o) < 0) {
+    if (encode_blob(m, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o), o, false) < 0) {
         return -1;
     }
     return m->result || PyBytes_GET_SIZE(o) < 2 ? 0 : keep(m, at, o);

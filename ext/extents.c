@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "fdfloor.h"
+#include "pages.h"
 
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 /* Descriptors, system calls: smaller ones are not worth it. */
@@ -19,6 +21,45 @@
 /* Bigger sizes are rounded up to an eighth of their highest power of two, so that frames of about
  * the same size use the same extents. */
 #define ROUND_SHIFT 3
+/* Slots that pieces of their own leave to what comes next. */
+#define LEFT_FREE 16
+/* Copies that the reader makes without copying. */
+#define COPIES_MOST 40
+/* How often memory that was written all over is not watched, and not mapped by the reader, before
+ * another try. */
+#define NOT_WATCHED 8
+#define NOT_MAPPED 8
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* Views and copies are dropped by any thread. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* Of this process, ever. */
+static _Atomic unsigned forks;
+
+static void
+before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+    atomic_fetch_add(&forks, 1);
+}
+
+static void
+after_fork(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+static void
+watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork);
+}
 
 size_t
 extent_round(size_t size)
@@ -30,34 +71,96 @@ extent_round(size_t size)
     return (size + page - 1) / page * page;
 }
 
+size_t
+extents_idle_most(void)
+{
+    static size_t most;
+    size_t least = (size_t)128 << 20, limit = (size_t)1 << 30;
+
+    if (most == 0) {
+        most = (size_t)sysconf(_SC_PHYS_PAGES) / 16 * (size_t)sysconf(_SC_PAGESIZE);
+        most = most < least ? least : most > limit ? limit : most;
+    }
+    return most;
+}
+
 /* ---- the writer's end ---------------------------------------------------------------------- */
 
 struct extents_out {
+    bool guarded, watches;
+    pid_t owner;
+    size_t idle_most;
     uint64_t busy;
-    struct {
-        int fd;          /* -1: there is none */
-        bool passed;     /* the reader has it */
-        size_t capacity; /* bytes that it is for */
-        size_t used;     /* bytes from the start that may have memory */
+    struct slot {
+        int fd;           /* -1: there is none */
+        bool passed;      /* the reader has it */
+        size_t capacity;  /* bytes that it is for */
+        size_t used;      /* bytes from the start that may have memory */
+        char *map;        /* its bytes, or NULL before they are wanted a second time */
+        size_t populated; /* bytes of the map that take no page fault */
+        bool closed;      /* the map cannot be written to */
+        struct {          /* what it was written from, where that was one big piece */
+            const void *data;
+            size_t size;
+            uint64_t watch;       /* 0: it is not watched */
+            unsigned not_watched; /* how often still not */
+        } source;
     } slots[EXTENTS_MOST];
 };
 
 struct extents_out *
-extents_out_new(void)
+extents_out_new(bool guarded, bool watches, size_t idle_most)
 {
     struct extents_out *out = calloc(1, sizeof *out);
 
     for (unsigned i = 0; out && i < EXTENTS_MOST; i++)
         out->slots[i].fd = -1;
+    if (out) {
+        out->owner = getpid();
+        out->guarded = guarded;
+        out->idle_most = idle_most;
+        out->watches = watches;
+    }
     return out;
+}
+
+static void
+unmap(struct slot *s)
+{
+    if (s->map)
+        munmap(s->map, s->capacity);
+    s->map = NULL;
+    s->populated = 0;
+    s->closed = false;
+}
+
+static void
+forget_source(struct slot *s)
+{
+    pages_unwatch(s->source.watch);
+    memset(&s->source, 0, sizeof s->source);
+}
+
+static void
+clear(struct slot *s)
+{
+    forget_source(s);
+    unmap(s);
+    if (s->fd >= 0)
+        close(s->fd);
+    s->fd = -1;
+    s->passed = false;
+    s->capacity = s->used = 0;
 }
 
 void
 extents_out_free(struct extents_out *out)
 {
-    for (unsigned i = 0; out && i < EXTENTS_MOST; i++)
-        if (out->slots[i].fd >= 0)
-            close(out->slots[i].fd);
+    for (unsigned i = 0; out && i < EXTENTS_MOST; i++) {
+        if (getpid() != out->owner)
+            out->slots[i].map = NULL; /* a fork has none of them; other memory may be there */
+        clear(&out->slots[i]);
+    }
     free(out);
 }
 
@@ -81,11 +184,13 @@ extents_passed(struct extents_out *out, unsigned slot)
 
 /* The memory goes, the extent stays. */
 static void
-empty(struct extents_out *out, unsigned slot)
+empty(struct slot *s)
 {
-    if (fallocate(out->slots[slot].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                  (off_t)extent_round(out->slots[slot].used)) == 0)
-        out->slots[slot].used = 0;
+    forget_source(s);
+    unmap(s);
+    if (fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                  (off_t)extent_round(s->used)) == 0)
+        s->used = 0;
 }
 
 void
@@ -101,16 +206,26 @@ extents_reclaim(struct extents_out *out, uint64_t slots)
         if (!(out->busy >> i & 1))
             idle += out->slots[i].used;
     /* What has just been used is used again soonest. */
-    for (unsigned i = 0; i < EXTENTS_MOST && idle > EXTENTS_IDLE_MOST; i++)
+    for (unsigned i = 0; i < EXTENTS_MOST && idle > out->idle_most; i++)
         if (!(out->busy >> i & 1) && !(slots >> i & 1) && out->slots[i].used > 0) {
             idle -= out->slots[i].used;
-            empty(out, i);
+            empty(&out->slots[i]);
         }
-    for (unsigned i = 0; i < EXTENTS_MOST && idle > EXTENTS_IDLE_MOST; i++)
+    for (unsigned i = 0; i < EXTENTS_MOST && idle > out->idle_most; i++)
         if ((slots >> i & 1) && out->slots[i].used > 0) {
             idle -= out->slots[i].used;
-            empty(out, i);
+            empty(&out->slots[i]);
         }
+}
+
+void
+extents_retire(struct extents_out *out, uint64_t slots)
+{
+    slots &= out->busy;
+    out->busy &= ~slots;
+    for (unsigned i = 0; i < EXTENTS_MOST; i++)
+        if (slots >> i & 1)
+            clear(&out->slots[i]);
 }
 
 static size_t
@@ -126,7 +241,7 @@ capacity_for(size_t size)
 }
 
 static int
-make(struct extents_out *out, unsigned slot, size_t size)
+make(struct slot *s, size_t size)
 {
     size_t capacity = capacity_for(size);
     int fd = capacity == 0 || capacity > INT64_MAX
@@ -139,37 +254,40 @@ make(struct extents_out *out, unsigned slot, size_t size)
         close(fd);
         return -1;
     }
-    if (out->slots[slot].fd >= 0)
-        close(out->slots[slot].fd);
-    out->slots[slot].fd = fd;
-    out->slots[slot].passed = false;
-    out->slots[slot].capacity = capacity;
-    out->slots[slot].used = 0;
+    clear(s);
+    s->fd = fd;
+    s->capacity = capacity;
     return 0;
 }
 
-/* The smallest that is big enough; else one with no memfd yet; else the smallest of all, which gets
+/* One that was written from the same memory; else the smallest that is big enough, rather one whose
+ * source is nothing to go by; else one with no memfd yet; else the smallest of all, which gets
  * another. -1: all are in use, or there is no memory. */
 static int
-choose(struct extents_out *out, size_t size)
+choose(struct extents_out *out, size_t size, const void *source)
 {
     int fits = -1, none = -1, least = -1;
 
     for (int i = 0; i < (int)EXTENTS_MOST; i++) {
-        size_t capacity = out->slots[i].capacity;
+        struct slot *s = &out->slots[i];
         if (out->busy >> i & 1)
             continue;
-        if (out->slots[i].fd < 0)
+        if (source && s->source.data == source && s->source.size == size)
+            return i;
+        if (s->fd < 0)
             none = none < 0 ? i : none;
-        else if (capacity >= size)
-            fits = fits < 0 || capacity < out->slots[fits].capacity ? i : fits;
-        else
-            least = least < 0 || capacity < out->slots[least].capacity ? i : least;
+        else if (s->capacity < size)
+            least = least < 0 || s->capacity < out->slots[least].capacity ? i : least;
+        else if (s->source.watch == 0)
+            fits = fits < 0 || s->capacity < out->slots[fits].capacity ? i : fits;
     }
     if (fits >= 0)
         return fits;
+    for (int i = 0; none < 0 && i < (int)EXTENTS_MOST; i++)
+        if (!(out->busy >> i & 1) && out->slots[i].capacity >= size)
+            return i; /* what is watched has to go */
     int slot = none >= 0 ? none : least;
-    return slot >= 0 && make(out, (unsigned)slot, size) == 0 ? slot : -1;
+    return slot >= 0 && make(&out->slots[slot], size) == 0 ? slot : -1;
 }
 
 static int
@@ -190,43 +308,185 @@ write_all(int fd, const void *data, size_t size, size_t at)
     return 0;
 }
 
-int
-extents_write(struct extents_out *out, const struct piece *pieces, size_t n, bool *fresh)
+/* Into memory that is there already a mapping writes faster than a system call, which looks each
+ * page up; getting new memory is faster by system calls, which take no page faults. */
+static bool
+prepare_map(struct slot *s, size_t size)
 {
-    size_t total = 0, at = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        if (pieces[i].size > SIZE_MAX / 2 - total)
-            return -1;
-        total = extent_round(total) + pieces[i].size;
+    if (!s->map) {
+        s->map = mmap(NULL, s->capacity, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, 0);
+        if (s->map == MAP_FAILED) {
+            s->map = NULL;
+            return false;
+        }
+        madvise(s->map, s->capacity, MADV_DONTFORK);
     }
-    int slot = choose(out, total);
+    else if (s->closed && mprotect(s->map, s->capacity, PROT_READ | PROT_WRITE) < 0)
+        return false;
+    s->closed = false;
+    if (s->populated < size) {
+        /* Without it (Linux before 5.14) the pages are faulted in one by one. */
+        madvise(s->map, extent_round(size), MADV_POPULATE_WRITE);
+        s->populated = size;
+    }
+    return true;
+}
+
+static int
+write_piece(struct extents_out *out, struct slot *s, const struct piece *piece, size_t at,
+            size_t had)
+{
+    if (piece->size < EXTENTS_APART || at + piece->size > had || !prepare_map(s, at + piece->size))
+        return write_all(s->fd, piece->data, piece->size, at);
+    memcpy(s->map + at, piece->data, piece->size);
+    if (out->guarded && mprotect(s->map, s->capacity, PROT_NONE) == 0)
+        s->closed = true;
+    return 0;
+}
+
+/* What has been written to since it was sent. */
+struct update {
+    struct slot *slot;
+    size_t written;
+    bool failed;
+};
+
+static void
+update_run(void *argument, char *start, size_t size)
+{
+    struct update *u = argument;
+    size_t at = (size_t)(start - (const char *)u->slot->source.data);
+
+    u->written += size;
+    u->failed = u->failed || write_all(u->slot->fd, start, size, at) < 0;
+}
+
+/* A big piece, alone in its extent, perhaps from memory that was sent before. Other threads may
+ * write to it meanwhile: what they write is in what was sent, or in the watch. */
+static int
+write_apart(struct extents_out *out, struct slot *s, const struct piece *piece)
+{
+    bool again =
+        s->source.data == piece->data && s->source.size == piece->size && s->used >= piece->size;
+    size_t had = s->used;
+
+    if (again && s->source.watch != 0) {
+        struct update u = {.slot = s};
+        if (pages_watched(s->source.watch, update_run, &u) == 0 && !u.failed) {
+            if (u.written > piece->size / 4) {
+                /* It costs a fault for each page that is written, and brings little. */
+                pages_unwatch(s->source.watch);
+                s->source.watch = 0;
+                s->source.not_watched = NOT_WATCHED;
+            }
+            return 0;
+        }
+        pages_unwatch(s->source.watch);
+        s->source.watch = 0;
+    }
+    if (!again) {
+        forget_source(s);
+        s->source.data = piece->data;
+        s->source.size = piece->size;
+    }
+    else if (s->source.not_watched > 0)
+        s->source.not_watched--;
+    else if (out->watches) {
+        s->source.watch = pages_watch(piece->data, piece->size);
+        if (s->source.watch == 0)
+            s->source.not_watched = NOT_WATCHED;
+    }
+    if (s->used < piece->size)
+        s->used = piece->size;
+    return write_piece(out, s, piece, 0, had);
+}
+
+static int
+write_together(struct extents_out *out, const struct piece *pieces, size_t n, struct placed *placed,
+               const bool *apart)
+{
+    size_t total = 0;
+
+    for (size_t i = 0; i < n; i++)
+        if (!apart[i]) {
+            placed[i].at = extent_round(total);
+            total = placed[i].at + pieces[i].size;
+        }
+    int slot = choose(out, total, NULL);
     if (slot < 0)
         return -1;
-    if (out->slots[slot].used < total)
-        out->slots[slot].used = total;
-    for (size_t i = 0; i < n; i++) {
-        at = extent_round(at);
-        if (write_all(out->slots[slot].fd, pieces[i].data, pieces[i].size, at) < 0) {
-            empty(out, (unsigned)slot);
-            return -1;
-        }
-        at += pieces[i].size;
-    }
+    struct slot *s = &out->slots[slot];
+    size_t had = s->used;
+    forget_source(s);
+    if (s->used < total)
+        s->used = total;
     out->busy |= (uint64_t)1 << slot;
-    *fresh = !out->slots[slot].passed;
-    return slot;
+    bool fresh = !s->passed;
+    for (size_t i = 0; i < n; i++)
+        if (!apart[i]) {
+            placed[i].slot = (unsigned)slot;
+            placed[i].fresh = fresh;
+            fresh = false;
+            if (write_piece(out, s, &pieces[i], placed[i].at, had) < 0)
+                return -1;
+        }
+    return 0;
+}
+
+int
+extents_write(struct extents_out *out, const struct piece *pieces, size_t n, struct placed *placed)
+{
+    uint64_t before = out->busy;
+    size_t total = 0, together = 0;
+    unsigned left = EXTENTS_MOST - (unsigned)__builtin_popcountll(out->busy);
+    bool *apart = calloc(n, sizeof *apart);
+
+    if (!apart)
+        return -1;
+    for (size_t i = 0; i < n; i++) {
+        if (pieces[i].size > SIZE_MAX / 2 - total)
+            goto failed;
+        total = extent_round(total) + pieces[i].size;
+        apart[i] = pieces[i].apart && pieces[i].size >= EXTENTS_APART && left > LEFT_FREE;
+        left -= apart[i];
+        together += !apart[i];
+    }
+    if (together > 0 && write_together(out, pieces, n, placed, apart) < 0)
+        goto failed;
+    for (size_t i = 0; i < n; i++) {
+        int slot = apart[i] ? choose(out, pieces[i].size, pieces[i].data) : -1;
+        if (!apart[i])
+            continue;
+        if (slot < 0)
+            goto failed;
+        out->busy |= (uint64_t)1 << slot;
+        placed[i] = (struct placed){(unsigned)slot, !out->slots[slot].passed, 0};
+        if (write_apart(out, &out->slots[slot], &pieces[i]) < 0)
+            goto failed;
+    }
+    free(apart);
+    return 0;
+failed:
+    for (unsigned i = 0; i < EXTENTS_MOST; i++)
+        if ((out->busy & ~before) >> i & 1)
+            empty(&out->slots[i]);
+    out->busy = before;
+    free(apart);
+    return -1;
 }
 
 /* ---- the reader's end ---------------------------------------------------------------------- */
 
 struct extents_in {
-    _Atomic uint64_t *given_back; /* NULL once nobody looks there any more */
+    struct extents_back *back; /* NULL once nobody looks there any more */
     pid_t owner;
-    unsigned users; /* views, and the owner */
+    unsigned users;  /* views, and the owner */
+    unsigned copies; /* that are out */
     struct {
         int fd;
         uint64_t size;
+        struct extent_copy *idle; /* as clean as new, for the next; or NULL */
+        unsigned not_mapped;      /* how often still not */
     } slots[EXTENTS_MOST];
 };
 
@@ -234,25 +494,59 @@ struct extent_view {
     struct extents_in *in;
     unsigned slot;
     unsigned users;
+    unsigned forks; /* of this process, when it was made */
     size_t size;
     unsigned char *data;
 };
 
+struct extent_copy {
+    struct extent_view *view;
+    size_t at, size;
+    char *data;
+    char *reserved; /* what is mapped, with the pages that nobody may touch */
+    size_t reserved_size;
+};
+
 struct extents_in *
-extents_in_new(_Atomic uint64_t *given_back)
+extents_in_new(struct extents_back *back)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct extents_in *in = calloc(1, sizeof *in);
 
+    pthread_once(&once, watch_forks);
     for (unsigned i = 0; in && i < EXTENTS_MOST; i++)
         in->slots[i].fd = -1;
     if (in) {
-        in->given_back = given_back;
+        in->back = back;
         in->owner = getpid();
         in->users = 1;
     }
     return in;
 }
 
+static void
+unmap_copy(struct extent_copy *copy)
+{
+    if (copy)
+        munmap(copy->reserved, copy->reserved_size);
+    free(copy);
+}
+
+/* With the lock. */
+static void
+forget_slot(struct extents_in *in, unsigned slot)
+{
+    if (getpid() == in->owner)
+        unmap_copy(in->slots[slot].idle);
+    else
+        free(in->slots[slot].idle); /* a fork does not have it; other memory may be there */
+    in->slots[slot].idle = NULL;
+    if (in->slots[slot].fd >= 0)
+        close(in->slots[slot].fd);
+    in->slots[slot].fd = -1;
+}
+
+/* With the lock. */
 static void
 drop(struct extents_in *in)
 {
@@ -265,11 +559,12 @@ extents_in_free(struct extents_in *in)
 {
     if (!in)
         return;
+    pthread_mutex_lock(&lock);
     for (unsigned i = 0; i < EXTENTS_MOST; i++)
-        if (in->slots[i].fd >= 0)
-            close(in->slots[i].fd);
-    in->given_back = NULL;
+        forget_slot(in, i);
+    in->back = NULL;
     drop(in);
+    pthread_mutex_unlock(&lock);
 }
 
 /* Memory whose end stays where it is, and whose pages come when they are touched: a file could end
@@ -300,10 +595,12 @@ extents_take(struct extents_in *in, unsigned slot, int fd)
         errno = EPROTO;
         return -1;
     }
-    if (in->slots[slot].fd >= 0)
-        close(in->slots[slot].fd);
+    pthread_mutex_lock(&lock);
+    forget_slot(in, slot);
     in->slots[slot].fd = fd;
     in->slots[slot].size = size;
+    in->slots[slot].not_mapped = 0;
+    pthread_mutex_unlock(&lock);
     return 0;
 }
 
@@ -314,24 +611,6 @@ is_there(struct extents_in *in, unsigned slot, size_t size)
         return true;
     errno = EPROTO;
     return false;
-}
-
-int
-extents_read(struct extents_in *in, unsigned slot, void *to, size_t size)
-{
-    if (!is_there(in, slot, size))
-        return -1;
-    for (size_t at = 0; at < size;) {
-        ssize_t n = pread(in->slots[slot].fd, (char *)to + at, size - at, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            errno = n == 0 ? EPROTO : errno;
-            return -1;
-        }
-        at += (size_t)n;
-    }
-    return 0;
 }
 
 struct extent_view *
@@ -348,6 +627,7 @@ extents_view(struct extents_in *in, unsigned slot, size_t size)
     view = calloc(1, sizeof *view);
     if (!view)
         return NULL;
+    view->forks = atomic_load(&forks);
     view->data = mmap(NULL, size, PROT_READ, MAP_SHARED, in->slots[slot].fd, 0);
     if (view->data == MAP_FAILED) {
         free(view);
@@ -357,15 +637,30 @@ extents_view(struct extents_in *in, unsigned slot, size_t size)
     view->slot = slot;
     view->size = size;
     view->users = 1;
+    pthread_mutex_lock(&lock);
     in->users++;
+    pthread_mutex_unlock(&lock);
     return view;
+}
+
+/* With the lock. */
+static void
+give_back(struct extents_in *in, unsigned slot, bool for_good)
+{
+    if (!in->back || getpid() != in->owner)
+        return;
+    if (for_good)
+        forget_slot(in, slot);
+    atomic_fetch_or_explicit(for_good ? &in->back->retired : &in->back->reclaimed,
+                             (uint64_t)1 << slot, memory_order_release);
 }
 
 void
 extents_give_back(struct extents_in *in, unsigned slot)
 {
-    if (in->given_back && getpid() == in->owner)
-        atomic_fetch_or_explicit(in->given_back, (uint64_t)1 << slot, memory_order_release);
+    pthread_mutex_lock(&lock);
+    give_back(in, slot, false);
+    pthread_mutex_unlock(&lock);
 }
 
 const unsigned char *
@@ -377,17 +672,174 @@ extent_data(const struct extent_view *view)
 struct extent_view *
 extent_ref(struct extent_view *view)
 {
+    pthread_mutex_lock(&lock);
     view->users++;
+    pthread_mutex_unlock(&lock);
     return view;
 }
 
 void
 extent_unref(struct extent_view *view)
 {
-    if (--view->users > 0)
-        return;
-    munmap(view->data, view->size);
-    extents_give_back(view->in, view->slot);
-    drop(view->in);
-    free(view);
+    pthread_mutex_lock(&lock);
+    if (--view->users == 0) {
+        munmap(view->data, view->size);
+        give_back(view->in, view->slot, view->forks != atomic_load(&forks));
+        drop(view->in);
+        free(view);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+/* ---- private memory of the reader ----------------------------------------------------------- */
+
+/* Only while it is somebody's does a fork get it. */
+static struct extent_copy *
+take_idle(struct extents_in *in, unsigned slot, size_t at, size_t size)
+{
+    struct extent_copy *copy = in->slots[slot].idle;
+
+    if (!copy || copy->at != at || extent_round(copy->size) != extent_round(size))
+        return NULL;
+    in->slots[slot].idle = NULL;
+    madvise(copy->reserved, copy->reserved_size, MADV_DOFORK);
+    return copy;
+}
+
+static struct extent_copy *
+map_copy(int fd, size_t at, size_t size)
+{
+    size_t page = extent_round(1), length = extent_round(size);
+    struct extent_copy *copy = calloc(1, sizeof *copy);
+
+    if (!copy)
+        return NULL;
+    copy->reserved_size = length + 2 * page;
+    copy->reserved = mmap(NULL, copy->reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy->reserved == MAP_FAILED) {
+        free(copy);
+        return NULL;
+    }
+    copy->data = mmap(copy->reserved + page, length, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)at);
+    if (copy->data == MAP_FAILED) {
+        unmap_copy(copy);
+        return NULL;
+    }
+    return copy;
+}
+
+struct extent_copy *
+extent_copy_new(struct extent_view *view, size_t at, size_t size)
+{
+    struct extents_in *in = view->in;
+    struct extent_copy *copy = NULL;
+
+    if (size == 0 || at != extent_round(at) || at > view->size || size > view->size - at)
+        return NULL;
+    pthread_mutex_lock(&lock);
+    if (in->slots[view->slot].not_mapped > 0)
+        in->slots[view->slot].not_mapped--;
+    else if (in->back && getpid() == in->owner && in->copies < COPIES_MOST) {
+        copy = take_idle(in, view->slot, at, size);
+        if (!copy)
+            copy = map_copy(in->slots[view->slot].fd, at, size);
+    }
+    if (copy) {
+        in->copies++;
+        view->users++;
+        copy->view = view;
+        copy->at = at;
+        copy->size = size;
+    }
+    pthread_mutex_unlock(&lock);
+    return copy;
+}
+
+void *
+extent_copy_data(const struct extent_copy *copy)
+{
+    return copy->data;
+}
+
+size_t
+extent_copy_size(const struct extent_copy *copy)
+{
+    return copy->size;
+}
+
+const unsigned char *
+extent_copy_original(const struct extent_copy *copy)
+{
+    return copy->view->data + copy->at;
+}
+
+struct changes {
+    const struct extent_copy *copy;
+    extent_run *run;
+    void *argument;
+};
+
+static void
+changed_pages(void *argument, char *start, size_t size)
+{
+    struct changes *changes = argument;
+    size_t at = (size_t)(start - changes->copy->data), end = changes->copy->size;
+
+    if (at < end)
+        changes->run(changes->argument, at, size < end - at ? size : end - at);
+}
+
+bool
+extent_copy_changes(const struct extent_copy *copy, extent_run *run, void *argument)
+{
+    struct changes changes = {copy, run, argument};
+
+    return pages_copied(copy->data, extent_round(copy->size), changed_pages, &changes) == 0;
+}
+
+static void
+discard(void *argument, char *start, size_t size)
+{
+    madvise(start, size, MADV_DONTNEED);
+    *(size_t *)argument += size;
+}
+
+/* The pages that were written go, the others stay where they are: the next one finds its memory
+ * mapped. */
+static bool
+clean(struct extent_copy *copy, size_t *written)
+{
+    size_t length = extent_round(copy->size);
+
+    if (pages_copied(copy->data, length, discard, written) < 0) {
+        *written = 0; /* nobody knows */
+        if (madvise(copy->data, length, MADV_DONTNEED) < 0)
+            return false;
+    }
+    return madvise(copy->reserved, copy->reserved_size, MADV_DONTFORK) == 0;
+}
+
+void
+extent_copy_free(struct extent_copy *copy)
+{
+    struct extent_view *view = copy->view;
+    struct extents_in *in = view->in;
+    size_t written = 0;
+    bool keep = getpid() == in->owner && view->forks == atomic_load(&forks) &&
+                clean(copy, &written) && written <= copy->size / 2;
+
+    pthread_mutex_lock(&lock);
+    in->copies--;
+    if (written > copy->size / 2)
+        in->slots[view->slot].not_mapped = NOT_MAPPED;
+    if (keep && in->back && view->forks == atomic_load(&forks)) {
+        unmap_copy(in->slots[view->slot].idle);
+        in->slots[view->slot].idle = copy;
+    }
+    else {
+        unmap_copy(copy);
+    }
+    pthread_mutex_unlock(&lock);
+    extent_unref(view);
 }

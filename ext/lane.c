@@ -1,6 +1,7 @@
 #define _GNU_SOURCE 1
 #include "lane.h"
 
+#include "extents.h"
 #include "fdpass.h"
 
 #include <errno.h>
@@ -47,7 +48,7 @@ struct control {
     _Alignas(128) _Atomic uint32_t sleeping;
     _Atomic uint32_t cpu; /* the reader's, when it last read a frame */
     /* Set by the reader, cleared by the writer: extents that are not in use any more. */
-    _Alignas(128) _Atomic uint64_t returned;
+    _Alignas(128) struct extents_back returned;
 };
 
 struct memory {
@@ -482,13 +483,13 @@ lane_take(lane *l)
     return fd;
 }
 
-_Atomic uint64_t *
+struct extents_back *
 lane_returned(lane *l)
 {
     return &l->out.control->returned;
 }
 
-_Atomic uint64_t *
+struct extents_back *
 lane_to_return(lane *l)
 {
     return &l->in.control->returned;

@@ -13,7 +13,7 @@
 
 typedef struct lane lane;
 
-#define LANE_VERSION 2u
+#define LANE_VERSION 3u
 /* Bigger frames go another way: a copy into the ring and one out of it would be no gain. */
 #define LANE_FRAME_MAX (64u * 1024)
 
@@ -46,8 +46,9 @@ int lane_pass(lane *l, int fd);
 int lane_take(lane *l);
 /* Bits for extents: what the other end has given back of those that this end sent, and where this
  * end says so of those that it received. */
-_Atomic uint64_t *lane_returned(lane *l);
-_Atomic uint64_t *lane_to_return(lane *l);
+struct extents_back;
+struct extents_back *lane_returned(lane *l);
+struct extents_back *lane_to_return(lane *l);
 /* Says, in order with the frames, that `total` frames in all were sent another way up to here. Is
  * always said: where there is no room left, as LANE_FOR_GOOD, and then nothing fits any more. */
 void lane_elsewhere(lane *l, uint64_t total);

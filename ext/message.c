@@ -115,7 +115,7 @@ blobs_collect(void)
 }
 
 int
-encode_blob(struct message *m, const void *data, size_t size, PyObject *owner)
+encode_blob(struct message *m, const void *data, size_t size, PyObject *owner, bool apart)
 {
     if (size < BLOB_SIZE) {
         write_u8(&m->w, 0);
@@ -131,7 +131,7 @@ encode_blob(struct message *m, const void *data, size_t size, PyObject *owner)
     }
     f->object = Py_NewRef(owner);
     m->blobs = more;
-    m->blobs[m->nblobs] = (struct blob){data, size, f};
+    m->blobs[m->nblobs] = (struct blob){data, size, f, apart};
     write_u8(&m->w, 1);
     write_u64(&m->w, m->nblobs++);
     return message_check(m);

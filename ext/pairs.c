@@ -3,12 +3,14 @@
  * reply) first sends what it changed; whoever gains control remembers the content to compare with.
  */
 #include "codec.h"
+#include "numpy_memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK 4096   /* bytes of a buffer that are compared at once */
-#define MAX_RUNS 128 /* changed runs of a block that are written one by one */
+#define BLOCK 4096     /* bytes of a buffer that are compared at once */
+#define MAX_RUNS 128   /* changed runs of a block that are written one by one */
+#define MUCH (1 << 20) /* bytes of a change from which on they go along without being encoded */
 
 uint64_t
 pair_new_id(struct strand *s)
@@ -355,13 +357,53 @@ encode_set_changes(struct message *m, PyObject *now, PyObject *before, bool *cha
     return rc;
 }
 
-/* Writes the changed runs of bytes in a block, so that what did not change is not written over:
- * another array of the same memory, or another thread, may have. Past a number of runs the rest of
- * the block goes whole. Returns how many were written. */
-static uint64_t
-write_runs(struct message *m, const char *now, const char *before, size_t i, size_t end)
+/* Changed bytes next to each other, collected over blocks. */
+struct ranges {
+    struct message *m;
+    PyObject *owner; /* borrowed: of the memory; NULL: all bytes are encoded */
+    const char *now, *before;
+    size_t start, end; /* the run that may still grow */
+    uint64_t n;
+    int rc;
+};
+
+static void
+end_run(struct ranges *r)
 {
-    uint64_t n = 0;
+    size_t size = r->end - r->start;
+    if (size == 0 || r->rc < 0) {
+        return;
+    }
+    r->n++;
+    write_u64(&r->m->w, r->start);
+    if (r->owner != NULL && size >= MUCH) {
+        r->rc = encode_blob(r->m, r->now + r->start, size, r->owner, false);
+    }
+    else {
+        write_u8(&r->m->w, 0); /* as encode_blob() says that the bytes follow */
+        write_bytes(&r->m->w, r->now + r->start, size);
+    }
+    r->start = r->end;
+}
+
+static void
+add_run(struct ranges *r, size_t start, size_t end)
+{
+    if (start != r->end) {
+        end_run(r);
+        r->start = start;
+    }
+    r->end = end;
+}
+
+/* The changed runs of bytes in a block, so that what did not change is not written over: another
+ * array of the same memory, or another thread, may have. Past a number of runs the rest of the
+ * block goes whole. */
+static void
+compare_block(struct ranges *r, size_t i, size_t end)
+{
+    const char *now = r->now, *before = r->before;
+    int n = 0;
     while (i < end) {
         while (i < end && now[i] == before[i]) {
             i++;
@@ -374,36 +416,56 @@ write_runs(struct message *m, const char *now, const char *before, size_t i, siz
             i++;
         }
         if (i > start) {
-            write_u64(&m->w, start);
-            write_bytes(&m->w, now + start, i - start);
+            add_run(r, start, i);
             n++;
         }
     }
-    return n;
+}
+
+static void
+compare(void *argument, size_t at, size_t size)
+{
+    struct ranges *r = argument;
+    for (size_t i = at; i < at + size; i += BLOCK) {
+        size_t end = i + (at + size - i < BLOCK ? at + size - i : BLOCK);
+        if (memcmp(r->now + i, r->before + i, end - i) != 0) {
+            compare_block(r, i, end);
+        }
+    }
+}
+
+/* `copy`: the memory, where it is known which of its pages were written; or NULL. */
+static int
+encode_ranges_of(struct message *m, const char *now, const char *before, size_t size,
+                 PyObject *owner, const struct extent_copy *copy, bool *changed)
+{
+    struct ranges r = {.m = m, .owner = owner, .now = now, .before = before};
+    size_t count_at = m->w.size;
+    write_u64(&m->w, 0);
+    if (copy == NULL || !extent_copy_changes(copy, compare, &r)) {
+        /* What part of an answer has told is not told twice: ranges only go up. */
+        r.start = r.end = 0;
+        r.n = 0;
+        m->w.size = count_at + sizeof r.n;
+        compare(&r, 0, size);
+    }
+    end_run(&r);
+    if (!m->w.failed) {
+        memcpy(m->w.data + count_at, &r.n, sizeof r.n);
+    }
+    *changed = r.n != 0;
+    return r.rc < 0 ? -1 : message_check(m);
 }
 
 int
 encode_ranges(struct message *m, const char *now, const char *before, size_t size, bool *changed)
 {
-    size_t count_at = m->w.size;
-    uint64_t n = 0;
-    write_u64(&m->w, 0);
-    for (size_t i = 0; i < size; i += BLOCK) {
-        size_t end = i + (size - i < BLOCK ? size - i : BLOCK);
-        if (memcmp(now + i, before + i, end - i) != 0) {
-            n += write_runs(m, now, before, i, end);
-        }
-    }
-    if (!m->w.failed) {
-        memcpy(m->w.data + count_at, &n, sizeof n);
-    }
-    *changed = n != 0;
-    return message_check(m);
+    return encode_ranges_of(m, now, before, size, NULL, NULL, changed);
 }
 
 static int
 encode_byte_changes(struct message *m, const char *now, size_t size, const char *before, size_t old,
-                    bool *changed)
+                    PyObject *owner, const struct extent_copy *copy, bool *changed)
 {
     if (size != old) {
         *changed = true;
@@ -412,7 +474,7 @@ encode_byte_changes(struct message *m, const char *now, size_t size, const char 
         return message_check(m);
     }
     write_u8(&m->w, 0);
-    return encode_ranges(m, now, before, size, changed);
+    return encode_ranges_of(m, now, before, size, owner, copy, changed);
 }
 
 static int
@@ -427,9 +489,10 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
     case PAIR_SET:
         return encode_set_changes(m, pair->object, pair->snapshot, changed);
     case PAIR_BYTEARRAY:
-        return encode_byte_changes(
-            m, PyByteArray_AS_STRING(pair->object), (size_t)PyByteArray_GET_SIZE(pair->object),
-            PyBytes_AS_STRING(pair->snapshot), (size_t)PyBytes_GET_SIZE(pair->snapshot), changed);
+        return encode_byte_changes(m, PyByteArray_AS_STRING(pair->object),
+                                   (size_t)PyByteArray_GET_SIZE(pair->object),
+                                   PyBytes_AS_STRING(pair->snapshot),
+                                   (size_t)PyBytes_GET_SIZE(pair->snapshot), NULL, NULL, changed);
     default: {
         struct flat flat;
         size_t old;
@@ -438,7 +501,14 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
             return 0;
         }
         const char *before = snapshot_bytes(pair->snapshot, &old);
-        int rc = encode_byte_changes(m, flat.data, flat.size, before, old, changed);
+        struct extent_copy *copy = extent_copy_at(flat.data);
+        if (copy != NULL && (before != (const char *)extent_copy_original(copy) ||
+                             flat.size != extent_copy_size(copy))) {
+            copy = NULL; /* it has been compared before, with something else */
+        }
+        /* The bytes of a strided array are in a copy that goes now. */
+        int rc = encode_byte_changes(m, flat.data, flat.size, before, old,
+                                     flat.contiguous ? pair->object : NULL, copy, changed);
         flat_close(&flat);
         return rc;
     }
@@ -626,10 +696,11 @@ apply_set(struct incoming *in, PyObject *target)
 int
 apply_ranges(struct incoming *in, char *data, size_t size)
 {
-    for (uint64_t n = read_count(&in->r, 16); n > 0; n--) {
+    for (uint64_t n = read_count(&in->r, 9 + 8); n > 0; n--) {
         uint64_t offset = read_u64(&in->r);
         size_t length;
-        const unsigned char *bytes = read_bytes(&in->r, &length);
+        const struct frame *frame;
+        const unsigned char *bytes = decode_blob(in, &length, &frame);
         if (in->r.failed || offset > size || length > size - offset) {
             return garbled("changes of a buffer");
         }

@@ -168,7 +168,7 @@ send_kind(channel *c, uint64_t i)
         return;
     }
     if (i % 16 == 1) {
-        struct blob blobs[] = {{big, sizeof big, NULL}, {big, 10, NULL}};
+        struct blob blobs[] = {{big, sizeof big, NULL, true}, {big, 10, NULL, false}};
         CHECK_EQUAL(channel_send_blobs(c, data, size, true, blobs, 2, blob_done), 0);
         return;
     }
@@ -342,7 +342,7 @@ test_extents_in_use(void)
         for (int i = 0; i < MANY; i++) {
             unsigned char *data = malloc(SIZE);
             memset(data, i + round, SIZE);
-            struct blob blob = {data, SIZE, NULL};
+            struct blob blob = {data, SIZE, NULL, false};
             CHECK_EQUAL(channel_send_blobs(here, "with a blob", 11, false, &blob, 1, blob_done), 0);
             while (channel_recv(there, &held[i]) == 0) {
                 CHECK(channel_wait(there, NULL, 0, 5000, &ready) >= 0);
@@ -367,24 +367,34 @@ test_extents_in_use(void)
 static void
 test_garbled_extents(void)
 {
+    struct place {
+        uint32_t slot, flags;
+        uint64_t at, size;
+    };
     struct {
-        uint32_t slot, flags, npieces, frame;
-        uint64_t sizes[2];
-    } good = {0, 0, 1, 0, {5000, 0}}, bad[] = {
-                                          {64, 0, 1, 0, {5000, 0}},
-                                          {UINT32_MAX, 0, 1, 0, {5000, 0}},
-                                          {1, 0, 1, 0, {5000, 0}},
-                                          {0, 0, 0, 0, {5000, 0}},
-                                          {0, 0, UINT32_MAX, 0, {5000, 0}},
-                                          {0, 0, 1, 1, {5000, 0}},
-                                          {0, 0, 1, UINT32_MAX, {5000, 0}},
-                                          {0, 0, 1, 0, {70001 * 4096ull, 0}},
-                                          {0, 0, 1, 0, {UINT64_MAX, 0}},
-                                          {0, 0, 2, 0, {5000, UINT64_MAX - 8191}},
-                                          {0, 0, 2, 0, {5000, 70000 * 4096ull}},
-                                          {0, 0, 2, 0, {UINT64_MAX, UINT64_MAX}},
-                                          {0, 1, 1, 0, {5000, 0}}, /* there is no descriptor */
-                                      };
+        uint32_t skipped, npieces, frame, unused;
+        struct place places[2];
+    } good = {0, 1, 0, 0, {{0, 0, 0, 5000}, {0}}},
+      bad[] = {
+          {0, 1, 0, 0, {{64, 0, 0, 5000}, {0}}},
+          {0, 1, 0, 0, {{UINT32_MAX, 0, 0, 5000}, {0}}},
+          {0, 1, 0, 0, {{1, 0, 0, 5000}, {0}}},
+          {0, 0, 0, 0, {{0, 0, 0, 5000}, {0}}},
+          {0, UINT32_MAX, 0, 0, {{0, 0, 0, 5000}, {0}}},
+          {0, 1, 1, 0, {{0, 0, 0, 5000}, {0}}},
+          {0, 1, UINT32_MAX, 0, {{0, 0, 0, 5000}, {0}}},
+          {0, 1, 0, 0, {{0, 0, 0, 70001 * 4096ull}, {0}}},
+          {0, 1, 0, 0, {{0, 0, 0, UINT64_MAX}, {0}}},
+          {0, 1, 0, 0, {{0, 0, UINT64_MAX, 5000}, {0}}},
+          {0, 1, 0, 0, {{0, 0, UINT64_MAX - 4999, 5000}, {0}}},
+          {0, 2, 0, 0, {{0, 0, 0, 5000}, {0, 0, 8192, UINT64_MAX - 8191}}},
+          {0, 2, 0, 0, {{0, 0, 0, 5000}, {0, 0, 8192, 70000 * 4096ull}}},
+          {0, 2, 0, 0, {{0, 0, 8192, 5000}, {0, 0, 0, 5000}}}, /* the last one is not the end */
+          {0, 2, 0, 0, {{0, 0, 0, UINT64_MAX}, {0, 0, 0, UINT64_MAX}}},
+          {0, 2, 0, 0, {{0, 0, 0, 5000}, {1, 0, 0, 5000}}},
+          {0, 1, 0, 0, {{0, 1, 0, 5000}, {0}}}, /* there is no descriptor */
+          {1, 1, 0, 0, {{0, 0, 0, 5000}, {0}}},
+      };
     static char data[70000];
     with_lane = true;
     for (size_t i = 0; i <= sizeof bad / sizeof *bad; i++) {
@@ -394,18 +404,22 @@ test_garbled_extents(void)
         lane *raw = lane_make(fds);
         there = channel_accept(&zmq, endpoint, fd, lane_join(fds));
         /* The first one is as it should be, and brings a descriptor. */
-        struct extents_out *out = extents_out_new();
-        bool fresh;
-        CHECK_EQUAL(extents_write(out, &(struct piece){data, sizeof data}, 1, &fresh), 0);
+        struct extents_out *out = extents_out_new(false, false, 1 << 20);
+        struct placed placed;
+        CHECK_EQUAL(extents_write(out, &(struct piece){data, sizeof data, false}, 1, &placed), 0);
+        CHECK(placed.slot == 0 && placed.fresh && placed.at == 0);
+        /* One more descriptor than the record is about: it says so. */
         CHECK_EQUAL(lane_pass(raw, extents_fd(out, 0)), 0);
-        good.flags = 1;
-        CHECK(lane_send(raw, LANE_IS_EXTENT, &good, 24));
+        CHECK_EQUAL(lane_pass(raw, extents_fd(out, 0)), 0);
+        good.places[0].flags = 1;
+        good.skipped = 1;
+        CHECK(lane_send(raw, LANE_IS_EXTENT, &good, 40));
         CHECK_EQUAL(channel_recv(there, &f), 1);
         CHECK_EQUAL(f.size, 5000);
         frame_free(&f);
-        CHECK_EQUAL(atomic_load(lane_returned(raw)), 1);
+        CHECK_EQUAL(atomic_load(&lane_returned(raw)->reclaimed), 1);
         if (i < sizeof bad / sizeof *bad) {
-            size_t size = bad[i].npieces == 2 ? 32 : 24;
+            size_t size = bad[i].npieces == 2 ? 64 : 40;
             CHECK(lane_send(raw, LANE_IS_EXTENT, &bad[i], size));
             CHECK(channel_recv(there, &f) < 0 && errno == EPROTO);
         }

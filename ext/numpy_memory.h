@@ -1,0 +1,17 @@
+/* numpy_memory.h: ndarrays that own memory which came from the other side. */
+#ifndef ISOLATION_NUMPY_MEMORY_H
+#define ISOLATION_NUMPY_MEMORY_H
+
+#include "extents.h"
+#include "state.h"
+
+/* numpy.empty(shape, dtype, order), on the memory of `copy`, which is the array's from here on,
+ * whatever happens. Where this NumPy takes no memory of others (before 1.22), or the array needs
+ * another size, *taken is false, and the array has memory of its own, not initialised.
+ * New reference, or NULL with an exception. */
+PyObject *ndarray_on(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
+                     struct extent_copy *copy, bool *taken);
+/* The copy that is an array's memory, from its first byte on; NULL: none. Borrowed: the array's. */
+struct extent_copy *extent_copy_at(const void *data);
+
+#endif
