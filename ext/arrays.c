@@ -42,12 +42,17 @@ module_isolated(PeerObject *peer, const char *name)
 }
 
 bool
-is_ndarray(PeerObject *peer, PyObject *o)
+is_plain_ndarray(PyObject *o)
 {
     const char *name = Py_TYPE(o)->tp_name;
     return name[0] == 'n' && strcmp(name, "numpy.ndarray") == 0 &&
-           (PyObject *)Py_TYPE(o) == loaded_type(&core_get()->ndarray_type, "numpy", "ndarray") &&
-           !module_isolated(peer, "numpy");
+           (PyObject *)Py_TYPE(o) == loaded_type(&core_get()->ndarray_type, "numpy", "ndarray");
+}
+
+bool
+is_ndarray(PeerObject *peer, PyObject *o)
+{
+    return is_plain_ndarray(o) && !module_isolated(peer, "numpy");
 }
 
 bool
@@ -89,8 +94,8 @@ is_fresh(PyObject *array, bool owned)
         return false;
     }
     PyObject *base = PyObject_GetAttrString(array, "base");
-    bool fresh = base == Py_None || (base != NULL && Py_REFCNT(base) == 2 &&
-                                     (PyObject *)Py_TYPE(base) == core_get()->ndarray_type);
+    bool fresh =
+        base == Py_None || (base != NULL && Py_REFCNT(base) == 2 && is_plain_ndarray(base));
     if (fresh && base != Py_None) {
         PyObject *deeper = PyObject_GetAttrString(base, "base");
         fresh = deeper == Py_None;
@@ -593,7 +598,7 @@ int
 flat_open(PyObject *o, struct flat *f)
 {
     memset(f, 0, sizeof *f);
-    if ((PyObject *)Py_TYPE(o) != core_get()->ndarray_type) {
+    if (!is_plain_ndarray(o)) {
         if (PyObject_GetBuffer(o, &f->view, PyBUF_SIMPLE) < 0) {
             PyErr_Clear();
             if (PyObject_GetBuffer(o, &f->view, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {

@@ -203,6 +203,7 @@ PyObject *decode_exception_back(struct incoming *in);
 void chain_context(PyObject *exc);
 
 /* arrays.c */
+bool is_plain_ndarray(PyObject *o); /* of NumPy, isolated or not */
 bool is_ndarray(PeerObject *peer, PyObject *o);
 bool is_array(PeerObject *peer, PyObject *o);
 bool is_fresh(PyObject *array, bool owned); /* may it move? */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -75,10 +76,10 @@ size_t
 extents_idle_most(void)
 {
     static size_t most;
-    size_t least = (size_t)128 << 20, limit = (size_t)1 << 30;
+    size_t least = (size_t)128 << 20, limit = (size_t)512 << 20;
 
     if (most == 0) {
-        most = (size_t)sysconf(_SC_PHYS_PAGES) / 16 * (size_t)sysconf(_SC_PAGESIZE);
+        most = (size_t)sysconf(_SC_PHYS_PAGES) / 32 * (size_t)sysconf(_SC_PAGESIZE);
         most = most < least ? least : most > limit ? limit : most;
     }
     return most;
@@ -820,13 +821,23 @@ clean(struct extent_copy *copy, size_t *written)
     return madvise(copy->reserved, copy->reserved_size, MADV_DONTFORK) == 0;
 }
 
+/* Private mappings count as this process's data, whether they are used or not. */
+static bool
+is_limited(void)
+{
+    struct rlimit data, space;
+
+    return getrlimit(RLIMIT_DATA, &data) < 0 || getrlimit(RLIMIT_AS, &space) < 0 ||
+           data.rlim_cur != RLIM_INFINITY || space.rlim_cur != RLIM_INFINITY;
+}
+
 void
 extent_copy_free(struct extent_copy *copy)
 {
     struct extent_view *view = copy->view;
     struct extents_in *in = view->in;
     size_t written = 0;
-    bool keep = getpid() == in->owner && view->forks == atomic_load(&forks) &&
+    bool keep = getpid() == in->owner && view->forks == atomic_load(&forks) && !is_limited() &&
                 clean(copy, &written) && written <= copy->size / 2;
 
     pthread_mutex_lock(&lock);

@@ -35,8 +35,8 @@ struct placed {
     size_t at;
 };
 
-/* What extents not in use may well keep: a sixteenth of the machine's memory, between 128 MB and
- * 1 GB. */
+/* What extents not in use may well keep: 1/32 of the machine's memory, between 128 MB and 512 MB.
+ */
 size_t extents_idle_most(void);
 
 /* ---- the writer's end ---------------------------------------------------------------------- */

@@ -501,6 +501,10 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
             return 0;
         }
         const char *before = snapshot_bytes(pair->snapshot, &old);
+        if (flat.size != old && is_plain_ndarray(pair->object)) {
+            /* Resized in place. Its shape stays this side's: what both sides have is restored. */
+            flat.size = old = flat.size < old ? flat.size : old;
+        }
         struct extent_copy *copy = extent_copy_at(flat.data);
         if (copy != NULL && (before != (const char *)extent_copy_original(copy) ||
                              flat.size != extent_copy_size(copy))) {

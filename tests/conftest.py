@@ -65,7 +65,8 @@ def _descriptors():
 
 
 def _is_extent(target):
-    return target.startswith("/memfd:isolation-extent")
+    # The second is what notices writes to memory that was sent (ext/pages.c).
+    return target.startswith("/memfd:isolation-extent") or target == "anon_inode:[userfaultfd]"
 
 
 def _ours(descriptors, extents=True):
