@@ -80,6 +80,14 @@ core_target_name(PyObject *Py_UNUSED(module), PyObject *o)
     Py_RETURN_NONE;
 }
 
+/* class_peer(cls) -> the peer whose other side the class is of, or None; local */
+static PyObject *
+core_class_peer(PyObject *Py_UNUSED(module), PyObject *cls)
+{
+    struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(cls));
+    return Py_NewRef(mirror == NULL || mirror->home ? Py_None : (PyObject *)mirror->peer);
+}
+
 static PyObject *
 core_zmq_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
@@ -116,6 +124,7 @@ static PyMethodDef methods[] = {
      "any object."},
     {"proxy_info", core_proxy_info, METH_O, NULL},
     {"target_name", core_target_name, METH_O, NULL},
+    {"class_peer", core_class_peer, METH_O, NULL},
     {"raiser", core_raiser, METH_O, NULL},
     {"thread_starter", thread_starter, METH_O, NULL},
     {"thread_cell", thread_cell, METH_NOARGS, NULL},

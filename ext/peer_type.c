@@ -1015,6 +1015,7 @@ static PyMemberDef peer_members[] = {
     {"epoch", T_UINT, offsetof(PeerObject, epoch), READONLY, NULL},
     {"requests", T_ULONGLONG, offsetof(PeerObject, requests_sent), READONLY, NULL},
     {"turn", T_ULONGLONG, offsetof(PeerObject, turn), READONLY, NULL},
+    {"host", T_OBJECT, offsetof(PeerObject, host), READONLY, NULL},
     {"isolated", T_OBJECT, offsetof(PeerObject, isolated), READONLY, NULL},
     {"modules", T_OBJECT, offsetof(PeerObject, modules), READONLY, NULL},
     {"_tap", T_OBJECT, offsetof(PeerObject, tap), 0, NULL},

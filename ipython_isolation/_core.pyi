@@ -21,6 +21,9 @@ def proxy_info(o: object, /) -> tuple[Peer, int, int, bool] | None:
 def target_name(o: object, /) -> str | None:
     """"module.qualname" of what a proxy or class stands for, where it is reached by name. Local."""
 
+def class_peer(cls: object, /) -> Peer | None:
+    """The peer that a class is a mirror of, None for anything else. Local."""
+
 def raiser(function: Callable[[Any], Any], /) -> Callable[[Any], Any]:
     """A function that calls `function` and raises what it returns, if that is an exception, as its caller's own."""
 
@@ -48,6 +51,7 @@ class Peer:
         The kernel's side: small frames go through shared memory, where that is possible.
     """
 
+    host: object
     epoch: int
     requests: int
     #: Grows with each frame received: as long as it stands, the other side has changed nothing.

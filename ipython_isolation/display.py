@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import sys
+import weakref
 
-from . import _core, errors
+from . import _core, errors, printers
 
 #: A view of a widget needs the session's comms, which the child has not; the text beside it is shown instead.
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -76,34 +77,105 @@ def _registered(formatter, o):
     return True
 
 
+def _registered_for(formatter, cls):
+    return cls in formatter.type_printers or printers.key(cls) in formatter.deferred_printers
+
+
+class _Texts:
+    """How the session's formatter of texts prints, for `represent`."""
+
+    def __init__(self):
+        self._source = self._pretty = None
+        self._looked = False
+        self._sent = weakref.WeakKeyDictionary()  # context -> its life in which the source was sent
+
+    def _load(self):
+        self._looked = True
+        self._source = printers.of_session()
+        if self._source is not None:
+            with contextlib.suppress(Exception):  # a version that needs more: then this process prints
+                self._pretty = printers.load(*self._source)
+
+    def asked(self, formatter, o, peer):
+        """
+        Parameters
+        ----------
+        formatter : PlainTextFormatter
+        o : object
+            A proxy, or an isolated class.
+        peer : _core.Peer
+            Its own.
+
+        Returns
+        -------
+        tuple or None
+            As for `represent.represent`. None: the session has a printer of its own for `o`, or another formatter.
+        """
+        from IPython.core.formatters import PlainTextFormatter
+
+        if type(formatter).__call__ is not PlainTextFormatter.__call__:
+            return None
+        if not self._looked:
+            self._load()
+        changed = None if self._pretty is None else printers.changes(formatter, self._pretty)
+        if changed is None:
+            return None
+        own = {name for name, function in changed if type(function) is not str and function is not None}
+        mro = (getattr(o, "__class__", None) or type(o)).__mro__ if own else ()
+        first = next((base for base in mro if printers.key(base) in own), None)
+        # What is only called like a registered class stands for a built-in one, which the child finds by its name.
+        if first is not None and _registered_for(formatter, first):
+            return None
+        sent = None if self._sent.get(peer.host) == peer.epoch else self._source
+        self._sent[peer.host] = peer.epoch
+        return (
+            sent, formatter.float_format, changed, formatter.pprint,
+            formatter.verbose, formatter.max_width, formatter.newline, formatter.max_seq_length,
+        )  # fmt: skip
+
+
+_texts = _Texts()
+
+
+def _peer_of(o):
+    """The peer of an object that is displayed by one request; None for any other."""
+    if isinstance(o, type):
+        # The others' texts are made of names that are known here.
+        return _core.class_peer(o) if type(o).__repr__ is not type.__repr__ else None
+    info = _core.proxy_info(o)
+    return None if info is None or info[3] else info[0]
+
+
 def _format(formatter, original, obj, include=None, exclude=None):
     """As ``DisplayFormatter.format``: (data, metadata)."""
-    info = None if isinstance(obj, type) else _core.proxy_info(obj)
-    if info is None or info[3] or _registered(formatter.ipython_display_formatter, obj):
+    peer = _peer_of(obj)
+    if peer is None or _registered(formatter.ipython_display_formatter, obj):
         return original(obj, include=include, exclude=exclude)
 
     def wanted(mime):
         return (not include or mime in include) and not (exclude and mime in exclude)
 
-    mine = [mime for mime, one in formatter.formatters.items() if wanted(mime) and _registered(one, obj)]
+    others = [mime for mime in formatter.formatters if wanted(mime) and mime != "text/plain"]
+    mine = [mime for mime in others if _registered(formatter.formatters[mime], obj)]
     methods = tuple(
-        (mime, str(one.print_method))
-        for mime, one in formatter.formatters.items()
-        if wanted(mime) and mime not in mine and mime != "text/plain" and one.enabled
+        (mime, str(formatter.formatters[mime].print_method))
+        for mime in others
+        if mime not in mine and formatter.formatters[mime].enabled
     )
     bundle = formatter.mimebundle_formatter
-    plain = formatter.formatters["text/plain"]
-    text = wanted("text/plain") and "text/plain" not in mine and plain.pprint
     made = None
     if bundle.enabled and not _registered(bundle, obj):
+        text = None
+        if wanted("text/plain"):
+            text = _texts.asked(formatter.formatters["text/plain"], obj, peer)
+            if text is None:
+                mine.append("text/plain")
         # A context that is closed has a local repr.
         with contextlib.suppress(errors.ClientStateError):
-            made = info[0].host_call("represent", obj, methods, include, exclude, bool(text))
+            made = peer.host_call("represent", obj, methods, include, exclude, text)
     if made is None:
         return original(obj, include=include, exclude=exclude)
     data, metadata = ({mime: part[mime] for mime in part if wanted(mime)} for part in made)
-    if "text/plain" not in data and wanted("text/plain"):
-        mine.append("text/plain")
     for mime in mine:
         found = formatter.formatters[mime](obj)
         if isinstance(found, tuple) and len(found) == 2:

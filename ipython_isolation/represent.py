@@ -1,10 +1,15 @@
 """The child's part in displaying an object of its own: all that IPython asks of it, in one request."""
 
 import sys
+import types
+
+from . import printers
 
 _CANARY = "_ipython_canary_method_should_not_exist_"  # who has it has every name
 _BUNDLE = "_repr_mimebundle_"
 _DISPLAY = "_ipython_display_"
+
+_kept = printers.Kept()
 
 
 def _method(o, name):
@@ -15,14 +20,9 @@ def _method(o, name):
         method = getattr(o, name, None)
     except Exception:
         return None
+    if isinstance(o, type) and not isinstance(method, types.MethodType):
+        return None
     return method if callable(method) else None
-
-
-def _text(o):
-    """The plain text, where IPython's pretty printer would print the repr; else None."""
-    own = type(o).__repr__
-    plain = all(own is not getattr(base, "__repr__", None) for base in type(o).__mro__ if base.__module__ == "builtins")
-    return repr(o) if plain and not hasattr(type(o), "_repr_pretty_") else None
 
 
 def represent(o, methods, include, exclude, text):
@@ -34,8 +34,10 @@ def represent(o, methods, include, exclude, text):
         MIME types that are wanted, and the method that each of them comes from.
     include, exclude : container of str or None
         What ``_repr_mimebundle_`` is asked for.
-    text : bool
-        Whether the plain text is wanted too.
+    text : tuple or None
+        How the plain text is made, if it is wanted: what `printers.load` needs, or None if that was sent before; the
+        format of floats; what was registered in the session (`printers.changes`); whether it is more than the repr;
+        and the other arguments of `Printers.print`.
 
     Returns
     -------
@@ -46,6 +48,7 @@ def represent(o, methods, include, exclude, text):
         return None
     data, metadata = {}, {}
     try:
+        plain = None if text is None else _printers(*text[:3])
         bundle = _method(o, _BUNDLE)
         if bundle is not None:
             made = bundle(include=include, exclude=exclude)
@@ -60,19 +63,34 @@ def represent(o, methods, include, exclude, text):
             if found is not None:
                 data[mime] = found
         _by_formatters(o, data, metadata, methods)
-        if text and "text/plain" not in data:
-            plain = _text(o)
-            if plain is not None:
-                data["text/plain"] = plain
+        if plain is not None and ("text/plain" not in data or plain.known(o)):
+            pretty, *layout = text[3:]
+            data["text/plain"] = plain.print(o, *layout) if pretty else repr(o)
     except Exception:
         return None
     return data, {mime: more for mime, more in metadata.items() if more is not None}
 
 
+def _shell():
+    """The shell that code of the child has asked for, or None."""
+    module = sys.modules.get("IPython.core.interactiveshell")
+    return None if module is None else module.InteractiveShell._instance
+
+
+def _printers(sent, float_format, changed):
+    """Those of the session, and what code of the child has registered."""
+    pretty, shell = _kept.get(sent), _shell()
+    made = printers.Printers(pretty, float_format)
+    if shell is not None:
+        own = printers.changes(shell.display_formatter.formatters["text/plain"], pretty) or ()
+        made.change([(name, function) for name, function in own if type(function) is not str])
+    made.change(changed)
+    return made
+
+
 def _by_formatters(o, data, metadata, methods):
     """Adds what functions make of it that code of the child has registered for its class, such as figures as PNG."""
-    module = sys.modules.get("IPython.core.interactiveshell")
-    shell = None if module is None else module.InteractiveShell._instance
+    shell = _shell()
     if shell is None:
         return
     for mime, _ in methods:
