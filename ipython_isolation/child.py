@@ -13,6 +13,11 @@ import types
 
 from ipython_isolation import _core, abcs, child_shell, prompts, reports, represent, streams  # now: not from a chroot
 
+#: What this package imports in a child only once it is needed, and cannot from a chroot.
+_LAZY = """
+    ipython_isolation.cellspace ipython_isolation.errors ipython_isolation.shipping
+    collections contextlib datetime getpass inspect io linecache os pickle platform re threading traceback types typing warnings
+"""
 _VALUES = """
     datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone
     decimal.Decimal fractions.Fraction uuid.UUID zoneinfo.ZoneInfo
@@ -84,6 +89,13 @@ class Child:
         _paths.update(paths)
         self.remote_sync(path, environ, cwd, levels)
         return self.shell.made
+
+    def remote_prepare(self):
+        """Imports what may be needed later: the root directory is about to become another."""
+        for name in _LAZY.split():
+            importlib.import_module(name)
+        inspect = sys.modules["inspect"]
+        inspect.signature(inspect.signature)  # which imports more
 
     def remote_sync(self, path, environ, cwd, levels):
         """Follows the kernel. Each part is None when it did not change there."""

@@ -183,6 +183,7 @@ class IsolationContext:
         self._transport = transport
         self._python = python or sys.executable
         self._state_lock = threading.RLock()
+        self._prepared = None  # the life that has done so
         self._setup = []  # (function, args, kwargs), replayed at each start
         self._replaying = False
         self._in_transaction = False
@@ -575,6 +576,8 @@ class IsolationContext:
                 self._snapshots.life_began()
             else:
                 self._replaying = True
+                if self._setup or self._init is not None:
+                    self._prepare()
                 for function, args, kwargs in self._setup:
                     self._call(function, *_copied((args, kwargs)))
                 if self._init is not None:
@@ -964,12 +967,20 @@ class IsolationContext:
             raise TypeError(f"{function!r} is not callable")
         setup = not self._loaded and not self._replaying
         self.ensure_started()
+        if setup:
+            self._prepare()
         # As they are now: the call may change them, and leave objects of this life in them.
         step = (function, *_copied((args, kwargs))) if setup else None
         result = self._call(function, args, kwargs)
         if setup:
             self._setup.append(step)
         return result
+
+    def _prepare(self):
+        """Set-up may take the child's files away: it first imports what it would only need later."""
+        if self._prepared != self._peer.epoch:
+            self._peer.host_call("prepare")
+            self._prepared = self._peer.epoch
 
     def _call(self, function, args, kwargs):
         if _core.isproxy(function):
