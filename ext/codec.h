@@ -102,6 +102,15 @@ struct incoming {
 };
 
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);
+/* Says what is asked: the function, class, module or object (or a module's name), which the caller
+ * keeps until the request is over. What the child prints meanwhile belongs to its module. */
+static inline void
+message_about(struct message *m, PyObject *subject)
+{
+    if (m->strand->depth == 1 && m->strand->serving == 0) {
+        m->strand->subject = subject;
+    }
+}
 /* Frees the buffer. With `abandon`, also takes back what the frame would have exported. */
 void message_free(struct message *m, bool abandon);
 

@@ -360,6 +360,7 @@ ask(PeerObject *peer, PyObject *cls, PyObject *o, uint64_t consumed, uint64_t wa
     }
     m.operation = "method";
     m.operand = cls;
+    message_about(&m, cls);
     m.pure = true;
     if (encode(&m, cls, false) < 0 || encode_name(&m, core_get()->str___iter__) < 0 ||
         encode(&m, o, false) < 0) {

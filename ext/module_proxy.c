@@ -70,6 +70,7 @@ module_getattro(PyObject *self, PyObject *name)
     if (request_begin(peer, &m, OP_GETATTR) < 0) {
         return NULL;
     }
+    message_about(&m, self);
     if (encode(&m, self, false) < 0 || encode_name(&m, name) < 0) {
         request_abandon(&m);
         return NULL;

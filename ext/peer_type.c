@@ -661,6 +661,7 @@ peer_host_call(PeerObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     }
     m.operation = PyUnicode_AsUTF8(args[0]);
     m.operand = nargs > 1 ? args[1] : NULL;
+    message_about(&m, m.operand);
     if (encode_name(&m, args[0]) < 0 || encode_call(&m, args + 1, nargs - 1, kwnames) < 0) {
         request_abandon(&m);
         return NULL;
@@ -682,6 +683,7 @@ peer_call(PeerObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     }
     m.operation = "call";
     m.operand = args[0];
+    message_about(&m, args[0]);
     if (encode(&m, args[0], false) < 0 || encode_call(&m, args + 1, nargs - 1, kwnames) < 0) {
         request_abandon(&m);
         return NULL;
@@ -859,6 +861,30 @@ peer_counts(PeerObject *self, void *Py_UNUSED(closure))
                          "exports", (Py_ssize_t)self->exports.used, "imports",
                          (Py_ssize_t)self->imports.used, "strands", (Py_ssize_t)open, "releases",
                          (Py_ssize_t)self->nreleases, "epoch", (unsigned long long)self->epoch);
+}
+
+/* The name of the module that the calling thread's outermost request is about: of a function or
+ * class, or of the class of an object. None: there is none, or it is not known here. */
+static PyObject *
+peer_module(PeerObject *self, void *Py_UNUSED(closure))
+{
+    struct strand *s = strand_known(self);
+    PyObject *o = s == NULL || s->depth == 0 ? NULL : s->subject;
+    if (o == NULL || PyUnicode_CheckExact(o)) {
+        return Py_NewRef(o == NULL ? Py_None : o);
+    }
+    struct proxy *p = proxy_find(o);
+    if (p != NULL && p->module != NULL) {
+        return Py_NewRef(p->module);
+    }
+    struct mirror *mirror = mirror_of(PyType_Check(o) ? (PyTypeObject *)o : Py_TYPE(o));
+    PyObject *dict = mirror == NULL ? NULL : compat_type_dict(mirror->type);
+    PyObject *name =
+        dict == NULL ? NULL : PyDict_GetItemWithError(dict, core_get()->str___module__);
+    name = Py_NewRef(name != NULL && PyUnicode_Check(name) ? name : Py_None);
+    Py_XDECREF(dict);
+    PyErr_Clear();
+    return name;
 }
 
 static PyObject *
@@ -1043,6 +1069,7 @@ static PyGetSetDef peer_getset[] = {
     {"has_frozen", (getter)peer_has_frozen, NULL, NULL, NULL},
     {"frozen_pid", (getter)peer_frozen_pid, NULL, NULL, NULL},
     {"sync", (getter)peer_get_sync, (setter)peer_set_sync, NULL, NULL},
+    {"module", (getter)peer_module, NULL, NULL, NULL},
     {"cell", (getter)peer_get_cell, (setter)peer_set_cell, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -15,6 +15,7 @@ remote_getattr(PeerObject *peer, PyObject *o, PyObject *name)
     if (request_begin(peer, &m, OP_GETATTR) < 0) {
         return NULL;
     }
+    message_about(&m, o);
     if (encode(&m, o, false) < 0 || encode_name(&m, name) < 0) {
         request_abandon(&m);
         return NULL;
@@ -29,6 +30,7 @@ remote_setattr(PeerObject *peer, PyObject *o, PyObject *name, PyObject *value)
     if (request_begin(peer, &m, value == NULL ? OP_DELATTR : OP_SETATTR) < 0) {
         return -1;
     }
+    message_about(&m, o);
     if (encode(&m, o, false) < 0 || encode_name(&m, name) < 0 ||
         (value != NULL && encode(&m, value, false) < 0)) {
         request_abandon(&m);
@@ -264,6 +266,7 @@ construct(PyTypeObject *type, PyObject *args, Py_ssize_t skip, PyObject *kwargs)
     }
     m.operation = "call";
     m.operand = (PyObject *)type;
+    message_about(&m, m.operand);
     if (encode(&m, (PyObject *)type, false) < 0 || encode_args(&m, args, skip, kwargs) < 0) {
         request_abandon(&m);
         return NULL;
@@ -347,6 +350,7 @@ construct_bare(PyTypeObject *type, PyObject *args, Py_ssize_t skip, PyObject *kw
     }
     m.operation = "call";
     m.operand = (PyObject *)type;
+    message_about(&m, m.operand);
     if (encode(&m, (PyObject *)type, false) < 0 || encode_name(&m, core_get()->str___new__) < 0 ||
         encode_args(&m, args, 0, kwargs) < 0) {
         request_abandon(&m);

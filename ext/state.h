@@ -162,8 +162,10 @@ struct strand {
     double timeout; /* kernel: how long that request may take, in seconds */
     bool timed_out; /* kernel: that has happened */
     struct waiting *waiting; /* innermost wait of this strand, on its thread's stack; or NULL */
-    struct entry *entries;   /* innermost request being executed, on its thread's stack; or NULL */
-    unsigned framing;        /* a frame is being written or read: nothing may be asked meanwhile */
+    PyObject *subject;     /* kernel: borrowed while depth > 0: what its outermost request asks, or
+                            * NULL; see message_about() */
+    struct entry *entries; /* innermost request being executed, on its thread's stack; or NULL */
+    unsigned framing;      /* a frame is being written or read: nothing may be asked meanwhile */
     struct pair *pairs;
     size_t npairs, cappairs;
     unsigned

@@ -90,6 +90,7 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
         return NULL;
     }
     m.pure = stub->kind == 'n';
+    message_about(&m, nargs > 0 ? args[0] : NULL);
     m.operation = "method";
     m.operand = stub->name == core->str___call__ && nargs > 0 ? args[0] : callable;
     if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
@@ -222,6 +223,7 @@ data_get(PyObject *self, PyObject *o, PyObject *type)
     if (request_begin(peer_of_type((PyTypeObject *)stub->cls), &m, OP_GET) < 0) {
         return NULL;
     }
+    message_about(&m, o == Py_None ? stub->cls : o);
     if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
         encode(&m, o, false) < 0 || encode(&m, type ? type : (PyObject *)Py_TYPE(o), false) < 0) {
         request_abandon(&m);
@@ -239,6 +241,7 @@ data_set(PyObject *self, PyObject *o, PyObject *value)
                       value == NULL ? OP_DELETE : OP_SET) < 0) {
         return -1;
     }
+    message_about(&m, o);
     if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
         encode(&m, o, false) < 0 || (value != NULL && encode(&m, value, false) < 0)) {
         request_abandon(&m);
@@ -490,6 +493,7 @@ bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
     }
     m.operation = "callattr";
     m.operand = (PyObject *)callable;
+    message_about(&m, bound->owner);
     rc = encode(&m, inherited ? bound->cls : bound->owner, false) < 0 ||
                  encode_name(&m, bound->name) < 0 ||
                  (inherited ? encode_call(&m, shifted, nargs + 1, kwnames)

@@ -52,6 +52,8 @@ class Peer:
     """
 
     host: object
+    #: The module that the calling thread's outermost request is about, where that is known here.
+    module: str | None
     epoch: int
     requests: int
     #: Grows with each frame received: as long as it stands, the other side has changed nothing.

@@ -214,6 +214,8 @@ class IsolationContext:
         self._snapshots = Rollback(self, self._peer, rollback == "auto")
         self._watch = Watch(self, self._peer)
         self._output = output.OutputRelay(self._peer)
+        self._output.muted = self._is_muted
+        self._muted = {}  # module -> bool, where it is not as for the others
         for option, value in given.items():
             self._set(option, value)
         self._reports = reports.SessionReports(self._peer)
@@ -370,9 +372,41 @@ class IsolationContext:
         elif option == "hold":
             self._peer.hold = value
         elif option == "mute":
-            self._output.muted = value
+            self._muted.clear()
         elif option == "spare":
             self._keep_spare()
+
+    def mute_module(self, name, on=True):
+        """Shows nothing of what the child prints and displays during calls of one module, and of those below it.
+
+        A call belongs to the module of its function or class, or of its object's class, and so does all that it does, in
+        whichever module. What is printed outside of a call, or by an object of a built-in type or of a module that was
+        not loaded by its name (a generator, a function without a name), belongs to none of them: it is muted where all
+        modules of the context are.
+
+        Parameters
+        ----------
+        name : str
+            Full name of the module.
+        on : bool
+            False: it is shown, even if the others are muted. Setting the option ``mute`` forgets all of these.
+        """
+        for each in _also_named(name):
+            self._muted[each] = bool(on)
+
+    def _is_muted(self):
+        """Whether what the child shows at this moment is not to be seen."""
+        if not self._muted:
+            return self._mute
+        name = self._peer.module
+        if name is not None and any(_is_within(name, known) for known in (*self._loaded, *self._muted)):
+            return self._mutes(name)
+        return all(map(self._mutes, self._loaded)) if self._loaded else self._mute
+
+    def _mutes(self, name):
+        while name and name not in self._muted:
+            name = name.rpartition(".")[0]
+        return self._muted[name] if name else self._mute
 
     @property
     def timeout(self):
@@ -817,11 +851,11 @@ class IsolationContext:
         self._in_cell(cell, self._output.late, stream, text)
 
     def remote_display(self, cell, *what):
-        if not self._mute:
+        if not self._is_muted():
             self._in_cell(cell, display.publish, *what)
 
     def remote_clear_output(self, cell, wait):
-        if not self._mute:
+        if not self._is_muted():
             self._in_cell(cell, display.clear_output, wait)
 
     def _in_cell(self, cell, function, *args):
@@ -888,12 +922,7 @@ class IsolationContext:
             path = known[1]
         self.sync()
         isolated = self._peer.isolated
-        isolated.add(name)
-        if name == "os":
-            isolated.update(("posix", "posixpath"))
-        leaf = name.rpartition(".")[2]
-        if "." not in name and not leaf.startswith("_"):
-            isolated.add("_" + leaf)  # struct's classes live in _struct, csv's in _csv ...
+        isolated.update(_also_named(name))
         module, file, search, package, doc = self._peer.host_call("load", name, path, tuple(isolated))
         first = not any(epoch == self._peer.epoch for epoch in self._loaded_in.values())
         self._loaded[name] = module, path
@@ -994,6 +1023,20 @@ class IsolationContext:
             # By name, also where its module is isolated meanwhile: as an argument it would be this process's own.
             return self._peer.host_call("call_named", function.__module__, function.__qualname__, args, kwargs)
         return self._peer.call(function, *args, **kwargs)
+
+
+def _also_named(name):
+    """A module, and those in C that its functions and classes may say they are of: list of str."""
+    names = [name]
+    if name == "os":
+        names += ["posix", "posixpath"]
+    if "." not in name and not name.startswith("_"):
+        names.append("_" + name)  # struct's classes live in _struct, csv's in _csv ...
+    return names
+
+
+def _is_within(name, module):
+    return name == module or name.startswith(module + ".")
 
 
 def _service(peer, relay):

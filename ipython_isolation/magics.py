@@ -162,7 +162,9 @@ class Isolate(Magics):
 
             %isolate cv2 --autoreload
 
-        Options such as ``--timeout 5`` or ``--memory 2G`` hold for the child of the modules that are named, or of
+        ``--mute`` with modules holds for what is shown while they are called, not for others in the same child.
+
+        Other options such as ``--timeout 5`` or ``--memory 2G`` hold for the child of the modules that are named, or of
         ``--context``; without either for all, and for those to come. ``none`` takes a limit away.
         """
         try:
@@ -262,7 +264,11 @@ class Isolate(Magics):
 
     def _isolate(self, names: list[str], context_name: str | None, options: dict[str, object] | None = None) -> None:
         try:
-            context = self._context(context_name, options or {})
+            options = dict(options or {})
+            mute = options.pop("mute", None)
+            context = self._context(context_name, options)
+            for name in names if mute is not None else ():
+                context.mute_module(name, mute)
             report = importer.isolate_with_report(names, context, namespace=self.shell.user_ns)
         except importer.NotIsolatableError as error:
             raise UsageError(str(error)) from None

@@ -22,7 +22,8 @@ class OutputRelay:
 
     def __init__(self, peer):
         self._peer = peer
-        self.muted = False  # nothing is written, but kept all the same
+        #: Whether what is read now is not written, but kept all the same.
+        self.muted = bool
         self._foreign = threading.local()
         self.reset()
 
@@ -62,7 +63,7 @@ class OutputRelay:
         if not text:
             return
         self._keep(stream, text)
-        if self.muted:
+        if self.muted():
             return
         context = self._peer.call_context
         if hasattr(self._foreign, "here") and context is not None:
@@ -74,7 +75,7 @@ class OutputRelay:
     def late(self, stream, text):
         """Writes a text that a thread of the child has printed, of a cell that is over."""
         self._keep(stream, text)
-        if not self.muted:
+        if not self.muted():
             self._write(stream, text)
 
     @staticmethod

@@ -190,6 +190,38 @@ def test_mute(kernel):  # noqa: F811
     assert outputs(kernel.run("shower.html();")) == []
 
 
+def test_mute_of_one_module(kernel):  # noqa: F811
+    """What is shown during its calls, whoever shows it, is not seen; that of others in the same child is."""
+    kernel.run("%isolate shower talker zoo\nimport shower, talker, zoo\nthing = talker.Thing('a')")
+    kernel.run("%isolate talker --mute")
+    assert outputs(kernel.run("talker.say('a')\ntalker.say_in_c('b')\ntalker.warn('c')\ntalker.say_after(shower.html, 'd', 'e')")) == []
+    cell = kernel.run("shower.html()\ntalker.say('x')")
+    assert [kind for kind, _ in outputs(cell)] == ["stdout", "data", "stdout", "data", "stdout"]
+    assert outputs(cell)[-1][1] == "after\n"
+    # What the outermost call does belongs to its module, also where it calls the others through the session.
+    kernel.run("%isolate shower --mute")
+    assert outputs(kernel.run("shower.html();")) == []
+    cell = kernel.run("%isolate talker --mute off\ntalker.say_after(shower.html, 'one', 'two')")
+    assert outputs(cell)[0] == ("stdout", "one\nbefore\n") and outputs(cell)[-1] == ("stdout", "after\ntwo\n")
+    # Another thread's call has a module of its own.
+    cell = kernel.run(
+        "import threading\nthread = threading.Thread(target=talker.say, args=('of a thread',))\n"
+        "thread.start(); thread.join()\nshower.html();"
+    )
+    assert cell.out == "of a thread\n"
+    # All of the child.
+    kernel.run("%isolate --mute")
+    assert outputs(kernel.run("talker.say('x')\nshower.html();")) == []
+    kernel.run("%isolate --mute off")
+    assert kernel.run("talker.say('x')\nshower.html();").out.startswith("x\nbefore\n")
+
+
+def test_what_muted_code_prints_is_in_the_report(kernel):  # noqa: F811
+    kernel.run("%isolate talker zoo\nimport talker\n%isolate talker --mute")
+    cell = kernel.run_any("talker.die('last words')")
+    assert cell.out == "" and "last words in C" in "\n".join(cell.error["traceback"])
+
+
 def test_libraries_see_a_notebook(both):
     assert both("shower.shell()").value == "'ZMQInteractiveShell'"
 
