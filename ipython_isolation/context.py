@@ -852,11 +852,11 @@ class IsolationContext:
 
     def remote_display(self, cell, *what):
         if not self._is_muted():
-            self._in_cell(cell, display.publish, *what)
+            self._in_cell(cell, display.publish, cell, *what)
 
     def remote_clear_output(self, cell, wait):
         if not self._is_muted():
-            self._in_cell(cell, display.clear_output, wait)
+            self._in_cell(cell, display.clear_output, cell, wait)
 
     def _in_cell(self, cell, function, *args):
         """Calls it as part of an earlier cell; 0: of the one that makes the call which led here."""
@@ -1162,6 +1162,7 @@ def cell_began(*_):
     number = next(_cell_numbers)
     _cells[number] = contextvars.copy_context()
     _cells.pop(number - _CELLS_KEPT, None)
+    display.cell_began(number, number - _CELLS_KEPT)
     for context in contexts():
         context._peer.cell = number
         context._snapshots.cell_began()

@@ -22,11 +22,44 @@ def _shell():
     return module.InteractiveShell._instance if module is not None else None
 
 
-def publish(data, metadata, transient, update):
+_publishers = {}  # number of a cell -> what displays in it, and whose output that was
+
+
+def cell_began(number, forget):
+    """Notes how something is displayed in this cell once it is over.
+
+    Parameters
+    ----------
+    number, forget : int
+        Of the cell, and of one that is so old that nothing will be displayed in it.
+    """
+    shell = _shell()
+    if shell is not None:
+        publisher = shell.display_pub
+        _publishers[number] = publisher, getattr(publisher, "parent_header", None)
+    _publishers.pop(forget, None)
+
+
+def _publisher(shell, cell):
+    """What displays in a cell that is over; where it is 0, where the session displays now."""
+    publisher, header = _publishers.get(cell, (shell.display_pub, None))
+    if header is None or "parent_header" not in publisher.trait_names():
+        return publisher  # it finds the cell by the context variables that this is called with
+    # ipykernel before 7: the publisher belongs to the cell that runs, so this one gets its own.
+    made = type(publisher)(
+        parent=publisher.parent, shell=shell, session=publisher.session, pub_socket=publisher.pub_socket
+    )
+    made.parent_header = header
+    return made
+
+
+def publish(cell, data, metadata, transient, update):
     """Displays what the child does, where its caller's output goes: the cell, or what captures it.
 
     Parameters
     ----------
+    cell : int
+        The one that has started the thread which displays, if it is over; else 0.
     data, metadata : dict
         By MIME type.
     transient : dict
@@ -39,14 +72,14 @@ def publish(data, metadata, transient, update):
     if shell is None:
         print(data.get("text/plain", ""))
     else:
-        shell.display_pub.publish(data=data, metadata=metadata, transient=transient, update=update)
+        _publisher(shell, cell).publish(data=data, metadata=metadata, transient=transient, update=update)
 
 
-def clear_output(wait):
+def clear_output(cell, wait):
     """As ``IPython.display.clear_output``."""
     shell = _shell()
     if shell is not None:
-        shell.display_pub.clear_output(wait)
+        _publisher(shell, cell).clear_output(wait)
 
 
 # -- isolated objects --------------------------------------------------------------------------

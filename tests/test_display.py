@@ -2,7 +2,6 @@
 
 import re
 
-import ipykernel
 import pytest
 from kernels import event_loop_of_jupyter, kernel, start_kernel  # noqa: F401
 
@@ -127,14 +126,23 @@ def test_one_request_for_an_object(both):
 
 
 def test_late_display_belongs_to_its_cell(kernel):  # noqa: F811
-    """To that of the call, as what is printed. (ipykernel before 7 knows one place at a time for what is displayed.)"""
+    """To that of the call, as what is printed."""
     kernel.run("%isolate shower\nimport shower; event = shower.threading.Event()")
     first = kernel.send("shower.later(event)")
     kernel.wait(first)
     assert kernel.run("print('here')\nevent.set()").out == "here\n"
     cell = kernel.wait(first, "late text")
-    assert [kind for kind, _ in outputs(cell)] == (["data", "stdout"] if ipykernel.version_info[0] >= 7 else ["stdout"])
+    assert [kind for kind, _ in outputs(cell)] == ["data", "stdout"]
     assert kernel.run("shower.html()").out.split() == ["before", "between", "after"]
+
+
+def test_late_display_is_not_captured_by_another_cell(kernel):  # noqa: F811
+    kernel.run("%isolate shower\nimport shower; event = shower.threading.Event()")
+    first = kernel.send("shower.later(event)")
+    kernel.wait(first)
+    kernel.run("%%capture captured\nevent.set()\nshower.threading.enumerate()[-1].join(30)")
+    assert kernel.run("captured.outputs").value == "[]"
+    assert ("data", {"text/plain": "<IPython.core.display.HTML object>", "text/html": "<p>late</p>"}) in kernel.cells[first].outputs
 
 
 def test_questions(both):

@@ -117,6 +117,38 @@ def test_shutdown_during_a_call(kernel):  # noqa: F811
     kernel.stop(now=True)
 
 
+@pytest.mark.parametrize("during_a_call", [False, True])
+def test_a_kernel_that_ends_at_once(kernel, during_a_call):  # noqa: F811
+    """By os._exit(), which runs nothing of ours, also inside a callback of the child."""
+    kernel.run("%isolate talker\nimport talker\ntalker.pid()")
+    before = kernel.children()
+    assert before
+    kernel.send("talker.say_after(lambda: os._exit(1), 'a', 'b')" if during_a_call else "os._exit(1)")
+    assert wait_until(lambda: not alive(before)), alive(before)
+
+
+@pytest.mark.parametrize("end", ["context.close()", "os.kill(context.remote_pid, 9)"])
+def test_variables_of_a_context_that_is_over(kernel, end):  # noqa: F811
+    """What a front-end's view of the variables does with each of them, answers; none starts a child."""
+    kernel.run(
+        "%config Isolate.rollback = 'off'\n%isolate talker shown\nimport talker, shown\nthing = talker.Thing('a')\n"
+        "table = shown.thing('dict'); items = shown.thing('deque'); function = shown.function; bound = thing.rename\n"
+        f"from ipython_isolation.context import contexts\n[context] = contexts()\npid = context.remote_pid\n{end}"
+    )
+    cell = kernel.run(
+        "def looked_at(value):\n"
+        "    for look in (repr, str, len, sys.getsizeof, type, lambda o: o.__class__, lambda o: o.shape, lambda o: o.__doc__):\n"
+        "        try: look(value)\n"
+        "        except Exception: pass\n"
+        "    return type(value).__name__\n"
+        "[looked_at(value) for value in (talker, shown, thing, table, items, function, bound)]"
+    )
+    assert "Thing" in cell.value
+    # %whos itself asks what is called dict, list or tuple for its length, and fails where that fails.
+    listed = kernel.run("del table\n%whos").out
+    assert re.search(r"^thing +Thing", listed, re.M) and re.search(r"^pid +int", listed, re.M)
+
+
 def test_restart(kernel):  # noqa: F811
     """A kernel restart ends the children, and the new session is a clean one on the same ports."""
     kernel.run("%isolate talker\nimport talker\ntalker.keep(1)")
