@@ -1,5 +1,6 @@
 /* ops.c: the executors of ops.def. Each reads its operands, does what the operation says with the
  * real object, and returns the result. */
+#include "batch.h"
 #include "buffers.h"
 #include "codec.h"
 #include "handles.h"
@@ -167,6 +168,22 @@ op_delattr(struct incoming *in, unsigned *Py_UNUSED(flags))
     return result;
 }
 
+/* There is nothing to call, as an exception says: the arguments are read all the same where calls
+ * follow that may refer to them. */
+static void
+skip_arguments(struct incoming *in)
+{
+    struct call call;
+    if (in->batch != NULL) {
+        PyObject *raised = compat_take_exception();
+        if (decode_call(in, &call, NULL) == 0) {
+            call_free(&call);
+        }
+        PyErr_Clear();
+        compat_raise(raised);
+    }
+}
+
 /* Calls f with what is left of the frame; steals f, which may be NULL. */
 static PyObject *
 call_with_rest(struct incoming *in, PyObject *f)
@@ -193,6 +210,9 @@ op_callattr(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
     PyObject *o = decode(in), *name = o == NULL ? NULL : decode_name(in);
     PyObject *f = name == NULL ? NULL : PyObject_GetAttr(o, name);
+    if (f == NULL && name != NULL) {
+        skip_arguments(in);
+    }
     PyObject *result = copy_array(in->peer, name, call_with_rest(in, f));
     Py_XDECREF(o);
     Py_XDECREF(name);
@@ -231,6 +251,7 @@ read_descriptor(struct incoming *in, PyTypeObject **cls, PyObject **name)
     if (descriptor != NULL) {
         return descriptor;
     }
+    skip_arguments(in);
 error:
     Py_CLEAR(*cls);
     Py_CLEAR(*name);

@@ -21,7 +21,8 @@ typedef struct {
                        * 'v' value, 'c' class method, 's' static method, 'a' the __subclasshook__ of a
                        * mirrored        abstract class */
     bool abstract;
-    bool own; /* of a name in the described class's own __dict__ */
+    bool own;            /* of a name in the described class's own __dict__ */
+    unsigned deferrable; /* OP_DEFERRABLE: a batch may make calls of it later; or 0 */
 } StubObject;
 
 /* A class or static method, or any attribute that is certainly callable, before it is fetched. */
@@ -32,6 +33,7 @@ typedef struct {
     PyObject *name;  /* strong */
     PyObject *cls;   /* strong: the mirrored class whose method it is; super() may mean a base's */
     char kind;       /* 'c' or 's' */
+    unsigned deferrable;
 } BoundObject;
 
 /* stubs.c */
