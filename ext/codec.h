@@ -210,6 +210,7 @@ void chain_context(PyObject *exc);
 bool is_plain_ndarray(PyObject *o); /* of NumPy, isolated or not */
 bool is_ndarray(PeerObject *peer, PyObject *o);
 bool is_array(PeerObject *peer, PyObject *o);
+bool is_array_class(PyTypeObject *cls);     /* array.array itself */
 bool is_fresh(PyObject *array, bool owned); /* may it move? */
 PyObject *decode_objects(struct incoming *in);
 int encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done);

@@ -331,6 +331,45 @@ call_as_overridden(PyObject *descriptor, PyObject *name, const struct call *call
     return result;
 }
 
+/* What an iterator of the built-in kinds gives, at once: those of `iter(o)` and `iter(o.items())`.
+ */
+static bool
+is_plain_iterator(PyTypeObject *type)
+{
+    static const char *const plain[] = {"list_iterator", "dict_itemiterator", "odict_iterator",
+                                        "_collections._deque_iterator"};
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        if (strcmp(type->tp_name, plain[i]) == 0) {
+            return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) || i == 3;
+        }
+    }
+    return false;
+}
+
+/* The items in what __reduce_ex__ has returned go as tuples instead of iterators, which the other
+ * side would have to ask for each item; it makes iterators of them again. Steals `parts`. */
+static PyObject *
+with_items(PyObject *parts)
+{
+    if (parts == NULL || !PyTuple_CheckExact(parts) || PyTuple_GET_SIZE(parts) < 4) {
+        return parts;
+    }
+    PyObject *list = PySequence_List(parts);
+    for (Py_ssize_t i = 3; list != NULL && i < PyList_GET_SIZE(list) && i < 5; i++) {
+        PyObject *item = PyList_GET_ITEM(list, i);
+        PyObject *items = is_plain_iterator(Py_TYPE(item)) ? PySequence_Tuple(item) : NULL;
+        if (items != NULL) {
+            PyList_SetItem(list, i, items);
+        }
+        else if (PyErr_Occurred()) {
+            Py_CLEAR(list);
+        }
+    }
+    Py_SETREF(parts, list == NULL ? NULL : PyList_AsTuple(list));
+    Py_XDECREF(list);
+    return parts;
+}
+
 static PyObject *
 op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
@@ -386,6 +425,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
             result = PyObject_Vectorcall(f, call.args + 1, (size_t)(call.nargs - 1), call.kwnames);
             Py_DECREF(f);
         }
+    }
+    if (name == core_get()->str___reduce_ex__ && !in->peer->is_kernel) {
+        result = with_items(result);
     }
     if (name == core_get()->str___sizeof__ && self != NULL && !PyType_Check(self)) {
         result = add_size(result, compat_size_before(Py_TYPE(self)));

@@ -16,7 +16,8 @@ typedef struct {
     PyObject *name;   /* strong */
     PyObject *target; /* strong or NULL: the descriptor itself, once its name means another */
     char kind;        /* 'f' function, 'm' other method, 'p' property, 'o' slot, 'd' other data,
-                       * 'i', 'n', 'g' the __iter__, __len__ and __getitem__ of a plain container,
+                       * 'i' the __iter__ or __reversed__, 'n' the __len__, 'g' the __getitem__ of a plain
+                       * container,
                        * 'q' the __radd__ that a proxied list has here,
                        * 'v' value, 'c' class method, 's' static method, 'a' the __subclasshook__ of a
                        * mirrored        abstract class */

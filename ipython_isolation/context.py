@@ -785,6 +785,7 @@ class IsolationContext:
         """What `__reduce_ex__` of a proxy's target said, for pickling here."""
         if not isinstance(parts, tuple):
             return parts
+        parts = (*parts[:3], *(iter(part) if type(part) is tuple else part for part in parts[3:5]), *parts[5:])
         if len(parts) > 1 and isinstance(parts[1], tuple):
             parts = (parts[0], tuple(map(_own_class, parts[1])), *parts[2:])
         function = parts[0]
@@ -800,6 +801,9 @@ class IsolationContext:
 
     def reduce_container(self, proxy):
         return errors.container(proxy.__class__, self._peer.host_call("content", proxy))
+
+    def remote_plain(self, o):
+        return adapters.plain(o)
 
     def remote_content(self, o):
         return errors.content(o)
