@@ -1058,6 +1058,7 @@ struct batch_calls {
     } * outcomes;
     uint64_t n;       /* calls made so far */
     PyObject *failed; /* borrowed or NULL: what an argument of the present one raised */
+    bool lost;        /* what follows cannot be read any more */
 };
 
 PyObject *
@@ -1091,6 +1092,12 @@ batch_check(struct batch_calls *calls)
         return -1;
     }
     return 0;
+}
+
+void
+batch_lose(struct batch_calls *calls)
+{
+    calls->lost = true;
 }
 
 /* Makes one call of the batch, as serve() does with a request. */
@@ -1159,7 +1166,6 @@ op_batch(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
     struct batch_calls calls = {0};
     uint64_t n = read_count(&in->r, 10), i;
-    bool lost = false; /* what follows cannot be read any more */
     int rc = 0;
     if (in->peer->is_kernel || in->batch != NULL || in->r.failed || n > BATCH_CALLS) {
         garbled("batch");
@@ -1181,7 +1187,7 @@ op_batch(struct incoming *in, unsigned *Py_UNUSED(flags))
         }
         const unsigned char *end = in->r.at + length;
         PyObject *result = NULL;
-        if (lost) {
+        if (calls.lost) {
             refuse("this call of a batch was not made: arguments of an earlier one could not be "
                    "read");
         }
@@ -1191,7 +1197,7 @@ op_batch(struct incoming *in, unsigned *Py_UNUSED(flags))
                 Py_XDECREF(result);
                 break;
             }
-            lost = in->r.failed || (in->r.at != end && result == NULL);
+            calls.lost = calls.lost || in->r.failed || in->r.at != end;
         }
         in->r.at = end;
         in->r.failed = false;

@@ -31,6 +31,8 @@ int batch_add_facts(const struct message *m, PyObject *facts);
 int future_encode(struct message *m, PyObject *o);
 PyObject *batch_decode(struct incoming *in);
 int batch_check(struct batch_calls *calls);
+/* A call's arguments could not be read: later calls may refer to what was not. */
+void batch_lose(struct batch_calls *calls);
 
 /* The executor. */
 PyObject *op_batch(struct incoming *in, unsigned *flags);

@@ -65,10 +65,14 @@ decode_arguments(struct incoming *in, struct call *call, PyObject *first)
         goto error;
     }
     if (in->batch != NULL && batch_check(in->batch) < 0) {
-        goto error;
+        call_free(call);
+        return -1;
     }
     return 0;
 error:
+    if (in->batch != NULL) {
+        batch_lose(in->batch);
+    }
     call_free(call);
     return -1;
 }

@@ -256,6 +256,7 @@ class IsolationContext:
         and functions and classes reached by name, go on working. Calls of other threads that are
         under way raise `ClientStateError`. A crashed child that is held ends too."""
         self._check_usable()
+        _core.Batch.flush_all(self._peer)
         with self._state_lock:
             self._check_usable()
             self._peer.release()
@@ -294,6 +295,7 @@ class IsolationContext:
             When there is no checkpoint to go back to. The child is left as it is.
         """
         self._check_usable()
+        _core.Batch.flush_all(self._peer)
         with self._state_lock:
             self._check_usable()
             if not self._snapshots.ready:
@@ -994,8 +996,8 @@ class IsolationContext:
 
         Calls of isolated functions, of methods and of classes that this thread makes in the block give a `Future`
         each. They are made in order, at the latest when the block ends; earlier when a `Future.result` is asked for,
-        when anything else is done with an isolated object, and when many or big ones have gathered (1,000 calls,
-        48 KB of arguments, 64 mutable containers). A future can be an argument of a later call of the same block. A
+        when anything else is done with an isolated object, and when many or big ones have gathered (48 KB of calls,
+        1,000 of them, 64 mutable containers). A future can be an argument of a later call of the same block. A
         call that raises stops no other. What nobody has asked for is raised at the end of the block: the exception
         itself, or an `ExceptionGroup` of several; after an exception of the block's own it is in the notes of that.
 
