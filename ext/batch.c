@@ -560,7 +560,14 @@ batch_defer(struct message *m)
     PeerObject *peer = b->peer;
     uint64_t length = m->w.size - b->mark.size - 10;
     FutureObject *f = message_check(m) < 0 ? NULL : future_new(b, m);
-    if (f != NULL && m->strand->npairs > b->mark.npairs &&
+    /* Changes of buffers, and of the containers of a call that is being served, travel at the start
+     * of a request: no call may come after them. */
+    bool full = m->nblobs > 0 || m->w.size >= BATCH_BYTES ||
+                PyList_GET_SIZE(b->futures) >= BATCH_CALLS ||
+                m->strand->npairs - m->npairs >= BATCH_PAIRS || m->npairs > 0 ||
+                peer->copies != NULL || peer->holds != NULL;
+    /* What is sent at once needs no comparison. */
+    if (f != NULL && !full && m->strand->npairs > b->mark.npairs &&
         pairs_snapshot(m->strand, b->mark.npairs) < 0) {
         PyList_SetSlice(b->futures, f->index, f->index + 1, NULL);
         Py_CLEAR(f);
@@ -570,11 +577,7 @@ batch_defer(struct message *m)
         return NULL;
     }
     memcpy(m->w.data + b->mark.size + 2, &length, sizeof length);
-    /* Changes of buffers, and of the containers of a call that is being served, travel at the start
-     * of a request: no call may come after them. */
-    b->full = m->nblobs > 0 || m->w.size >= BATCH_BYTES || f->index + 1 == BATCH_CALLS ||
-              m->strand->npairs - m->npairs >= BATCH_PAIRS || m->npairs > 0 ||
-              peer->copies != NULL || peer->holds != NULL;
+    b->full = full;
     put_by(b, m);
     if (b->full && batch_flush(b) < 0) {
         Py_CLEAR(f);
