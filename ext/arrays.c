@@ -56,6 +56,12 @@ is_ndarray(PeerObject *peer, PyObject *o)
 }
 
 bool
+is_array_class(PyTypeObject *cls)
+{
+    return (PyObject *)cls == loaded_type(&core_get()->array_type, "array", "array");
+}
+
+bool
 is_array(PeerObject *peer, PyObject *o)
 {
     const char *name = Py_TYPE(o)->tp_name;

@@ -476,6 +476,20 @@ sent_elsewhere(channel *c)
     }
 }
 
+void
+channel_set_quiet(channel *c, bool quiet)
+{
+    if (c->lane != NULL) {
+        lane_set_quiet(c->lane, quiet);
+    }
+}
+
+size_t
+channel_unread(channel *c)
+{
+    return channel_has_lane(c) ? lane_unread(c->lane) : 0;
+}
+
 int
 channel_send(channel *c, const void *data, size_t size)
 {

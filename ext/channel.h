@@ -66,6 +66,11 @@ void channel_forget(channel *c);
 /* Queues a copy of the frame. Waits only where the other end has not connected yet. 0, or -1 with
  * errno (EAGAIN: the other end has gone). */
 int channel_send(channel *c, const void *data, size_t size);
+/* What is sent from here on does not wake an end that sleeps, where the lane carries it: it is read
+ * when something else has woken it. */
+void channel_set_quiet(channel *c, bool quiet);
+/* Bytes of the lane's ring that the other end has not read yet; 0 without a lane. */
+size_t channel_unread(channel *c);
 /* The same, over libzmq. */
 int channel_send_openly(channel *c, const void *data, size_t size);
 /* Queues memory from malloc; owns `data` from here on, also on failure. */

@@ -51,6 +51,7 @@ enum tag {
     TAG_LIBRARY,    /* id (0: it moves), which, factory, content: a dict of class `collections` */
     TAG_SHADOW,     /* handle, class, id, kind, content: a container of a session class */
     TAG_OBJECTS,    /* order and writeable, shape, items: an array of objects */
+    TAG_FUTURE,     /* u32: what that call of the same batch has returned */
     TAG_KEPT = 128, /* added to the tag of a value that gets the next number of its request */
 };
 
@@ -86,7 +87,9 @@ struct message {
         PyObject *kwnames;        /* of the vector; or ... */
         PyObject *tuple, *kwargs; /* ... what a type is called with */
     } arguments;
-    struct values *values; /* owned or NULL: those in this request, once there are any */
+    struct values *values;     /* owned or NULL: those in this request, once there are any */
+    struct BatchObject *batch; /* borrowed or NULL: it is a call of this batch, see batch.c */
+    bool interrupted; /* a signal has interrupted its wait; or, before that, is to do so at once */
 };
 
 /* A frame being read. */
@@ -96,9 +99,10 @@ struct incoming {
     struct strand *strand;
     struct frame frame;
     struct frame_header header;
-    PyObject *seen;        /* strong or NULL: dict of the exceptions in this frame, by handle */
-    struct values *values; /* borrowed: of the request that is read; NULL in any other frame */
-    bool discarded;        /* read for its handles alone: requests it refers to may be over */
+    PyObject *seen;            /* strong or NULL: dict of the exceptions in this frame, by handle */
+    struct values *values;     /* borrowed: of the request that is read; NULL in any other frame */
+    bool discarded;            /* read for its handles alone: requests it refers to may be over */
+    struct batch_calls *batch; /* borrowed or NULL: the batch that is being served; see batch.c */
 };
 
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);
@@ -215,6 +219,7 @@ void chain_context(PyObject *exc);
 bool is_plain_ndarray(PyObject *o); /* of NumPy, isolated or not */
 bool is_ndarray(PeerObject *peer, PyObject *o);
 bool is_array(PeerObject *peer, PyObject *o);
+bool is_array_class(PyTypeObject *cls);     /* array.array itself */
 bool is_fresh(PyObject *array, bool owned); /* may it move? */
 PyObject *decode_objects(struct incoming *in);
 int encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done);
@@ -239,6 +244,8 @@ void flat_close(struct flat *f);
 /* values.c */
 int values_add(struct values *v, PyObject *o);
 void values_clear(struct values *v);
+/* Takes back all but the first n. */
+void values_truncate(struct values *v, size_t n);
 /* The request that v belongs to begins, and ends, on this strand. */
 void values_begin(struct strand *s, struct values *v);
 void values_end(struct strand *s, struct values *v);
@@ -259,6 +266,10 @@ int pairs_snapshot(struct strand *s, size_t from);
 int pairs_encode_changes(struct message *m, bool *any);
 int pairs_decode_changes(struct incoming *in);
 void pairs_truncate(struct strand *s, size_t npairs);
+/* Whether one of pairs[from...] is not what it was when it was remembered: 1, 0, or -1. */
+int pairs_changed(PeerObject *peer, struct strand *s, size_t from);
+/* What was remembered of pairs[from...] counts no more. */
+void pairs_forget(struct strand *s, size_t from);
 /* Dicts in the order that they show, which an OrderedDict keeps apart from the dict's own. */
 struct walk {
     PyObject *dict; /* borrowed */

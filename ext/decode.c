@@ -1,6 +1,7 @@
 /* decode.c: bytes to objects. A child may send anything: nothing that was read is trusted. */
 #include "codec.h"
 
+#include "batch.h"
 #include "handles.h"
 #include "peer.h"
 #include "proxy.h"
@@ -63,8 +64,15 @@ decode_arguments(struct incoming *in, struct call *call, PyObject *first)
     if (in->strand != NULL && in->strand->npairs != 0 && pairs_snapshot(in->strand, 0) < 0) {
         goto error;
     }
+    if (in->batch != NULL && batch_check(in->batch) < 0) {
+        call_free(call);
+        return -1;
+    }
     return 0;
 error:
+    if (in->batch != NULL) {
+        batch_lose(in->batch);
+    }
     call_free(call);
     return -1;
 }
@@ -401,6 +409,8 @@ decode_compound(struct incoming *in, uint8_t tag, bool kept)
         return decode_kept(in);
     case TAG_BLOBTEXT:
         return decode_blob_text(in);
+    case TAG_FUTURE:
+        return batch_decode(in);
     default:
         garbled("unknown tag");
         return NULL;

@@ -145,6 +145,7 @@ stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
     core_state *core = core_get();
     if (is_plain_container(cls)) {
         char kind = name == core->str___iter__                             ? 'i'
+                    : name == core->str___reversed__                       ? 'i'
                     : name == core->str___len__                            ? 'n'
                     : name == core->str___getitem__ && cls == &PyDict_Type ? 'g'
                                                                            : 0;

@@ -2,6 +2,7 @@
  * of the code in encode() and encode_compound(). */
 #include "codec.h"
 
+#include "batch.h"
 #include "handles.h"
 #include "iteration.h"
 #include "peer.h"
@@ -415,6 +416,9 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     }
     if (encode_container(m, o, owned, &done) < 0 || done) {
         return done && !PyErr_Occurred() ? 0 : -1;
+    }
+    if (Py_IS_TYPE(o, core_get()->future_type)) {
+        return future_encode(m, o);
     }
     if (encode_kept(m, o)) {
         return 0;

@@ -48,7 +48,7 @@ is_plain_container(PyTypeObject *cls)
             return true;
         }
     }
-    return false;
+    return strcmp(cls->tp_name, "array.array") == 0 && is_array_class(cls);
 }
 
 /* ---- who answers ------------------------------------------------------------------------- */
@@ -211,16 +211,16 @@ cursor_next(CursorObject *self, uint64_t want, bool *done)
     return items;
 }
 
-/* Borrowed: the dict whose keys iterating o gives, or NULL. */
+/* Borrowed: the dict whose keys iterating o gives, or NULL. What a subclass's own __getitem__ gives
+ * does not count: that is no stub of dict's. */
 static PyObject *
 mapping_of(PyObject *o)
 {
-    if (PyDict_CheckExact(o)) {
+    if (PyDict_Check(o)) {
         return o;
     }
-    if (Py_IS_TYPE(o, &PyDictKeys_Type)) {
-        PyObject *dict = compat_dict_of_view(o);
-        return dict != NULL && PyDict_CheckExact(dict) ? dict : NULL;
+    if (Py_IS_TYPE(o, &PyDictKeys_Type) || Py_IS_TYPE(o, &PyODictKeys_Type)) {
+        return compat_dict_of_view(o);
     }
     return NULL;
 }
@@ -306,11 +306,13 @@ done:
 typedef struct {
     PyObject_HEAD
     PeerObject *peer; /* strong */
-    PyObject *cls;    /* strong: the mirrored class whose __iter__ it is */
+    PyObject *cls;    /* strong: the mirrored class whose __iter__ it is ... */
+    PyObject *name;   /* strong: ... or __reversed__ */
     PyObject *cursor; /* strong: a proxy; NULL at the end */
     PyObject *exact;  /* strong or NULL: a proxy of the real iterator, once it was asked for */
     PyObject *items;  /* strong or NULL: tuple of what was fetched */
     Py_ssize_t next;  /* the first that was not used */
+    Py_ssize_t left;  /* items to come, while nothing has happened; -1: not known */
     uint64_t effects; /* peer->effects when they were fetched */
     uint64_t want;
     uint32_t epoch;
@@ -334,6 +336,7 @@ iterator_clear(IteratorObject *self)
 {
     Py_CLEAR(self->peer);
     Py_CLEAR(self->cls);
+    Py_CLEAR(self->name);
     Py_CLEAR(self->cursor);
     Py_CLEAR(self->exact);
     Py_CLEAR(self->items);
@@ -352,7 +355,7 @@ iterator_dealloc(IteratorObject *self)
 
 /* Asks for items from o, the container or a cursor. New reference to the answer. */
 static PyObject *
-ask(PeerObject *peer, PyObject *cls, PyObject *o, uint64_t consumed, uint64_t want)
+ask(PeerObject *peer, PyObject *cls, PyObject *name, PyObject *o, uint64_t consumed, uint64_t want)
 {
     struct message m;
     if (request_begin(peer, &m, OP_ITERATE) < 0) {
@@ -362,8 +365,7 @@ ask(PeerObject *peer, PyObject *cls, PyObject *o, uint64_t consumed, uint64_t wa
     m.operand = cls;
     message_about(&m, cls);
     m.pure = true;
-    if (encode(&m, cls, false) < 0 || encode_name(&m, core_get()->str___iter__) < 0 ||
-        encode(&m, o, false) < 0) {
+    if (encode(&m, cls, false) < 0 || encode_name(&m, name) < 0 || encode(&m, o, false) < 0) {
         request_abandon(&m);
         return NULL;
     }
@@ -426,7 +428,7 @@ iteration_new(StubObject *stub, struct proxy *p)
 {
     PeerObject *peer = (PeerObject *)Py_NewRef(p->peer);
     uint64_t handle = p->handle;
-    PyObject *answer = ask(peer, stub->cls, p->object, 0, FIRST);
+    PyObject *answer = ask(peer, stub->cls, stub->name, p->object, 0, FIRST);
     IteratorObject *self =
         answer == NULL ? NULL : PyObject_GC_New(IteratorObject, core_get()->iterator_type);
     if (self == NULL) {
@@ -437,7 +439,9 @@ iteration_new(StubObject *stub, struct proxy *p)
     memset((char *)self + sizeof(PyObject), 0, sizeof *self - sizeof(PyObject));
     self->peer = peer;
     self->cls = Py_NewRef(stub->cls);
+    self->name = Py_NewRef(stub->name);
     self->want = FIRST;
+    self->left = -1;
     PyObject_GC_Track(self);
     PyObject *length = PyTuple_Check(answer) && PyTuple_GET_SIZE(answer) > 3
                            ? Py_NewRef(PyTuple_GET_ITEM(answer, 3))
@@ -452,6 +456,7 @@ iteration_new(StubObject *stub, struct proxy *p)
         peer->seen.of_length = handle;
         peer->seen.length = PyLong_AsSsize_t(length);
         peer->seen.length_effects = peer->effects;
+        self->left = peer->seen.length;
     }
     Py_XDECREF(length);
     return (PyObject *)self;
@@ -472,11 +477,13 @@ iterator_next(IteratorObject *self)
                    peer->copies == NULL; /* through a view, the target changes without a request */
     bool used_up = self->next >= PyTuple_GET_SIZE(self->items);
     if (!current || (used_up && !self->done)) {
+        self->left = current ? self->left : -1;
         if (!used_up) {
             self->want = 1; /* the loop's body asks the other side too */
         }
         PyObject *cursor = Py_NewRef(self->cursor);
-        PyObject *answer = ask(peer, self->cls, cursor, (uint64_t)self->next, self->want);
+        PyObject *answer =
+            ask(peer, self->cls, self->name, cursor, (uint64_t)self->next, self->want);
         Py_DECREF(cursor);
         if (take(self, answer) < 0) {
             return NULL;
@@ -487,6 +494,7 @@ iterator_next(IteratorObject *self)
         Py_CLEAR(self->cursor); /* an iterator that has ended stays so */
         return NULL;
     }
+    self->left -= self->left > 0;
     return Py_NewRef(PyTuple_GET_ITEM(self->items, self->next++));
 }
 
@@ -501,7 +509,8 @@ iteration_exact(PyObject *o)
         Py_XDECREF(nothing);
     }
     else if (self->exact == NULL) {
-        PyObject *exact = ask(self->peer, self->cls, self->cursor, (uint64_t)self->next, 0);
+        PyObject *exact =
+            ask(self->peer, self->cls, self->name, self->cursor, (uint64_t)self->next, 0);
         if (exact != NULL) {
             Py_XSETREF(self->exact, exact);
             Py_CLEAR(self->cursor);
@@ -549,6 +558,9 @@ iterator_hint(PyObject *self, PyObject *Py_UNUSED(ignored))
     if (it->cursor != NULL && it->done && it->effects == it->peer->effects) {
         return PyLong_FromSsize_t(PyTuple_GET_SIZE(it->items) - it->next);
     }
+    if (it->cursor != NULL && it->left >= 0 && it->effects == it->peer->effects) {
+        return PyLong_FromSsize_t(it->left);
+    }
     PyObject *exact = iteration_exact(self);
     Py_ssize_t n = exact == NULL ? -1 : PyObject_LengthHint(exact, 0);
     Py_XDECREF(exact);
@@ -561,17 +573,23 @@ iterator_class(PyObject *self, void *Py_UNUSED(closure))
 {
     static const struct {
         const char *container;
-        PyTypeObject *iterator;
+        PyTypeObject *iterator, *reversed;
     } classes[] = {
-        {"list", &PyListIter_Type},           {"dict", &PyDictIterKey_Type},
-        {"dict_keys", &PyDictIterKey_Type},   {"dict_values", &PyDictIterValue_Type},
-        {"dict_items", &PyDictIterItem_Type}, {"set", &PySetIter_Type},
-        {"frozenset", &PySetIter_Type},       {"bytearray", &PyByteArrayIter_Type},
+        {"list", &PyListIter_Type, &PyListRevIter_Type},
+        {"dict", &PyDictIterKey_Type, &PyDictRevIterKey_Type},
+        {"dict_keys", &PyDictIterKey_Type, &PyDictRevIterKey_Type},
+        {"dict_values", &PyDictIterValue_Type, &PyDictRevIterValue_Type},
+        {"dict_items", &PyDictIterItem_Type, &PyDictRevIterItem_Type},
+        {"set", &PySetIter_Type, NULL},
+        {"frozenset", &PySetIter_Type, NULL},
+        {"bytearray", &PyByteArrayIter_Type, NULL},
     };
+    bool reversed = ((IteratorObject *)self)->name != core_get()->str___iter__;
     PyObject *cls = ((IteratorObject *)self)->cls;
     for (size_t i = 0; cls != NULL && i < sizeof classes / sizeof *classes; i++) {
         if (strcmp(((PyTypeObject *)cls)->tp_name, classes[i].container) == 0) {
-            return Py_NewRef(classes[i].iterator);
+            PyTypeObject *known = reversed ? classes[i].reversed : classes[i].iterator;
+            return Py_NewRef(known != NULL ? known : Py_TYPE(self));
         }
     }
     return Py_NewRef(Py_TYPE(self));

@@ -73,6 +73,7 @@ struct lane {
     int bell; /* a message here wakes the other end; some bring descriptors */
     int passed[PASSED_MOST];
     unsigned npassed;
+    bool quiet;      /* what is sent wakes nobody */
     bool given_up;   /* the ring out says LANE_FOR_GOOD */
     bool garbled;    /* the other end's words are not looked at any more */
     unsigned forked; /* `forks` when it was made: another number now means that this is a fork */
@@ -271,7 +272,9 @@ publish(lane *l, uint64_t word, const void *data, size_t size, uint64_t lines, b
         word = (uint64_t)RECORD_WRAP << KIND_SHIFT;
     }
     atomic_store_explicit(to, word, memory_order_release);
-    wake(l);
+    if (!l->quiet) {
+        wake(l);
+    }
 }
 
 /* Whether a record of so many lines has room now, and whether the ring goes back to its start for
@@ -295,6 +298,19 @@ static uint64_t
 lines_of(size_t size)
 {
     return (WORD + size + LINE - 1) / LINE;
+}
+
+void
+lane_set_quiet(lane *l, bool quiet)
+{
+    l->quiet = quiet;
+}
+
+size_t
+lane_unread(lane *l)
+{
+    has_room(&l->out, RING_SIZE); /* looks how far the other end is */
+    return (size_t)(l->out.at - l->out.read);
 }
 
 bool

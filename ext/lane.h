@@ -37,6 +37,10 @@ bool lane_joined(const lane *l);
  * in an extent one is. False: it does not fit now, and nothing was sent. */
 enum lane_kind { LANE_IS_FRAME, LANE_IS_EXTENT };
 bool lane_send(lane *l, enum lane_kind kind, const void *data, size_t size);
+/* What is sent from here on wakes nobody: an end that sleeps finds it when it is woken next. */
+void lane_set_quiet(lane *l, bool quiet);
+/* Bytes of the ring that the other end has not read yet, as far as it says. */
+size_t lane_unread(lane *l);
 /* Whether a record of this size would fit now. */
 bool lane_fits(lane *l, size_t size);
 /* Hands a duplicate of a descriptor to the other end, which gets them in order, by lane_take(). 0,

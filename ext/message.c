@@ -49,6 +49,8 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->operand = NULL;
     m->arguments = (struct arguments){0};
     m->values = NULL;
+    m->batch = NULL;
+    m->interrupted = false;
 }
 
 void

@@ -1,6 +1,7 @@
 /* module.c: ipython_isolation._core. */
 #include "buffers.h"
 #include "thread_start.h"
+#include "batch.h"
 #include "codec.h"
 #include "handles.h"
 #include "iteration.h"
@@ -180,7 +181,7 @@ module_exec(PyObject *module)
                      class_changes_init() < 0 || object_methods_init() < 0 ||
                      stubs_init(core, module) < 0 || buffers_init(core, module) < 0 ||
                      module_proxy_init(core, module) < 0 || iteration_init(core, module) < 0 ||
-                     peer_init(core, module) < 0
+                     batch_init(core, module) < 0 || peer_init(core, module) < 0
                  ? -1
                  : 0;
     Py_XDECREF(operations);

@@ -1,5 +1,6 @@
 /* ops.c: the executors of ops.def. Each reads its operands, does what the operation says with the
  * real object, and returns the result. */
+#include "batch.h"
 #include "buffers.h"
 #include "codec.h"
 #include "handles.h"
@@ -167,6 +168,22 @@ op_delattr(struct incoming *in, unsigned *Py_UNUSED(flags))
     return result;
 }
 
+/* There is nothing to call, as an exception says: the arguments are read all the same where calls
+ * follow that may refer to them. */
+static void
+skip_arguments(struct incoming *in)
+{
+    struct call call;
+    if (in->batch != NULL) {
+        PyObject *raised = compat_take_exception();
+        if (decode_call(in, &call, NULL) == 0) {
+            call_free(&call);
+        }
+        PyErr_Clear();
+        compat_raise(raised);
+    }
+}
+
 /* Calls f with what is left of the frame; steals f, which may be NULL. */
 static PyObject *
 call_with_rest(struct incoming *in, PyObject *f)
@@ -193,6 +210,9 @@ op_callattr(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
     PyObject *o = decode(in), *name = o == NULL ? NULL : decode_name(in);
     PyObject *f = name == NULL ? NULL : PyObject_GetAttr(o, name);
+    if (f == NULL && name != NULL) {
+        skip_arguments(in);
+    }
     PyObject *result = copy_array(in->peer, name, call_with_rest(in, f));
     Py_XDECREF(o);
     Py_XDECREF(name);
@@ -231,6 +251,7 @@ read_descriptor(struct incoming *in, PyTypeObject **cls, PyObject **name)
     if (descriptor != NULL) {
         return descriptor;
     }
+    skip_arguments(in);
 error:
     Py_CLEAR(*cls);
     Py_CLEAR(*name);
@@ -310,6 +331,45 @@ call_as_overridden(PyObject *descriptor, PyObject *name, const struct call *call
     return result;
 }
 
+/* What an iterator of the built-in kinds gives, at once: those of `iter(o)` and `iter(o.items())`.
+ */
+static bool
+is_plain_iterator(PyTypeObject *type)
+{
+    static const char *const plain[] = {"list_iterator", "dict_itemiterator", "odict_iterator",
+                                        "_collections._deque_iterator"};
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        if (strcmp(type->tp_name, plain[i]) == 0) {
+            return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) || i == 3;
+        }
+    }
+    return false;
+}
+
+/* The items in what __reduce_ex__ has returned go as tuples instead of iterators, which the other
+ * side would have to ask for each item; it makes iterators of them again. Steals `parts`. */
+static PyObject *
+with_items(PyObject *parts)
+{
+    if (parts == NULL || !PyTuple_CheckExact(parts) || PyTuple_GET_SIZE(parts) < 4) {
+        return parts;
+    }
+    PyObject *list = PySequence_List(parts);
+    for (Py_ssize_t i = 3; list != NULL && i < PyList_GET_SIZE(list) && i < 5; i++) {
+        PyObject *item = PyList_GET_ITEM(list, i);
+        PyObject *items = is_plain_iterator(Py_TYPE(item)) ? PySequence_Tuple(item) : NULL;
+        if (items != NULL) {
+            PyList_SetItem(list, i, items);
+        }
+        else if (PyErr_Occurred()) {
+            Py_CLEAR(list);
+        }
+    }
+    Py_SETREF(parts, list == NULL ? NULL : PyList_AsTuple(list));
+    Py_XDECREF(list);
+    return parts;
+}
+
 static PyObject *
 op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
@@ -365,6 +425,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
             result = PyObject_Vectorcall(f, call.args + 1, (size_t)(call.nargs - 1), call.kwnames);
             Py_DECREF(f);
         }
+    }
+    if (name == core_get()->str___reduce_ex__ && !in->peer->is_kernel) {
+        result = with_items(result);
     }
     if (name == core_get()->str___sizeof__ && self != NULL && !PyType_Check(self)) {
         result = add_size(result, compat_size_before(Py_TYPE(self)));

@@ -520,6 +520,32 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
 }
 
 int
+pairs_changed(PeerObject *peer, struct strand *s, size_t from)
+{
+    struct message scratch;
+    bool changed = false;
+    int rc = 0;
+    message_init(&scratch, peer, s, true);
+    s->in_pairs++;
+    for (size_t i = from; rc == 0 && !changed && i < s->npairs; i++) {
+        if (s->pairs[i].snapshot != NULL) {
+            rc = encode_changes(&scratch, &s->pairs[i], &changed);
+        }
+    }
+    s->in_pairs--;
+    message_free(&scratch, true);
+    return rc < 0 ? -1 : changed;
+}
+
+void
+pairs_forget(struct strand *s, size_t from)
+{
+    for (size_t i = from; i < s->npairs; i++) {
+        Py_CLEAR(s->pairs[i].snapshot);
+    }
+}
+
+int
 pairs_encode_changes(struct message *m, bool *any)
 {
     struct strand *s = m->strand;

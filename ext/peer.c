@@ -1,5 +1,6 @@
 #include "peer.h"
 
+#include "batch.h"
 #include "buffers.h"
 #include "handles.h"
 #include "iteration.h"
@@ -191,7 +192,7 @@ send_message(struct message *m)
 }
 
 /* Sends the frame and frees the message. */
-static int
+int
 frame_send(struct message *m)
 {
     patch_u16(&m->w, 2, (uint16_t)m->flags);
@@ -558,7 +559,13 @@ raise_terminated(PeerObject *peer, struct message *m)
         Py_XDECREF(ignored);
     }
     struct ending ending = s->closed ? s->ending : peer->ending;
+    if (m->batch != NULL) {
+        batch_blame(m, &ending);
+    }
     PyObject *facts = add_limit_facts(exit_facts(&ending, m), &ending, m);
+    if (facts != NULL && m->batch != NULL && batch_add_facts(m, facts) < 0) {
+        Py_CLEAR(facts);
+    }
     PyObject *exc = facts == NULL ? NULL
                                   : PyObject_CallMethod(peer->host, "terminated", "OO", facts,
                                                         first ? Py_True : Py_False);
@@ -572,16 +579,53 @@ raise_terminated(PeerObject *peer, struct message *m)
 /* ---- serving ----------------------------------------------------------------------------- */
 
 static int
-send_reply(struct incoming *in, struct message *m, PyObject *result, unsigned flags)
+encode_result(struct message *m, unsigned op, uint64_t request, PyObject *result, unsigned flags)
 {
-    if (frame_begin(m, in->header.op, FRAME_REPLY | flags, in->header.request) < 0) {
+    if (frame_begin(m, op, FRAME_REPLY | flags, request) < 0) {
         return -1;
     }
-    if (!in->peer->is_kernel && watched_changed(in->peer)) {
+    if (!m->peer->is_kernel && watched_changed(m->peer)) {
         m->flags |= FRAME_INVALIDATE;
         m->flags &= ~(unsigned)FRAME_CACHEABLE;
     }
     return encode(m, result, true) < 0 || message_check(m) < 0 ? -1 : 0;
+}
+
+void
+build_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op, uint64_t request,
+            PyObject *result, unsigned flags)
+{
+    message_init(m, peer, s, true);
+    if (result != NULL && encode_result(m, op, request, result, flags) < 0) {
+        message_free(m, true);
+        message_init(m, peer, s, true);
+        Py_CLEAR(result);
+    }
+    if (result == NULL) {
+        PyObject *exc = compat_take_exception();
+        if (frame_begin(m, op, FRAME_REPLY | FRAME_ERROR, request) < 0 ||
+            encode(m, exc, true) < 0) {
+            /* The exception itself cannot be passed: say so instead. */
+            PyObject *second = compat_take_exception();
+            PyObject *plain =
+                PyObject_CallMethod(core_get()->errors, "unpassable", "OO", exc, second);
+            message_free(m, true);
+            message_init(m, peer, s, true);
+            if (plain == NULL || frame_begin(m, op, FRAME_REPLY | FRAME_ERROR, request) < 0 ||
+                encode(m, plain, true) < 0) {
+                PyErr_Clear();
+            }
+            Py_XDECREF(second);
+            Py_XDECREF(plain);
+        }
+        if (!peer->is_kernel && watched_changed(peer)) {
+            m->flags |= FRAME_INVALIDATE;
+        }
+        Py_XDECREF(exc);
+    }
+    /* What the request made or held goes before the answer, so that whoever reads the answer finds
+     * it gone; finalisers may even call back. */
+    Py_XDECREF(result);
 }
 
 /* Runs one request of the other side and answers it. -1 only when answering itself failed. */
@@ -646,38 +690,10 @@ serve(struct incoming *in)
             }
         }
     }
-    message_init(&m, peer, s, true);
-    if (result != NULL && send_reply(in, &m, result, flags) < 0) {
-        message_free(&m, true);
-        message_init(&m, peer, s, true);
-        Py_CLEAR(result);
+    if (peer->batching > 0) {
+        batches_flush(peer);
     }
-    if (result == NULL) {
-        PyObject *exc = compat_take_exception();
-        if (frame_begin(&m, in->header.op, FRAME_REPLY | FRAME_ERROR, in->header.request) < 0 ||
-            encode(&m, exc, true) < 0) {
-            /* The exception itself cannot be passed: say so instead. */
-            PyObject *second = compat_take_exception();
-            PyObject *plain =
-                PyObject_CallMethod(core_get()->errors, "unpassable", "OO", exc, second);
-            message_free(&m, true);
-            message_init(&m, peer, s, true);
-            if (plain == NULL ||
-                frame_begin(&m, in->header.op, FRAME_REPLY | FRAME_ERROR, in->header.request) < 0 ||
-                encode(&m, plain, true) < 0) {
-                PyErr_Clear();
-            }
-            Py_XDECREF(second);
-            Py_XDECREF(plain);
-        }
-        if (!peer->is_kernel && watched_changed(peer)) {
-            m.flags |= FRAME_INVALIDATE;
-        }
-        Py_XDECREF(exc);
-    }
-    /* What the request made or held goes before the answer, so that whoever reads the answer finds
-     * it gone; finalisers may even call back. */
-    Py_XDECREF(result);
+    build_reply(&m, peer, s, in->header.op, in->header.request, result, flags);
     values_end(s, &values);
     int rc = frame_send(&m);
     pairs_truncate(s, npairs);
@@ -715,6 +731,7 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
     in->seen = NULL;
     in->values = NULL;
     in->discarded = false;
+    in->batch = NULL;
     reader_init(&in->r, in->frame.data, in->frame.size);
     if (!read_header(&in->r, &in->header)) {
         frame_free(&in->frame);
@@ -802,9 +819,10 @@ peer_feed(PeerObject *peer, const void *data, size_t size)
 /* ---- the wait ---------------------------------------------------------------------------- */
 
 struct waiting {
-    uint64_t request;      /* what is waited for */
-    struct waiting *outer; /* the wait of this strand inside which this one began, or NULL */
-    bool arrived;          /* its reply came during an inner wait, and is kept */
+    uint64_t request;          /* what is waited for */
+    struct BatchObject *batch; /* borrowed or NULL: which it is a call of */
+    struct waiting *outer;     /* the wait of this strand inside which this one began, or NULL */
+    bool arrived;              /* its reply came during an inner wait, and is kept */
     struct incoming kept;
     PyObject *parked; /* strong: what Python raised inside the wait; raised when the request ends */
     double since;     /* when it was interrupted */
@@ -1049,22 +1067,33 @@ keep_or_discard(struct waiting *w, struct incoming *in)
             outer->arrived = true;
             return;
         }
+        if (outer->batch != NULL && batch_keep(outer->batch, in)) {
+            return;
+        }
     }
     discard(in);
 }
 
 /* Waits for the reply to m and decodes it. */
-static PyObject *
-wait_reply(struct message *m)
+PyObject *
+request_await(struct message *m)
 {
     PeerObject *peer = m->peer;
     struct strand *s = m->strand;
-    struct waiting w = {.request = m->request, .outer = s->waiting};
+    struct waiting w = {.request = m->request, .batch = m->batch, .outer = s->waiting};
     PyObject *result = NULL;
     bool over = false, last = false, died = false;
     s->waiting = &w;
     if (peer->is_kernel) {
         begin_deadline(peer, m);
+    }
+    if (m->batch != NULL) {
+        w.arrived = batch_kept(m->batch, m->request, &w.kept);
+        if (m->interrupted) {
+            w.interrupted = true; /* the next interrupt kills */
+            w.since = now();
+            interrupt_child(peer, m);
+        }
     }
     for (;;) {
         struct incoming in;
@@ -1199,6 +1228,7 @@ wait_reply(struct message *m)
         process_shared(peer->process) != NULL) {
         atomic_store(&process_shared(peer->process)->interrupt_request, 0);
     }
+    m->interrupted = w.interrupted;
     if (w.parked != NULL) {
         if (w.killed && peer->is_kernel) {
             /* The user sees an interrupt, not what became of the child. */
@@ -1281,6 +1311,12 @@ path_changed(PeerObject *peer)
     return false;
 }
 
+bool
+sync_due(PeerObject *peer)
+{
+    return peer->sync || peer->state_seen != state_generation || path_changed(peer);
+}
+
 /* Kernel: is it time to look whether files that the child runs have changed? Costs a clock reading
  * and one system call, and nothing where nobody asked for it. */
 static bool
@@ -1316,10 +1352,16 @@ look_for_changes(PeerObject *peer)
 }
 
 int
-request_begin(PeerObject *peer, struct message *m, enum op op)
+request_begin(PeerObject *peer, struct message *m, unsigned op)
 {
     if (peer == NULL) {
         return garbled("no peer");
+    }
+    if (peer->batching > 0) {
+        int joined = batch_join(peer, m, op);
+        if (joined != 0) {
+            return joined < 0 ? -1 : 0;
+        }
     }
     if (ensure_running(peer) < 0) {
         return -1;
@@ -1328,7 +1370,7 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
         return -1;
     }
     if (peer->is_kernel && !peer->syncing && (op != OP_HOST || peer->starter == 0) &&
-        (peer->sync || peer->state_seen != state_generation || path_changed(peer))) {
+        sync_due(peer)) {
         PyObject *path = PySys_GetObject("path");
         Py_XSETREF(peer->path_seen, path == NULL ? NULL : PySequence_Tuple(path));
         peer->sync = false;
@@ -1355,11 +1397,7 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
             Py_XSETREF(peer->call_context, PyContext_CopyCurrent());
         }
     }
-    if (s->depth == 0) {
-        s->busy_since = peer->stamp;
-    }
-    s->depth++;
-    peer->active++;
+    request_resume(peer, s);
     if (frame_begin(m, op, 0, ++peer->next_request) < 0) {
         request_abandon(m);
         return -1;
@@ -1367,16 +1405,32 @@ request_begin(PeerObject *peer, struct message *m, enum op op)
     return 0;
 }
 
-static void
+void
+request_resume(PeerObject *peer, struct strand *s)
+{
+    if (s->depth == 0) {
+        s->busy_since = peer->stamp;
+    }
+    s->depth++;
+    peer->active++;
+}
+
+void
 request_end(PeerObject *peer, struct strand *s)
 {
-    s->depth--;
-    peer->active--;
+    request_pause(peer, s);
     if (s->serving == 0 && s->depth == 0) {
         proxies_let_go(peer);
     }
     late_releases_apply(peer);
     strand_give_back(s);
+}
+
+void
+request_pause(PeerObject *peer, struct strand *s)
+{
+    s->depth--;
+    peer->active--;
     if (peer->late_output && peer->active == 0) {
         uint64_t one = 1;
         peer->late_output = false;
@@ -1388,6 +1442,9 @@ request_end(PeerObject *peer, struct strand *s)
 void
 request_abandon(struct message *m)
 {
+    if (m->batch != NULL && batch_take_back(m)) {
+        return;
+    }
     pairs_truncate(m->strand, m->npairs);
     if (m->released) {
         /* The releases were not sent after all. */
@@ -1406,6 +1463,9 @@ request_abandon(struct message *m)
 PyObject *
 request_finish(struct message *m)
 {
+    if (m->batch != NULL) {
+        return batch_defer(m);
+    }
     PeerObject *peer = (PeerObject *)Py_NewRef(m->peer);
     struct strand *s = m->strand;
     size_t npairs = m->npairs;
@@ -1418,7 +1478,7 @@ request_finish(struct message *m)
         values_begin(s, values);
     }
     if (frame_send(m) == 0) { /* which frees all of it but what the wait needs: numbers and names */
-        result = wait_reply(m);
+        result = request_await(m);
     }
     if (!pure) {
         iteration_effect(peer);

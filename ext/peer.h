@@ -14,12 +14,29 @@ enum op {
 #undef EVENT
     OP_COUNT
 };
+/* Added to the operation of a request: a call whose result may come later, as a future. */
+#define OP_DEFERRABLE 0x100u
 
 /* A request: begin, encode what it needs, then finish, or abandon. Begin makes sure that the
  * context runs, or raises. Both ends free the message. */
-int request_begin(PeerObject *peer, struct message *m, enum op op);
+int request_begin(PeerObject *peer, struct message *m, unsigned op);
 PyObject *request_finish(struct message *m);
 void request_abandon(struct message *m);
+
+/* Kernel: the child is to be told first what has changed in the session's state. */
+bool sync_due(PeerObject *peer);
+/* Parts of these, for requests that are several calls (batch.c). frame_send() frees the message but
+ * for its numbers and names, which request_await() needs: the result, or NULL with an exception. */
+int frame_send(struct message *m);
+PyObject *request_await(struct message *m);
+void request_end(PeerObject *peer, struct strand *s);
+/* This thread does not use the child for now: who waits for that goes on. */
+void request_pause(PeerObject *peer, struct strand *s);
+void request_resume(PeerObject *peer, struct strand *s);
+/* Makes the answer to a request in *m, to be sent: the result, or the exception that is set (result
+ * NULL). Steals the result. */
+void build_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op,
+                 uint64_t request, PyObject *result, unsigned flags);
 
 /* Loops of the threads; see peer.c. */
 int peer_serve(PeerObject *peer, struct strand *s);

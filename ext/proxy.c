@@ -261,7 +261,11 @@ construct(PyTypeObject *type, PyObject *args, Py_ssize_t skip, PyObject *kwargs)
             return NULL;
         }
     }
-    if (request_begin(peer, &m, exact != NULL ? OP_CALL : OP_NEW) < 0) {
+    /* A class and an exception are needed at once: by their statements. */
+    bool later = !PyType_IsSubtype(type, &PyType_Type) &&
+                 !PyType_IsSubtype(type, (PyTypeObject *)PyExc_BaseException);
+    unsigned call = later ? OP_CALL | OP_DEFERRABLE : OP_CALL;
+    if (request_begin(peer, &m, exact != NULL ? call : OP_NEW) < 0) {
         return NULL;
     }
     m.operation = "call";

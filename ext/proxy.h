@@ -16,12 +16,14 @@ typedef struct {
     PyObject *name;   /* strong */
     PyObject *target; /* strong or NULL: the descriptor itself, once its name means another */
     char kind;        /* 'f' function, 'm' other method, 'p' property, 'o' slot, 'd' other data,
-                       * 'i', 'n', 'g' the __iter__, __len__ and __getitem__ of a plain container,
+                       * 'i' the __iter__ or __reversed__, 'n' the __len__, 'g' the __getitem__ of a plain
+                       * container,
                        * 'q' the __radd__ that a proxied list has here,
                        * 'v' value, 'c' class method, 's' static method, 'a' the __subclasshook__ of a
                        * mirrored        abstract class */
     bool abstract;
-    bool own; /* of a name in the described class's own __dict__ */
+    bool own;            /* of a name in the described class's own __dict__ */
+    unsigned deferrable; /* OP_DEFERRABLE: a batch may make calls of it later; or 0 */
 } StubObject;
 
 /* A class or static method, or any attribute that is certainly callable, before it is fetched. */
@@ -32,6 +34,7 @@ typedef struct {
     PyObject *name;  /* strong */
     PyObject *cls;   /* strong: the mirrored class whose method it is; super() may mean a base's */
     char kind;       /* 'c' or 's' */
+    unsigned deferrable;
 } BoundObject;
 
 /* stubs.c */

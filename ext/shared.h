@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #define SHARED_MAGIC 0x49534f4cu
-#define SHARED_VERSION 5u
+#define SHARED_VERSION 6u
 
 /* The child's descriptors; 0 is /dev/null, 1 and 2 are pipes, there are no others. */
 enum child_fd {
@@ -49,6 +49,8 @@ struct shared_page {
     _Atomic uint64_t cell;
     /* Written by the kernel: the number of the request to interrupt, 0 for none. */
     _Atomic uint64_t interrupt_request;
+    /* Written by the kernel: no call of a batch up to this number is begun any more. */
+    _Atomic uint64_t cancelled_request;
     /* What the child writes for each request has a cache line of its own: the kernel looks at the
      * others while it waits.
      *

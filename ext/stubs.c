@@ -85,7 +85,7 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
             args = in_band;
         }
     }
-    if (request_begin(peer, &m, OP_METHOD) < 0) {
+    if (request_begin(peer, &m, OP_METHOD | stub->deferrable) < 0) {
         Py_XDECREF(four);
         return NULL;
     }
@@ -114,6 +114,17 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     return result;
 }
 
+/* What the language calls by itself needs its result at once: special methods, and the keys() of
+ * `dict(o)` and `**o`. */
+static unsigned
+deferrable(core_state *core, PyObject *name, char kind)
+{
+    bool called = strchr("mfcs", kind) != NULL &&
+                  (name == core->str___call__ ||
+                   (!is_special_name(name) && PyUnicode_CompareWithASCIIString(name, "keys") != 0));
+    return called ? OP_DEFERRABLE : 0;
+}
+
 PyObject *
 stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
 {
@@ -131,6 +142,7 @@ stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
         stub->abstract = abstract;
         stub->target = NULL;
         stub->own = false;
+        stub->deferrable = deferrable(core, name, kind);
         PyObject_GC_Track(stub);
     }
     return (PyObject *)stub;
@@ -487,7 +499,7 @@ bound_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *k
     if (n > 0) {
         memcpy(shifted + 1, args, (size_t)n * sizeof *args);
     }
-    int rc = request_begin(peer, &m, inherited ? OP_METHOD : OP_CALLATTR);
+    int rc = request_begin(peer, &m, (inherited ? OP_METHOD : OP_CALLATTR) | bound->deferrable);
     if (rc < 0) {
         goto done;
     }
@@ -522,6 +534,7 @@ bound_new(PyObject *owner, StubObject *stub)
         bound->name = Py_NewRef(stub->name);
         bound->cls = Py_NewRef(stub->cls);
         bound->kind = stub->kind;
+        bound->deferrable = stub->deferrable;
         PyObject_GC_Track(bound);
     }
     return (PyObject *)bound;

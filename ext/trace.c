@@ -143,6 +143,9 @@ value(struct line *l, struct reader *r, int depth)
         add(l, "<argument %u of #%llu>", read_u32(r), (unsigned long long)request >> 1);
         return true;
     }
+    case TAG_FUTURE:
+        add(l, "<result %u>", read_u32(r));
+        return true;
     case TAG_BLOBTEXT:
         read_u8(r);
         add(l, "<text blob %llu>", (unsigned long long)read_u64(r));
@@ -208,6 +211,34 @@ call(struct line *l, struct reader *r)
     return go;
 }
 
+/* The calls of a batch: as many as the line has room for. */
+static void
+batch(struct line *l, struct reader *r)
+{
+    uint64_t n = read_count(r, 10);
+    add(l, "%llu calls: ", (unsigned long long)n);
+    for (uint64_t i = 0; i < n && !r->failed && l->used <= LINE - 100; i++) {
+        unsigned op = read_u8(r);
+        read_u8(r);
+        uint64_t length = read_u64(r);
+        if (r->failed || length > reader_left(r)) {
+            break;
+        }
+        struct reader one;
+        reader_init(&one, r->at, length);
+        add(l, i == 0 ? "" : "; ");
+        bool go = value(l, &one, 0);
+        if (go && op != OP_CALL) {
+            add(l, ".");
+            add_text(l, &one, "");
+        }
+        if (go) {
+            call(l, &one);
+        }
+        r->at += length;
+    }
+}
+
 void
 peer_trace(PeerObject *peer, const char *direction, const void *data, size_t size)
 {
@@ -249,6 +280,9 @@ peer_trace(PeerObject *peer, const char *direction, const void *data, size_t siz
     }
     else if (h.flags & FRAME_REPLY) {
         value(&l, &r, 0);
+    }
+    else if (h.op == OP_BATCH) {
+        batch(&l, &r);
     }
     else if (!(h.flags & FRAME_EVENT)) {
         bool go = h.op == OP_HOST || value(&l, &r, 0);

@@ -26,6 +26,18 @@ values_add(struct values *v, PyObject *o)
 }
 
 void
+values_truncate(struct values *v, size_t n)
+{
+    if (v->indexed > n) {
+        table_free(&v->index);
+        v->indexed = 0;
+    }
+    while (v->n > n) {
+        Py_DECREF(v->items[--v->n]);
+    }
+}
+
+void
 values_clear(struct values *v)
 {
     PyObject **items = v->items;

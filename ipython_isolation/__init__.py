@@ -24,6 +24,7 @@ except ModuleNotFoundError as error:
         f"ipython_isolation is not built in {__path__[0]} ({error}); if it is installed elsewhere, start Python in another"
         " directory than its source tree, else run `make build` there"
     ) from None
+from .batch import Future
 from .context import IsolationContext, byvalue, default_context, register_value_type
 from .decorator import isolated
 from .errors import (
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClientStateError",
+    "Future",
     "IsolationContext",
     "ProcessTerminatedError",
     "ProcessTerminationError",

@@ -188,6 +188,11 @@ class Child:
     def remote_take_over(self, counts):
         return self.peer.take_counts(counts)
 
+    def remote_plain(self, o):
+        from ipython_isolation import adapters
+
+        return adapters.plain(o)
+
     def remote_content(self, o):
         from ipython_isolation import errors
 

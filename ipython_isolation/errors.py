@@ -234,7 +234,8 @@ def terminated(facts, context, diagnosis=None, kept=None):
     if diagnosis is None:
         diagnosis = _diagnosis.Diagnosis(facts)
     operation, args, kwargs = call_under_way(facts)
-    during = "while it started" if operation == "start" else f"in {operation}" if operation else "between calls"
+    call = f" (call {facts['batch']} of the batch)" if "batch" in facts else ""
+    during = "while it started" if operation == "start" else f"in {operation}{call}" if operation else "between calls"
     summary = f"the isolated process (pid {facts['pid']}, context {context!r}) died {during}: {diagnosis.reason}"
     error = ProcessTerminationError()
     error.summary = f"{summary}; {kept}" if kept else summary

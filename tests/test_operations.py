@@ -33,6 +33,7 @@ SCENARIOS = {
     "new": "class Cat(zoo.Animal): pass\nCat('tom')",
     "setclass": "zoo.Animal.legs = 4",
     "iterate": "list(zoo.get_held_list())",
+    "batch": "with context.batch(): a.add(1, 2); zoo.Animal('tom')",
     "buffer": "bytes(memoryview(arrays.array('b', [1, 2])))",
 }
 
@@ -104,6 +105,12 @@ def test_the_trace_says_what_is_asked():
     text = run("setattr")
     asked = [line for line in text.splitlines() if " setattr " in line and "kernel" in line and "->" in line]
     assert len(asked) == 1 and ".name" in asked[0] and "'max'" in asked[0]
+
+
+def test_the_trace_of_a_batch_names_its_calls():
+    text = run("batch")
+    asked = [line for line in text.splitlines() if " batch " in line and "kernel" in line and "->" in line]
+    assert len(asked) == 1 and "batch 2 calls: " in asked[0] and ".add(1, 2); " in asked[0] and "('tom')" in asked[0]
 
 
 def test_no_trace_unless_asked_for():

@@ -1,7 +1,15 @@
 """One operation is one request."""
 
+import array
+import collections
+import copy
+import json
+import pickle
+
 import pytest
 from behaviour.harness import worlds, zoo  # noqa: F401
+
+import ipython_isolation
 
 
 class Session:
@@ -89,3 +97,83 @@ def test_a_callback_costs_nothing_here(shared_context, objects):
     before = shared_context.info()["requests"]
     assert objects.zoo.call_many(lambda i: i, 5) == [0, 1, 2, 3, 4]
     assert shared_context.info()["requests"] - before == 1
+
+
+FLAT, NESTED = list(range(1000, 2000)), [[i, str(i)] for i in range(1000)]
+HELD = {
+    "list": FLAT,
+    "nested": NESTED,
+    "dict": {str(i): i for i in FLAT},
+    "nested dict": {str(i): [i] for i in FLAT},
+    "set": set(FLAT),
+    "ordered": collections.OrderedDict((str(i), i) for i in FLAT),
+    "default": collections.defaultdict(list, ((str(i), i) for i in FLAT)),
+    "counter": collections.Counter({str(i): i for i in FLAT}),
+    "deque": collections.deque(FLAT),
+    "array": array.array("q", FLAT),
+}
+
+
+def pickled(p):
+    return pickle.loads(pickle.dumps(p))
+
+
+# Whole conversions: of 1,000 items, and how many requests they may take. Where nested containers have to be what they
+# are, objects of the child, their references come several dozens at a time.
+CONVERSIONS = {
+    **{
+        f"{convert.__name__}({name})": (name, convert, 1)
+        for convert in (list, tuple, set, sorted, sum, max, min, len)
+        for name in ("list", "set", "deque", "array")
+    },
+    **{f"json.dumps({name})": (name, json.dumps, 1) for name in ("list", "nested", "dict", "nested dict", "ordered", "default", "counter")},
+    **{f"pickle.dumps({name})": (name, pickled, 1) for name in ("list", "dict", "set", "ordered", "default", "counter", "deque")},
+    "pickle.dumps(array)": ("array", pickled, 3),
+    **{f"deepcopy({name})": (name, copy.deepcopy, 2) for name in ("list", "dict", "set", "ordered", "default", "counter", "deque", "array")},
+    **{f"dict({name})": (name, dict, 2) for name in ("dict", "ordered", "default", "counter")},
+    **{f"{{**{name}}}": (name, lambda p: {**p}, 2) for name in ("dict", "ordered", "default", "counter")},
+    **{f"list(reversed({name}))": (name, lambda p: list(reversed(p)), 1) for name in ("list", "dict", "ordered", "default", "deque")},
+    **{f"list({name}.items())": (name, lambda p: list(p.items()), 3) for name in ("dict", "ordered", "default", "counter")},
+    **{f"a loop over {name}": (name, lambda p: [x for x in p], 1) for name in ("list", "dict", "set", "deque", "array", "ordered")},
+    "list(nested)": ("nested", list, 5),
+    "list(reversed(nested))": ("nested", lambda p: list(reversed(p)), 5),
+    "list(nested dict.items())": ("nested dict", lambda p: list(p.items()), 6),
+    "repr": ("nested", repr, 1),
+    "join": ("dict", "".join, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_conversions(shared_context, name):
+    held, convert, most = CONVERSIONS[name]
+    proxy = shared_context.load_module("zoo").keep_under("converted", HELD[held])
+    assert ipython_isolation.isproxy(proxy)
+    here = copy.copy(HELD[held])
+    assert convert(proxy) == convert(here)  # classes become known
+    before = shared_context.info()["requests"]
+    convert(proxy)
+    assert shared_context.info()["requests"] - before <= most
+
+
+def test_conversions_by_numpy(shared_context):
+    numpy = pytest.importorskip("numpy")
+    zoo = shared_context.load_module("zoo")  # noqa: F811
+    for value in (numpy.arange(1000.0), array.array("d", FLAT), bytearray(1000)):
+        proxy = zoo.keep_under("converted", value)
+        assert (numpy.asarray(proxy) == numpy.asarray(value)).all()
+        before = shared_context.info()["requests"]
+        numpy.asarray(proxy)
+        assert shared_context.info()["requests"] - before <= 1
+
+
+def test_json_of_what_is_no_tree(shared_context):
+    zoo = shared_context.load_module("zoo")  # noqa: F811
+    shared = [1]
+    twice = zoo.keep_under("converted", [shared, shared, {"a": (1, 2)}])
+    assert json.dumps(twice) == '[[1], [1], {"a": [1, 2]}]'
+    endless = zoo.keep_under("converted", [])
+    endless.append(endless)
+    with pytest.raises((ValueError, RecursionError)):
+        json.dumps(endless)
+    with pytest.raises(TypeError, match="Animal"):
+        json.dumps(zoo.keep_under("converted", [zoo.Animal("rex")]))

@@ -66,6 +66,11 @@ def mixed(context):
             context.call(eval, source)
         except Exception:
             pass
+    with context.batch():
+        made = collections.OrderedDict(a=[1])
+        kept = [functools.reduce(max, [1, 2]), functools.partial(print, made), made]
+        functools.reduce(print, []).exception()
+    list(kept)
     try:
         import numpy
 
