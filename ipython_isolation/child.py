@@ -11,7 +11,7 @@ import os
 import sys
 import types
 
-from ipython_isolation import _core, abcs, child_shell, prompts, reports, represent, streams  # now: not from a chroot
+from ipython_isolation import _core, abcs, child_shell, prompts, reports, represent, streams, suggest  # now: not from a chroot
 
 _VALUES = """
     datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone
@@ -199,6 +199,12 @@ class Child:
 
     def remote_represent(self, *asked):
         return represent.represent(*asked)
+
+    def remote_suggest(self, *asked):
+        return suggest.suggest(*asked)
+
+    def remote_importable(self, *asked):
+        return suggest.importable(*asked)
 
     def remote_cell_ended(self):
         self.shell.cell_ended()
