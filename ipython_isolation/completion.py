@@ -51,8 +51,8 @@ def uninstall(shell: InteractiveShell) -> None:
     """Undo `install`."""
     vars(shell.Completer).pop(_METHOD, None)
     for command in _COMMANDS:
-        for hooks in shell.strdispatchers["complete_command"].s_matches(command):
-            hooks.chain[:] = [(priority, hook) for priority, hook in hooks.chain if not _is_ours(hook)]
+        chain = shell.strdispatchers["complete_command"].strs[command].chain
+        chain[:] = [(priority, hook) for priority, hook in chain if not _is_ours(hook)]
 
 
 def _is_ours(hook: object) -> bool:
@@ -126,7 +126,7 @@ def _matches(
         return own(cursor_column, cursor_line, text)
     found, others = [Suggestion(*each) for each in answer[0]], answer[1]
     if question.arguments:
-        if not found or others:  # else only keyword arguments may follow
+        if others or not found:  # else only keyword arguments may follow
             found += own(cursor_column, cursor_line, question.here)
         typed = re.search(r"\w*$", before).group()
         found.sort(key=lambda one: _jedis_order(one.name, typed))

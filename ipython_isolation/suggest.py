@@ -1,5 +1,6 @@
 """The child's part in completion: each of the questions that Tab asks is one request."""
 
+import re
 import time
 
 
@@ -22,7 +23,7 @@ def suggest(text, names, seconds, arguments):
     (tuple of (str, str, str, str or None, str or None), bool), or None
         Of each completion its name, the same with what belongs behind it (such as ``=``), the part that is yet to be
         typed, its kind and, of a function, its first signature. The latter two are None where time was over. Then
-        whether there were others. None: there is no jedi here.
+        whether anything else may stand there. None: there is no jedi here.
     """
     deadline = time.monotonic() + seconds
     try:
@@ -32,14 +33,20 @@ def suggest(text, names, seconds, arguments):
     own, jedi.settings.case_insensitive_completion = jedi.settings.case_insensitive_completion, False  # as IPython
     try:
         made = jedi.Interpreter(text, [dict(names)]).complete()
-        wanted = [one for one in made if one.name_with_symbols.endswith("=")] if arguments else made
+        wanted, others = made, False
+        if arguments:
+            wanted = [one for one in made if one.name_with_symbols.endswith("=")]
+            typed = re.search(r"\w*$", text).group()
+            if wanted and typed:  # else those that begin otherwise are not in it
+                made = jedi.Interpreter(text[: -len(typed)], [dict(names)]).complete()
+            others = not all(one.name_with_symbols.endswith("=") for one in made)
         found = []
         for completion in wanted:
             kind = signature = None
             if time.monotonic() < deadline:
                 kind, signature = _details(completion)
             found.append((completion.name, completion.name_with_symbols, completion.complete, kind, signature))
-        return tuple(found), len(wanted) < len(made)
+        return tuple(found), others
     finally:
         jedi.settings.case_insensitive_completion = own
 
