@@ -11,7 +11,7 @@ import os
 import sys
 import types
 
-from ipython_isolation import _core, abcs, child_shell, prompts, reports, represent, streams  # now: not from a chroot
+from ipython_isolation import _core, abcs, child_shell, prompts, reports, represent, streams, suggest  # now: not from a chroot
 
 #: What this package imports in a child only once it is needed, and cannot from a chroot.
 _LAZY = """
@@ -216,6 +216,12 @@ class Child:
 
     def remote_represent(self, *asked):
         return represent.represent(*asked)
+
+    def remote_suggest(self, *asked):
+        return suggest.suggest(*asked)
+
+    def remote_importable(self, *asked):
+        return suggest.importable(*asked)
 
     def remote_cell_ended(self):
         self.shell.cell_ended()

@@ -19,7 +19,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
-from . import _core, bundle, cells, display, importer, limits
+from . import _core, bundle, cells, completion, display, importer, limits
 from .context import IsolationContext, cell_began, cell_ended, cell_executed, contexts, named_context
 
 _COMMAND = "%isolate"
@@ -428,6 +428,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell.events.register("post_execute", cell_executed)
     shell.events.register("post_run_cell", cell_ended)
     display.install(shell)
+    completion.install(shell)
     _completable_types().add(_core.module)
     magics.isolate_configured()
 
@@ -451,6 +452,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     shell.events.unregister("post_execute", cell_executed)
     shell.events.unregister("post_run_cell", cell_ended)
     display.uninstall(shell)
+    completion.uninstall(shell)
     _completable_types().discard(_core.module)
     magics.undo()
 

@@ -256,6 +256,43 @@ def test_help(kernel):  # noqa: F811
     assert "Each chunk" in reply["payload"][0]["data"]["text/plain"]
 
 
+def test_source_as_typed(kernel):  # noqa: F811
+    """`?` and `??` through the pager, of functions, objects and modules."""
+    kernel.run("%isolate talker\nimport talker\nthing = talker.Thing('a')")
+
+    def paged(code):
+        reply = kernel.client.execute(code, reply=True, timeout=60)["content"]
+        return without_colors(reply["payload"][0]["data"]["text/plain"])
+
+    assert "os.write(1, chunk)" in paged("talker.write??") and "os.write(1, chunk)" not in paged("talker.write?")
+    assert "Gives it another name" in paged("thing.rename?") and "def rename" in paged("thing.rename??")
+    assert "class Thing" in paged("talker.Thing??") and "def write" in paged("talker??")
+
+
+def test_magics_of_ipython(kernel):  # noqa: F811
+    kernel.run("%isolate talker\nimport talker\nthing = talker.Thing('a')")
+    lines = {line.split()[0]: line.split()[1:] for line in kernel.run("%whos").out.splitlines()[2:]}
+    assert lines["talker"][0] == "module" and lines["thing"][0] == "Thing"
+    assert set(kernel.run("%who_ls module").value[1:-1].split(", ")) >= {"'os'", "'talker'"}
+    timed = kernel.run("result = %timeit -o -q -n 5 -r 2 talker.check(2)\nresult.loops, result.repeat").value
+    assert timed == "(5, 2)"
+    profile = kernel.run("stats = %prun -r -q talker.check(2)\nstats.total_calls > 0").value
+    assert profile == "True"
+    assert "Wall time" in kernel.run("%time talker.check(2)").out
+
+
+def test_debug(kernel):  # noqa: F811
+    """The debugger after an error in the child, and after a crash: it is in the cell, whose variables it knows."""
+    kernel.run("%isolate talker\nimport talker")
+    kernel.run_any("def mine(given):\n    return talker.check(given)\nmine(None)")
+    asked = kernel.run_asked("%debug", ["where", "q"])
+    assert "ipdb> " in [prompt for prompt, _ in kernel.asked] and "mine(None)" in without_colors(asked.out)
+    kernel.run_any("def dies(given):\n    talker.die()\ndies('here')")
+    asked = kernel.run_asked("%debug", ["p given", "q"])
+    assert "'here'" in without_colors(asked.out)
+    assert kernel.run("talker.check(2)").value == "4"
+
+
 def test_the_table(kernel):  # noqa: F811
     kernel.run("%isolate talker\n%isolate zoo --context other\nimport talker")
     bundle = dict(kernel.run("%isolate").outputs)["data"]

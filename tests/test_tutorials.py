@@ -14,7 +14,7 @@ pytestmark = pytest.mark.no_asan
 
 TUTORIALS = Path(__file__).with_name("tutorials")
 #: Which module is isolated.
-ISOLATED = {"opencv": "cv2", "sqlite": "sqlite3", "pandas_tables": "pandas"}
+ISOLATED = {"opencv": "cv2", "sqlite": "sqlite3", "pandas_tables": "pandas", "scipy_oscillator": "scipy", "skimage_cells": "skimage"}
 
 
 def notebook(name, first=""):

@@ -11,7 +11,7 @@ root=$PWD
 python=$(command -v "${PYTHON:-python3}")
 pairs=("ipykernel>=6.17,<7 ipython>=8,<9" "ipykernel>=7,<8 ipython>=9,<10")
 files=()
-for name in notebook magics output cells display printing terminal tutorials profile; do
+for name in notebook magics completion output cells display printing terminal tutorials profile; do
     [ ! -e "tests/test_$name.py" ] || files+=("tests/test_$name.py")
 done
 

@@ -113,11 +113,14 @@ class Lab:
     ----------
     work : Path
         What its file browser shows.
+    prefix : Path
+        Below it kernels may be installed.
     """
 
     def __init__(self, directory):
         self.work = directory / "work"
         self.work.mkdir()
+        self.prefix = directory / "prefix"
         self.log = directory / "server.log"
         self.token = secrets.token_hex(16)
         self.mark = Marked("SERVER")
@@ -134,6 +137,7 @@ class Lab:
         environment = self.mark.environment(session_environment(directory, **own, NO_PROXY="127.0.0.1"))
         for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "JUPYTER_TOKEN"):
             environment.pop(name, None)
+        environment["JUPYTER_PATH"] = str(self.prefix / "share" / "jupyter")
         command = [
             *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
             *("--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={self.work}"),

@@ -11,11 +11,11 @@ SECONDS = 60
 # The notebook's own sign says "idle" also before there is a kernel, the status bar right after a run: both must say so.
 # There are more prompts than cells in the file once the last one was run, which appends another.
 DONE = r"""
-([count, cells]) => {
+([count, cells, kernel]) => {
     const status = document.querySelector(".jp-Notebook-ExecutionIndicator");
     const bar = [...document.querySelectorAll(".jp-StatusBar-TextItem")].map(e => e.textContent);
     const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(e => e.textContent);
-    return status?.dataset.status === "idle" && bar.includes("Python 3 (ipykernel) | Idle") &&
+    return status?.dataset.status === "idle" && bar.includes(kernel + " | Idle") &&
         prompts.length >= count && cells.every(n => /^\[\d+\]:$/.test(prompts[n]));
 }
 """
@@ -33,6 +33,7 @@ class Notebook:
 
     def __init__(self, page, root, path):
         self.page = page
+        self.kernel = "Python 3 (ipykernel)"
         for name in path.split("/"):
             page.locator(".jp-DirListing-itemText").get_by_text(name, exact=True).dblclick()
         document = nbformat.read(root / path, as_version=4)
@@ -52,9 +53,19 @@ class Notebook:
         title = re.compile(rf"^{title}( \(|$)")  # some have a shortcut after it
         self.panel.get_by_role("toolbar").get_by_title(title).click()
 
+    def change_kernel(self, name):
+        """Chooses another kernel in the dialog that a click on the present one's name opens."""
+        self.tool("Switch kernel")
+        dialog = self.page.locator(".jp-Dialog")
+        dialog.locator("select").select_option(label=name)
+        dialog.get_by_role("button", name="Select", exact=False).last.click()
+        expect(dialog).to_have_count(0)
+        self.kernel = name
+        self.wait_done()
+
     def wait_done(self, *cells):
         """Waits until the kernel is idle and the cells have their numbers."""
-        self.page.wait_for_function(DONE, arg=[self.count, cells])
+        self.page.wait_for_function(DONE, arg=[self.count, cells, self.kernel])
 
     def run_all(self):
         self.menu("Run", "Run All Cells")

@@ -1,6 +1,8 @@
 """What a user of JupyterLab does and sees, with isolated modules."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import wait_until
@@ -167,3 +169,23 @@ def test_restart(open_notebook, lab, state):
     assert notebook.run(0) == "1"
     assert re.fullmatch(r"\(\d+, \d+\)", notebook.run(1)) and notebook.text(1) != pids
     assert notebook.failed() == []
+
+
+def test_the_isolated_kernel(lab, open_notebook):
+    """"Python 3 (isolated)" is chosen in the dialog: its modules are isolated from the first cell on."""
+    command = [sys.executable, "-m", "ipython_isolation", "install", "--prefix", str(lab.prefix), "--isolate", "talker"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    notebook = open_notebook(
+        "isolated.ipynb",
+        "import os, talker\nmine = [1, 2]\nprint(talker.pid() != os.getpid())\nos.getpid()",
+        "talker.die()",
+        "print(mine, talker.check(2))\nos.getpid()",
+    )
+    notebook.change_kernel("Python 3 (isolated)")
+    told, pid = notebook.run(0).split()
+    assert told == "True"
+    notebook.run(1)
+    expect(notebook.errors(1)).to_have_count(1)
+    assert "died in talker.die: SIGSEGV" in notebook.text(1)
+    assert notebook.run(2) == f"[1, 2] 4\n{pid}"
+    assert notebook.failed() == [1]
