@@ -1,5 +1,5 @@
 """How pytest-xdist hands out the tests: some of a file at a time, and at the end, to one worker, those that
-have to be alone on the machine: they are a file, since their names are all that a scheduler sees of tests."""
+have to be alone on the machine: they are files of their own, since their names are all that a scheduler sees of tests."""
 
 from collections import deque
 
@@ -7,12 +7,12 @@ import pytest
 from xdist.report import report_collection_diff
 from xdist.workermanage import parse_tx_spec_config
 
-ALONE = "tests/test_alone.py"
+ALONE = ("tests/test_alone.py::", "tests/deaths/")  # which measure time
 MOST = 10  # tests of a file at a time: few, so that no worker is left with much when the other is through
 
 
 def is_alone(nodeid):
-    return nodeid.startswith(f"{ALONE}::")
+    return nodeid.startswith(ALONE)
 
 
 def units(collection):
