@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # More arguments for pytest, or for the script of bench, soak, fuzz, transparency.
 ARGS ?=
+# Arguments of pytest-xdist: a worker for each processor. PARALLEL= runs all tests in one process (-s, --pdb).
+PARALLEL ?= -n auto
 # WERROR=1: warnings are errors (c-tests). SANITIZE=address,undefined: sanitizers (build and c-tests).
 WERROR ?=
 SANITIZE ?=
@@ -68,11 +70,11 @@ victims: build
 	@if [ -e tests/victims/build.sh ]; then bash tests/victims/build.sh "$(abspath $(BIN)/python)"; fi
 
 test: build c-tests victims
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m pytest tests $(PARALLEL) $(ARGS)
 
 # With the address and undefined-behaviour sanitizers, in a copy of the tree with a venv of its own.
 test-asan:
-	@PYTHON='$(PYTHON)' MAKE='$(MAKE)' tools/test-asan.sh $(ARGS)
+	@PYTHON='$(PYTHON)' MAKE='$(MAKE)' PARALLEL='$(PARALLEL)' tools/test-asan.sh $(ARGS)
 
 # On every CPython 3.11 to 3.13 of this machine.
 test-all-pythons:

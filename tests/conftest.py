@@ -25,11 +25,25 @@ if VICTIMS not in sys.path:
     sys.path.insert(0, VICTIMS)
 
 
-def pytest_collection_finish(session):
-    """What importing the tests made stays, and need not be gone through by each of the leak check's
-    collections, which took more time than most tests."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config):
+    from scheduling import Scheduling  # which needs pytest-xdist
+
+    return Scheduling(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """A worker that dies between tests, or after the last, fails the run too."""
+    if error:
+        report = pytest.CollectReport(node.gateway.id, "failed", longrepr=f"the worker died: {error}", result=[])
+        node.config.hook.pytest_collectreport(report=report)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """As many as there are processors that may be used, not as the machine has."""
+    return len(os.sched_getaffinity(0))
 
 
 def children(pid=None):
@@ -85,8 +99,17 @@ def close_contexts(but=()):
             context.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap():
+    """What the tests and libraries that are loaded by now have made stays, and need not be gone through by each
+    of the leak check's collections: that took more time than the tests. Before the fixtures of a file, whose
+    contexts come to an end."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module")
-def shared_context():
+def shared_context(frozen_heap):
     """One context for all tests of a file that ask for it."""
     with ipython_isolation.IsolationContext(restart="auto", name="shared", rollback="off") as made:
         yield made
@@ -111,7 +134,9 @@ def nothing_is_left(request):
     gc.collect()
     left = wait_until(lambda: not (set(children()) - before_processes)) or set(children()) - before_processes
     assert left is True, f"processes left: {left}"
-    assert set(os.listdir("/dev/shm")) <= before_shm
+    # Those that another worker's tests have just made go away.
+    new_shm = set(os.listdir("/dev/shm")) - before_shm
+    assert wait_until(lambda: not new_shm & set(os.listdir("/dev/shm"))), new_shm
     gone = wait_until(
         lambda: not {t for t in threading.enumerate() if t.name.startswith("isolation")} - before_threads
     )

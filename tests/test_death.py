@@ -8,9 +8,7 @@ import io
 import os
 import pickle
 import signal
-import statistics
 import sys
-import threading
 import time
 
 import pytest
@@ -144,71 +142,7 @@ def test_the_address_of_a_fault(context, deaths):
     assert "NULL" in str(error)
 
 
-# --- promptness -------------------------------------------------------------------------------------
-
-PROMPT = """
-import os, time
-import _deaths
-def at(path, name, *args):
-    with open(path + ".new", "w") as file:
-        file.write(repr(time.monotonic()))
-    os.rename(path + ".new", path)
-    getattr(_deaths, name)(*args)
-"""
-
-
-def kill_when_there(path, pid):
-    """As the out-of-memory killer does it. Writes down when."""
-    assert wait_until(path.exists)
-    path.write_text(repr(time.monotonic()))
-    os.kill(pid, signal.SIGKILL)
-
-
-@pytest.mark.no_asan  # which takes its time
-@pytest.mark.parametrize("megabytes", [0, 2048])
-@pytest.mark.parametrize(
-    "name, args, how",
-    [
-        ("segfault", (), signal.SIGSEGV),
-        ("abort", (), signal.SIGABRT),
-        ("crash_in_thread", (), signal.SIGSEGV),
-        ("_exit", (3,), 3),
-        ("exit", (4,), 4),
-        ("kill_self", (9,), signal.SIGKILL),
-        ("sleep_in_c_without_gil", (60.0,), signal.SIGKILL),
-    ],
-    ids=lambda x: str(x),
-)
-def test_promptly(context, tmp_path, name, args, how, megabytes):
-    """From just before the fatal instruction, by the child's clock, until the exception is raised. The median of three
-    lives, each begun at once: what is left of the one before may still be there."""
-    (tmp_path / "prompt_victim.py").write_text(PROMPT)
-    if megabytes:
-        with open("/proc/meminfo") as file:
-            available = next(int(line.split()[1]) // 1024 for line in file if line.startswith("MemAvailable"))
-        assert available > megabytes + 512, "too little memory for this test"
-    limit, took, left = 0.1, [], []
-    while len(took) < 3 and sum(t < limit for t in took) < 2:
-        victim = context.load_module("prompt_victim", [str(tmp_path)])
-        pid = context.remote_pid
-        path = tmp_path / f"time{len(took)}"
-        if megabytes:
-            deaths = context.load_module("_deaths")
-            deaths.release_all()  # a frozen copy that took over has what the last life had
-            assert deaths.allocate(megabytes) == megabytes
-            assert resident(pid) * os.sysconf("SC_PAGE_SIZE") > megabytes << 20
-        if name == "sleep_in_c_without_gil":
-            threading.Thread(target=kill_when_there, args=(path, pid)).start()
-        error, known = die(victim.at, str(path), name, *args)
-        left.append(os.path.exists(f"/proc/{pid}"))
-        took.append(known - float(path.read_text()))
-        assert (error.signal, error.exit_code) == ((how, None) if isinstance(how, signal.Signals) else (None, how))
-        assert (error.pid, error.operation) == (pid, "prompt_victim.at")
-    print(" ".join(f"{t * 1000:.1f} ms" for t in took))
-    assert statistics.median(took) < limit, took
-    # However busy the machine: not after its memory was taken down.
-    assert any(left) or not megabytes
-
+# --- an end that is none -------------------------------------------------------------------------------
 
 EXEC = "os.execv('/bin/sh', ['sh', '-c', 'sleep 0.2; echo last words; exit 6'])"
 

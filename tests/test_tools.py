@@ -384,23 +384,6 @@ def test_a_restart_takes_the_spare(tmp_path, monkeypatch):
         assert context.info()["crashes"] == 3
 
 
-def test_a_restart_with_a_spare_is_faster():
-    def restart(context):
-        start = time.monotonic()
-        context.restart()
-        return time.monotonic() - start
-
-    with tooled(rollback="off") as context:
-        context.load_module("zlib")
-        without = sorted(restart(context) for _ in range(5))[2]
-        context.configure(spare=True)
-        took = []
-        for _ in range(5):
-            ready_spare(context)
-            took.append(restart(context))
-        assert sorted(took)[2] < without / 2
-
-
 def test_its_output_and_its_interrupts_are_those_of_any_child(capfd):
     with tooled(spare=True, rollback="off", timeout=0.3) as context:
         context.load_module("zlib")

@@ -3,6 +3,8 @@
 #
 #   tools/test-asan.sh [pytest's arguments]
 #
+# PARALLEL: arguments of pytest-xdist (default -n auto).
+#
 # It works in a copy of the tree (build/asan/tree), since both builds put _core into the package, and
 # in a venv of its own (.venv-asan). Tests marked no_asan are left out. A sanitizer's report in any
 # process, also in a child whose death a test expects, fails the run.
@@ -12,6 +14,7 @@ root=$PWD
 tree=$root/build/asan/tree
 logs=$root/build/asan/logs
 make=${MAKE:-make}
+read -ra parallel <<<"${PARALLEL--n auto}"
 venv=$root/.venv-asan
 
 # The copy: sources anew, with their times; build/ stays, so that unchanged C is not compiled again.
@@ -36,7 +39,7 @@ LD_PRELOAD=$preload \
     UBSAN_OPTIONS="$common:halt_on_error=1" \
     IPYTHON_ISOLATION_SANITIZER_LOG="$logs/report" PYTHONMALLOC=malloc \
     IPYTHON_ISOLATION_ASAN=1 \
-    "$venv/bin/python" -m pytest "${@:-tests}" -m "not no_asan" -o timeout=180 -o faulthandler_timeout=240 \
+    "$venv/bin/python" -m pytest "${@:-tests}" "${parallel[@]}" -m "not no_asan" -o timeout=180 -o faulthandler_timeout=240 \
     -p no:cacheprovider || status=$?
 
 shopt -s nullglob
