@@ -67,6 +67,7 @@ struct channel {
     unsigned spin_us;  /* how long the next wait spins */
     unsigned slept;    /* waits since one was worth spinning for */
     bool accepts;      /* the child's end */
+    bool together;     /* the other end was on this processor at the last wait */
     bool moves;        /* the end that goes to another processor when both are on one */
     unsigned stacked;  /* waits since it last did, in which both were on one */
     unsigned patience; /* so many of them are too many */
@@ -1056,9 +1057,16 @@ move_away(channel *c)
     }
     others = allowed;
     CPU_CLR((unsigned)cpu, &others);
-    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0) {
+    if (CPU_COUNT(&others) == 0) {
+        return;
+    }
+    /* Said before: an end that went to sleep now would be woken by this one, and put on the very
+     * processor that this one moves to. */
+    lane_place(c->lane, false);
+    if (sched_setaffinity(0, sizeof others, &others) == 0) {
         (void)sched_setaffinity(0, sizeof allowed, &allowed);
     }
+    lane_place(c->lane, true);
 }
 
 bool
@@ -1104,6 +1112,10 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
     if (c->lane != NULL && timeout_ms != 0) {
         move_away(c);
     }
+    if (c->lane != NULL && c->together != lane_stacked(c->lane)) {
+        c->together = !c->together;
+        c->spin_us = SPIN_US; /* what was learnt before does not hold any more */
+    }
     if (c->lane != NULL && timeout_ms != 0 && may_spin(c)) {
         since = microseconds();
         if (spin_until(c, since + c->spin_us)) {
@@ -1111,8 +1123,9 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
             *ready = CHANNEL_FRAME;
             return 1;
         }
-        c->spins =
-            several_processors(); /* before sleeping: that may change, and this costs little */
+    }
+    if (c->lane != NULL && timeout_ms != 0) {
+        c->spins = several_processors(); /* that may change, and before sleeping costs little */
     }
     c->hot = false;
     if (await_zmq(c) && need_socket(c) < 0) {
