@@ -1425,7 +1425,6 @@ request_finish(struct message *m)
     }
     if (values != NULL) {
         values_end(s, values);
-        free(values);
     }
     pairs_truncate(s, npairs);
     if (s->npairs > 0 && !s->closed) {

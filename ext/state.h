@@ -97,12 +97,13 @@ struct values {
     uint64_t request;
     bool mine;        /* this side asked */
     bool numbers;     /* there are int, float or complex among them */
-    PyObject **items; /* strong */
+    PyObject **items; /* strong; `few` as long as that does */
     size_t n, capacity;
     unsigned searches;
     struct table index; /* address -> number + 1, of the first `indexed` */
     size_t indexed;
     struct values *outer;
+    PyObject *few[4];
 };
 
 /* How a life of the child ended, kept for the requests that were under way. */
