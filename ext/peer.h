@@ -21,7 +21,7 @@ int request_begin(PeerObject *peer, struct message *m, enum op op);
 PyObject *request_finish(struct message *m);
 void request_abandon(struct message *m);
 
-/* Loops of the threads; see peer.c. */
+/* Loops of the threads; see serve.c and service.c. */
 int peer_serve(PeerObject *peer, struct strand *s);
 int peer_service(PeerObject *peer, uint32_t epoch);
 int peer_child_service(PeerObject *peer);

@@ -210,7 +210,7 @@ struct PeerObject {
     struct HoldObject *holds; /* borrowed: of this side's buffers that it has copies of */
     struct late_release {
         uint64_t handle, count, stamp;
-    } * late; /* received, but a frame of another strand may still name the handle; see peer.c */
+    } * late; /* received, but a frame of another strand may still name the handle; see frames.c */
     size_t nlate, caplate;
     uint64_t stamp;
     uint64_t
