@@ -305,6 +305,38 @@ with ii.IsolationContext(transport="auto") as context:
     assert float(done.stdout) < 100e-6
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_ends_on_one_processor_part():
+    """The scheduler leaves both where they are; the child's thread moves, and may run where it might before."""
+    script = """
+import os, time
+import ipython_isolation as ii
+
+def processor(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[36]
+
+with ii.IsolationContext(transport="auto") as context:
+    ordered = context.load_module("collections").OrderedDict(abc=1)
+    pids, allowed, apart = [0, context.remote_pid], os.sched_getaffinity(0), 0
+    for _ in range(5):
+        for pid in pids:
+            os.sched_setaffinity(pid, {min(allowed)})
+        for _ in range(100):
+            ordered["abc"]
+        for pid in pids:
+            os.sched_setaffinity(pid, allowed)
+        for _ in range(2000):
+            ordered["abc"]
+        apart += processor("self") != processor(context.remote_pid)
+        time.sleep(0.01)
+    assert apart >= 2, apart  # the machine may be busy
+    assert [os.sched_getaffinity(pid) for pid in pids] == [allowed] * 2
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.no_asan  # its allocator keeps what is freed
 def test_memory_does_not_grow(transport):
     def resident(pid):

@@ -28,9 +28,35 @@ take(void *unused)
     return NULL;
 }
 
+static void *
+make(void *fds)
+{
+    return notice_new(fds, 1);
+}
+
+/* What watches ends with the thread that made it: that must not pass for silence. */
+static void
+test_thread_that_ended(void)
+{
+    int fds[2];
+    pthread_t thread;
+    void *made = NULL;
+    CHECK(pipe2(fds, O_NONBLOCK) == 0);
+    CHECK(pthread_create(&thread, NULL, make, fds) == 0 && pthread_join(thread, &made) == 0);
+    if (made != NULL) {
+        usleep(10000); /* the system may end it a little later */
+        CHECK(write(fds[1], "abc", 3) == 3);
+        CHECK(!notice_quiet(made));
+        notice_free(made);
+    }
+    close(fds[0]);
+    close(fds[1]);
+}
+
 int
 main(void)
 {
+    test_thread_that_ended();
     int one[2], two[2];
     CHECK(pipe2(one, O_NONBLOCK) == 0 && pipe2(two, O_NONBLOCK) == 0);
     watched = notice_new((const int[]){one[0], two[0]}, 2);
