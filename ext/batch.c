@@ -7,7 +7,7 @@
 #include "handles.h"
 #include "iteration.h"
 #include "lane.h"
-#include "peer.h"
+#include "exchange.h"
 #include "shared.h"
 #include "strands.h"
 
@@ -308,6 +308,12 @@ move_message(struct message *to, const struct message *from)
     *to = *from;
     if (from->w.data == from->w.small) {
         to->w.data = to->w.small;
+    }
+    if (from->values != NULL) {
+        to->values = &to->own_values;
+        if (from->own_values.items == from->own_values.few) {
+            to->own_values.items = to->own_values.few;
+        }
     }
 }
 
@@ -837,7 +843,6 @@ batch_flush(BatchObject *b)
     iteration_effect(peer);
     if (values != NULL) {
         values_end(s, values);
-        free(values);
     }
     pairs_truncate(s, npairs);
     if (s->npairs > 0 && !s->closed && pairs_snapshot(s, 0) < 0) {

@@ -36,7 +36,12 @@
 /* Where two ends wake each other up all the time, neither sees that spinning would do: try again
  * after so many waits. */
 #define SPIN_RETRY 32
-/* After so many waits with both ends on one processor, one of them moves. */
+/* After so many waits with both ends on one processor, one of them moves. To move costs about what
+ * that many round trips through the scheduler do. */
+#define STACKED_FEW 8
+/* Where that did not last for so many round trips (the other processors are busy too), twice as
+ * many waits go by before the next time; but never more than that. */
+#define MOVED_WORTH 32
 #define STACKED_MOST 128
 
 /* More frames are never under way: requests are nested. */
@@ -53,17 +58,20 @@ struct channel {
     int signal_fd; /* libzmq's own: becomes readable when there is something new for this socket */
     bool drained;  /* libzmq had nothing when last asked, so signal_fd tells of the next frame */
     int timer_fd;  /* -1 until the first wait with a time limit */
-    int64_t timer_at; /* ms: when timer_fd becomes readable; 0: not armed */
-    lane *lane;       /* or NULL */
-    bool lane_in;     /* frames are read by the lane: libzmq is asked only when the lane says so */
-    bool hung_up;     /* the other end of the lane has gone: its bell would not stop ringing */
-    bool hot;         /* a frame took the lane since the last wait */
-    bool spins;       /* there is more than one processor to run on */
-    unsigned spin_us; /* how long the next wait spins */
-    unsigned slept;   /* waits since one was worth spinning for */
-    bool accepts;     /* the child's end */
-    bool moves;       /* the end that goes to another processor when both are on one */
-    unsigned stacked; /* waits since it last did, in which both were on one */
+    int64_t timer_at;  /* ms: when timer_fd becomes readable; 0: not armed */
+    lane *lane;        /* or NULL */
+    bool lane_in;      /* frames are read by the lane: libzmq is asked only when the lane says so */
+    bool hung_up;      /* the other end of the lane has gone: its bell would not stop ringing */
+    bool hot;          /* a frame took the lane since the last wait */
+    bool spins;        /* there is more than one processor to run on */
+    unsigned spin_us;  /* how long the next wait spins */
+    unsigned slept;    /* waits since one was worth spinning for */
+    bool accepts;      /* the child's end */
+    bool together;     /* the other end was on this processor at the last wait */
+    bool moves;        /* the end that goes to another processor when both are on one */
+    unsigned stacked;  /* waits since it last did, in which both were on one */
+    unsigned patience; /* so many of them are too many */
+    unsigned spun;     /* waits since it last did that ended by spinning */
     uint64_t sent, received; /* over libzmq */
     uint64_t owed;           /* what `received` must become before the lane is read again */
     unsigned skipped;        /* descriptors that were passed for a record that was not sent */
@@ -149,6 +157,7 @@ channel_new(void **zmq, const char *endpoint, lane *l)
     c->lane = l;
     c->spins = l != NULL && several_processors();
     c->spin_us = SPIN_US;
+    c->patience = STACKED_FEW;
     return c;
 }
 
@@ -1049,19 +1058,29 @@ move_away(channel *c)
 {
     cpu_set_t allowed, others;
     if (!c->moves || !c->hot || !c->spins || await_zmq(c) || !lane_stacked(c->lane) ||
-        ++c->stacked < STACKED_MOST) {
+        ++c->stacked < c->patience) {
         return;
     }
-    c->stacked = 0;
+    c->patience = c->spun >= MOVED_WORTH           ? STACKED_FEW
+                  : c->patience < STACKED_MOST / 2 ? c->patience * 2
+                                                   : STACKED_MOST;
+    c->stacked = c->spun = 0;
     int cpu = sched_getcpu();
     if (cpu < 0 || sched_getaffinity(0, sizeof allowed, &allowed) < 0) {
         return;
     }
     others = allowed;
     CPU_CLR((unsigned)cpu, &others);
-    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0) {
+    if (CPU_COUNT(&others) == 0) {
+        return;
+    }
+    /* Said before: an end that went to sleep now would be woken by this one, and put on the very
+     * processor that this one moves to. */
+    lane_place(c->lane, false);
+    if (sched_setaffinity(0, sizeof others, &others) == 0) {
         (void)sched_setaffinity(0, sizeof allowed, &allowed);
     }
+    lane_place(c->lane, true);
 }
 
 bool
@@ -1071,7 +1090,11 @@ channel_spin(channel *c, unsigned us)
         return false;
     }
     /* The first looks without one at the clock. */
-    return lane_spin(c->lane, SPIN_LOOKS) || spin_until(c, microseconds() + us);
+    if (lane_spin(c->lane, SPIN_LOOKS) || spin_until(c, microseconds() + us)) {
+        c->spun++;
+        return true;
+    }
+    return false;
 }
 
 /* The time to spin follows what it was good for: where a frame came soon, the next is waited for in
@@ -1103,6 +1126,10 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
     if (c->lane != NULL && timeout_ms != 0) {
         move_away(c);
     }
+    if (c->lane != NULL && c->together != lane_stacked(c->lane)) {
+        c->together = !c->together;
+        c->spin_us = SPIN_US; /* what was learnt before does not hold any more */
+    }
     if (c->lane != NULL && timeout_ms != 0 && may_spin(c)) {
         since = microseconds();
         if (spin_until(c, since + c->spin_us)) {
@@ -1110,8 +1137,9 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
             *ready = CHANNEL_FRAME;
             return 1;
         }
-        c->spins =
-            several_processors(); /* before sleeping: that may change, and this costs little */
+    }
+    if (c->lane != NULL && timeout_ms != 0) {
+        c->spins = several_processors(); /* that may change, and before sleeping costs little */
     }
     c->hot = false;
     if (await_zmq(c) && need_socket(c) < 0) {

@@ -87,7 +87,8 @@ struct message {
         PyObject *kwnames;        /* of the vector; or ... */
         PyObject *tuple, *kwargs; /* ... what a type is called with */
     } arguments;
-    struct values *values;     /* owned or NULL: those in this request, once there are any */
+    struct values *values; /* `own_values`, once there are any in this request; or NULL */
+    struct values own_values;
     struct BatchObject *batch; /* borrowed or NULL: it is a call of this batch, see batch.c */
     bool interrupted; /* a signal has interrupted its wait; or, before that, is to do so at once */
 };
@@ -128,12 +129,13 @@ int encode_argument(struct message *m, PyObject *o);
 /* New reference, or NULL with an exception. */
 PyObject *decode(struct incoming *in);
 PyObject *decode_name(struct incoming *in);
-/* Positional and keyword arguments, in vectorcall form, in one allocated block that starts with a
+/* Positional and keyword arguments, in vectorcall form, in one block that starts with a
  * free slot (PY_VECTORCALL_ARGUMENTS_OFFSET). */
 struct call {
-    PyObject **block, **args;
+    PyObject **block, **args; /* the block is `few`, or allocated */
     Py_ssize_t nargs, total;
     PyObject *kwnames; /* strong or NULL */
+    PyObject *few[6];
 };
 int decode_call(struct incoming *in, struct call *call, PyObject *first);
 void call_free(struct call *call);

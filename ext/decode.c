@@ -17,7 +17,9 @@ call_free(struct call *call)
     for (Py_ssize_t i = 0; call->block != NULL && i < call->total; i++) {
         Py_XDECREF(call->args[i]);
     }
-    free(call->block);
+    if (call->block != call->few) {
+        free(call->block);
+    }
     Py_CLEAR(call->kwnames);
     call->block = NULL;
 }
@@ -32,7 +34,10 @@ decode_arguments(struct incoming *in, struct call *call, PyObject *first)
     }
     Py_ssize_t extra = first != NULL;
     call->nargs = (Py_ssize_t)nargs + extra;
-    call->block = calloc((size_t)call->nargs + nkw + 1, sizeof *call->block);
+    size_t slots = (size_t)call->nargs + nkw + 1;
+    call->block = slots <= sizeof call->few / sizeof *call->few
+                      ? call->few
+                      : calloc(slots, sizeof *call->block);
     if (call->block == NULL) {
         PyErr_NoMemory();
         return -1;

@@ -15,13 +15,8 @@ static int
 keep(struct message *m, size_t at, PyObject *o)
 {
     if (m->values == NULL) {
-        m->values = calloc(1, sizeof *m->values);
-        if (m->values == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        m->values->request = m->request;
-        m->values->mine = true;
+        m->values = &m->own_values;
+        *m->values = (struct values){.request = m->request, .mine = true};
     }
     if (message_check(m) < 0 || values_add(m->values, o) < 0) {
         return -1;

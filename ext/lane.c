@@ -46,10 +46,12 @@ struct control {
     _Alignas(128) _Atomic uint64_t read;
     /* Set by the reader before it sleeps, cleared by whoever wakes it. */
     _Alignas(128) _Atomic uint32_t sleeping;
-    _Atomic uint32_t cpu; /* the reader's, when it last read a frame */
+    _Atomic uint32_t cpu; /* the reader's, when it last read a frame; or NOWHERE */
     /* Set by the reader, cleared by the writer: extents that are not in use any more. */
     _Alignas(128) struct extents_back returned;
 };
+
+#define NOWHERE UINT32_MAX
 
 struct memory {
     _Alignas(128) uint32_t version;
@@ -384,6 +386,15 @@ lane_stacked(const lane *l)
            (uint32_t)sched_getcpu();
 }
 
+void
+lane_place(lane *l, bool known)
+{
+    uint32_t cpu = known ? (uint32_t)sched_getcpu() : NOWHERE;
+    if (cpu != atomic_load_explicit(&l->in.control->cpu, memory_order_relaxed)) {
+        atomic_store_explicit(&l->in.control->cpu, cpu, memory_order_relaxed);
+    }
+}
+
 enum lane_got
 lane_recv(lane *l, void **data, size_t *size)
 {
@@ -421,10 +432,7 @@ lane_recv(lane *l, void **data, size_t *size)
         l->garbled = true;
         return LANE_GARBLED;
     }
-    uint32_t cpu = (uint32_t)sched_getcpu();
-    if (cpu != atomic_load_explicit(&ring->control->cpu, memory_order_relaxed)) {
-        atomic_store_explicit(&ring->control->cpu, cpu, memory_order_relaxed);
-    }
+    lane_place(l, true);
     *size = value;
     for (; lines > 0; lines--, ring->at += LINE) {
         atomic_store_explicit(word_at(ring, ring->at), 0, memory_order_relaxed);

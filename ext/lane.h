@@ -75,6 +75,8 @@ bool lane_spin(const lane *l, unsigned times);
 /* True when the other end was last seen on the processor that this thread runs on: it cannot go on
  * before this thread sleeps. A guess, which may be wrong. */
 bool lane_stacked(const lane *l);
+/* Says to the other end where this thread is, or (`known` false) that it is about to move. */
+void lane_place(lane *l, bool known);
 
 /* To sleep: poll lane_bell() between lane_doze() and lane_woken(). False: do not sleep, something
  * is there. The bell may ring for nothing. It hangs up when the other end has gone. lane_woken() is

@@ -83,7 +83,6 @@ message_free(struct message *m, bool abandon)
         struct values *values = m->values;
         m->values = NULL;
         values_clear(values);
-        free(values);
     }
 }
 

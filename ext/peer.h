@@ -25,9 +25,8 @@ void request_abandon(struct message *m);
 
 /* Kernel: the child is to be told first what has changed in the session's state. */
 bool sync_due(PeerObject *peer);
-/* Parts of these, for requests that are several calls (batch.c). frame_send() frees the message but
- * for its numbers and names, which request_await() needs: the result, or NULL with an exception. */
-int frame_send(struct message *m);
+/* Parts of these, for requests that are several calls (batch.c). Of the message request_await()
+ * needs only what frame_send() (exchange.h) leaves of it: the result, or NULL with an exception. */
 PyObject *request_await(struct message *m);
 void request_end(PeerObject *peer, struct strand *s);
 /* This thread does not use the child for now: who waits for that goes on. */
@@ -38,7 +37,7 @@ void request_resume(PeerObject *peer, struct strand *s);
 void build_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op,
                  uint64_t request, PyObject *result, unsigned flags);
 
-/* Loops of the threads; see peer.c. */
+/* Loops of the threads; see serve.c and service.c. */
 int peer_serve(PeerObject *peer, struct strand *s);
 int peer_service(PeerObject *peer, uint32_t epoch);
 int peer_child_service(PeerObject *peer);

@@ -20,6 +20,7 @@
 
 #include "fdpass.h"
 #include "freeze.h"
+#include "notice.h"
 #include "supervisor.h"
 
 /* The supervisor needs milliseconds for its last work; after this it is killed. */
@@ -45,6 +46,8 @@ struct process {
     /* Of this life, changed only by the thread that starts and ends it; -1 and NULL if closed. */
     int out, err, fdpass, alarm, dead;
     int output;       /* epoll of out and err */
+    notice *news;     /* of the same, or NULL */
+    bool looked;      /* there was nothing when `output` was last asked */
     int alarm_writer; /* kept so that the alarm never hangs up, which would wake waiters for good */
     struct shared_page *shared;
 
@@ -501,6 +504,8 @@ open_life(process *self, int child[START_FDS])
     if (self->output < 0 || epoll_ctl(self->output, EPOLL_CTL_ADD, self->out, &readable) < 0 ||
         epoll_ctl(self->output, EPOLL_CTL_ADD, self->err, &readable) < 0)
         return -1;
+    self->news = notice_new((const int[]){self->out, self->err}, 2);
+    self->looked = false;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return -1;
@@ -527,6 +532,8 @@ open_life(process *self, int child[START_FDS])
 static void
 close_life(process *self)
 {
+    notice_free(self->news); /* first: it holds on to the pipes */
+    self->news = NULL;
     close_fd(&self->output);
     close_fd(&self->out);
     close_fd(&self->err);
@@ -866,13 +873,18 @@ process_err(const process *self)
 }
 
 int
-process_has_output(const process *self)
+process_has_output(process *self)
 {
     struct epoll_event ready;
 
+    if (self->news && self->looked && notice_quiet(self->news))
+        return 0;
+    if (self->news)
+        notice_take(self->news);
     /* A write to a pipe puts it on the epoll's list before it returns, so that asking an empty list
      * costs half of what poll() or a read() of each pipe would. */
-    return epoll_wait(self->output, &ready, 1, 0) != 0;
+    self->looked = epoll_wait(self->output, &ready, 1, 0) == 0;
+    return !self->looked;
 }
 
 int

@@ -57,8 +57,9 @@ pid_t process_supervisor_pid(const process *self);
 /* Non-blocking read ends of the child's stdout and stderr; -1 once closed. */
 int process_out(const process *self);
 int process_err(const process *self);
-/* Whether there is something to read in one of them, or an end of file: one system call. */
-int process_has_output(const process *self);
+/* Whether there is something to read in one of them, or an end of file. Without a system call where
+ * there is nothing, and notice.h does its work. */
+int process_has_output(process *self);
 /* Closes one of these two, given by its number, at its end of file. */
 void process_close_output(process *self, int fd);
 

@@ -52,7 +52,9 @@ bool is_special_name(PyObject *name); /* begins with two underscores; ops.c */
 static inline bool
 is_name(PyObject *name, PyObject *known)
 {
-    return name == known || PyUnicode_Compare(name, known) == 0;
+    /* Those that are known are interned, and so are nearly all others. */
+    return name == known ||
+           (!PyUnicode_CHECK_INTERNED(name) && PyUnicode_Compare(name, known) == 0);
 }
 
 /* proxy.c */

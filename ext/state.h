@@ -97,12 +97,13 @@ struct values {
     uint64_t request;
     bool mine;        /* this side asked */
     bool numbers;     /* there are int, float or complex among them */
-    PyObject **items; /* strong */
+    PyObject **items; /* strong; `few` as long as that does */
     size_t n, capacity;
     unsigned searches;
     struct table index; /* address -> number + 1, of the first `indexed` */
     size_t indexed;
     struct values *outer;
+    PyObject *few[4];
 };
 
 /* How a life of the child ended, kept for the requests that were under way. */
@@ -211,7 +212,7 @@ struct PeerObject {
     struct HoldObject *holds; /* borrowed: of this side's buffers that it has copies of */
     struct late_release {
         uint64_t handle, count, stamp;
-    } * late; /* received, but a frame of another strand may still name the handle; see peer.c */
+    } * late; /* received, but a frame of another strand may still name the handle; see frames.c */
     size_t nlate, caplate;
     uint64_t stamp;
     uint64_t

@@ -4,6 +4,7 @@
 #include "codec.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define FEW 16 /* values that are searched one by one, and searches before a table is made */
 
@@ -11,12 +12,18 @@ int
 values_add(struct values *v, PyObject *o)
 {
     if (v->n == v->capacity) {
-        size_t capacity = v->capacity ? v->capacity * 2 : 8;
-        PyObject **more = realloc(v->items, capacity * sizeof *more);
-        if (more == NULL || capacity > UINT32_MAX) {
-            v->items = more != NULL ? more : v->items;
+        size_t few = sizeof v->few / sizeof *v->few, capacity = v->capacity ? v->capacity * 2 : few;
+        bool inside = v->items == NULL || v->items == v->few;
+        PyObject **more = capacity > UINT32_MAX ? NULL
+                          : capacity == few
+                              ? v->few
+                              : realloc(inside ? NULL : v->items, capacity * sizeof *more);
+        if (more == NULL) {
             PyErr_NoMemory();
             return -1;
+        }
+        if (inside && more != v->few) {
+            memcpy(more, v->few, sizeof v->few);
         }
         v->items = more;
         v->capacity = capacity;
@@ -48,7 +55,9 @@ values_clear(struct values *v)
     for (size_t i = 0; i < n; i++) {
         Py_DECREF(items[i]); /* can run anything */
     }
-    free(items);
+    if (items != v->few) {
+        free(items);
+    }
 }
 
 void

@@ -260,7 +260,7 @@ scheduler no choice.
   ipc:// name, frames of 64 bytes, zmq_poll to wait. It is what any round trip over ZeroMQ costs here.
 - **ipython_isolation**: `bench_target` and `collections` isolated in one context, with default options: the frames go
   through shared memory. On one processor each round trip is two switches of processes; on several, each end
-  spins for a moment before it sleeps.
+  spins for a moment before it sleeps. [profile.md](profile.md) says where the time goes.
 - **over ZeroMQ**: the same with `transport="zmq"`.
 - **RPyC**: classic mode over a socketpair. **multiprocessing**: a `BaseManager` over its Unix socket; it needs
   no I/O threads and is faster than any round trip over ZeroMQ.
