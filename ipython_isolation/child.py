@@ -45,6 +45,7 @@ class Child:
         self.reports = reports.ChildReports(self.peer)
         self.shell = child_shell.ChildShell(self.reports, None)
         self.following = {"path": None, "environ": None, "cwd": None}
+        self._loads = False  # a module has been loaded: what is called from now on is no set-up
 
     # -- what the core calls --------------------------------------------------------------------
 
@@ -106,6 +107,7 @@ class Child:
 
     def remote_load(self, name, path, isolated):
         """Imports a module: (module, its file, its path, its package, its documentation)."""
+        self._loads = True
         self.peer.isolated.update(isolated)
         if path is not None:
             _paths[name] = path
@@ -186,12 +188,20 @@ class Child:
 
         return pickle.dumps(o, protocol=pickle.HIGHEST_PROTOCOL)
 
+    def _prepare(self):
+        """Imports what may be needed later, before a set-up call: that may be a chroot, or take rights away."""
+        if not self._loads:
+            self._loads = True
+            from ipython_isolation import decorator  # noqa: F401  the whole package, with all it imports
+
     def remote_call_shipped(self, package, args, kwargs):
+        self._prepare()
         from ipython_isolation import shipping
 
         return shipping.build(package)(*args, **kwargs)
 
     def remote_call_named(self, module, qualname, args, kwargs):
+        self._prepare()
         o = importlib.import_module(module)
         for part in qualname.split("."):
             o = getattr(o, part)
@@ -359,6 +369,12 @@ def _strip_import_frames(error):
     error.__traceback__ = kept[0] if kept else None
 
 
+def _adapt(json):
+    from ipython_isolation import adapters
+
+    adapters.install()
+
+
 def main(spare=False):
     """Runs the child until the kernel ends it; a spare one first waits until there is use for it."""
     import signal
@@ -379,6 +395,7 @@ def main(spare=False):
     after_import.add("logging", _logging.install)
     after_import.add("getpass", lambda module: prompts.install_getpass(module, child.peer))
     after_import.add("IPython.core.interactiveshell", child.shell.watch)
+    after_import.add("json", _adapt)
     prompts.install(child.peer)
     register_default_values()
     streams.install(child.peer)
