@@ -19,7 +19,7 @@ comma := ,
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: setup build c-tests victims test test-asan test-all-pythons test-jupyter-versions browser demo deaths bench soak fuzz \
+.PHONY: setup build c-tests victims test test-asan test-all-pythons test-jupyter-versions browser demo deaths bench bench-check soak fuzz \
 	numpy-suite transparency transparency-report transparency-check format format-check werror wheel clean
 
 # ---- set-up and build ----------------------------------------------------------------------------
@@ -95,6 +95,10 @@ demo: build victims
 
 bench soak fuzz: build victims
 	$(BIN)/python tests/$@/run.py $(ARGS)
+
+# Ratios between figures of one run, and fails where one is above its bound (tests/bench/bounds.py).
+bench-check: build
+	$(BIN)/python tests/bench/check.py $(ARGS)
 
 # Every way of dying, and what the session is told: writes docs/deaths.md.
 deaths: build victims
