@@ -1,8 +1,8 @@
 """``make bench-check``: fails when a ratio of bounds.py is exceeded. Takes less than a minute.
 
-A round measures both figures of a ratio, one right after the other, and takes medians; the ratio is the median over the
-rounds. Where it is above its bound there are more rounds, up to a limit: noise comes and goes, a slower program stays. Round
-trips are measured with all processes on one processor, so that it does not count where the scheduler puts them.
+A round measures both figures of a ratio, one right after the other. The ratio is that of their lower quartiles over the
+rounds, since other processes only ever make a figure greater. Where it is above its bound there are more rounds, up to a
+limit; and at the end what has failed is measured afresh, twice at most: noise comes and goes, a slower program stays. Round trips are measured with all processes on one processor, so that it does not count where the scheduler puts them.
 """
 
 import os
@@ -17,10 +17,11 @@ import report
 import start
 from bounds import BOUNDS
 
-ROUNDS, MORE_ROUNDS = 7, 35
-#: Seconds that all further rounds together may take.
-PATIENCE = 30
-ARRAY = 1_000_000  # doubles
+ROUNDS, MORE_ROUNDS = 9, 60
+#: Seconds that a check may take with further rounds; and after which nothing is measured afresh.
+PATIENCE, PATIENCE_IN_ALL = 4, 30
+ATTEMPTS = 3
+ARRAY = 5_000_000  # doubles: more than a processor's cache holds
 
 
 class Check:
@@ -28,31 +29,34 @@ class Check:
 
     def __init__(self, name, over, under):
         self.name, self._over, self._under = name, over, under
-        self._ratios = []
+        self._rounds = []  # (over, under)
 
     def round(self):
-        over = self._over()
-        self._ratios.append(over / self._under())
+        self._rounds.append((self._over(), self._under()))
 
     @property
     def ratio(self):
-        return statistics.median(self._ratios)
+        over, under = (statistics.quantiles(figures, n=4)[0] for figures in zip(*self._rounds))
+        return over / under
 
     @property
     def passes(self):
         return self.ratio <= BOUNDS[self.name].most
 
-    def measure(self, until):
-        """Enough rounds to tell; `until`: time.monotonic() after which there are no further ones."""
-        while len(self._ratios) < ROUNDS or (
-            not self.passes and len(self._ratios) < MORE_ROUNDS and time.monotonic() < until
+    def measure(self):
+        """Enough rounds to tell."""
+        until = time.monotonic() + PATIENCE
+        self.round()
+        self._rounds.clear()  # the first round warms up
+        while len(self._rounds) < ROUNDS or (
+            not self.passes and len(self._rounds) < MORE_ROUNDS and time.monotonic() < until
         ):
             self.round()
 
     def line(self):
         bound = BOUNDS[self.name]
         verdict = "ok" if self.passes else f"EXCEEDED: {bound.why}"
-        return f"{self.name:40} {self.ratio:7.2f} <= {bound.most:<6g} ({len(self._ratios)} rounds) {verdict}"
+        return f"{self.name:40} {self.ratio:7.2f} <= {bound.most:<6g} ({len(self._rounds)} rounds) {verdict}"
 
 
 def median_of(function, n=300):
@@ -78,8 +82,8 @@ def nothing():
     pass
 
 
-def round_trips(until):
-    """The checks on one processor, measured."""
+def round_trips():
+    """Those on one processor; as each of these functions: list of Check, measured."""
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(processors)})  # inherited by all that is started
     opened = []
@@ -102,9 +106,7 @@ def round_trips(until):
             Check("list of 1,000 / noop", median_of(lambda: iterate(numbers), 30), noop),
         ]
         for check in checks:
-            check.round()
-            check._ratios.clear()  # the first round warms up
-            check.measure(until)
+            check.measure()
         return checks
     finally:
         os.sched_setaffinity(0, processors)
@@ -112,7 +114,7 @@ def round_trips(until):
             contender.close()
 
 
-def array_argument(until):
+def array_argument():
     isolated = contenders.Isolated()
     source, copy = numpy.full(ARRAY, 1.0), numpy.zeros(ARRAY)
     number = 0
@@ -126,18 +128,17 @@ def array_argument(until):
         return arrays.clocked(numpy.copyto, copy, source)[0]
 
     def several(function):
-        return lambda: statistics.median(function() for _ in range(5))
+        return lambda: statistics.median(function() for _ in range(3))
 
     try:
-        argument()
         check = Check("array argument / memcpy", several(argument), several(memcpy))
-        check.measure(until)
-        return check
+        check.measure()
+        return [check]
     finally:
         isolated.close()
 
 
-def start_of_child(until):
+def start_of_child():
     start.compiled()
 
     def ready():
@@ -148,27 +149,35 @@ def start_of_child(until):
     check = Check(
         "start of a child / import of the core", ready, lambda: start.run("import ipython_isolation._core")
     )
-    check.measure(until)
-    return check
+    check.measure()
+    return [check]
 
 
-def memory_of_child(until):
+def memory_of_child():
     def child():
         with start.IsolationContext(rollback="off") as context:
             return report.memory(context.remote_pid)["Rss"]
 
     check = Check("memory of a child / of an interpreter", child, lambda: start.sleeping("pass")["Rss"])
-    check.measure(until)
-    return check
+    check.measure()
+    return [check]
 
 
 def main():
-    until = time.monotonic() + PATIENCE
-    checks = [*round_trips(until), array_argument(until), start_of_child(until), memory_of_child(until)]
-    for check in checks:
-        print(check.line())
-    assert {check.name for check in checks} == set(BOUNDS)
-    sys.exit(0 if all(check.passes for check in checks) else 1)
+    began, checks = time.monotonic(), {}
+    groups = [round_trips, array_argument, start_of_child, memory_of_child]
+    for _ in range(ATTEMPTS):
+        for group in groups[:]:
+            found = group()
+            checks.update((check.name, check) for check in found)
+            if all(check.passes for check in found):
+                groups.remove(group)
+        if not groups or time.monotonic() - began > PATIENCE_IN_ALL:
+            break
+    assert checks.keys() == BOUNDS.keys()
+    for name in BOUNDS:
+        print(checks[name].line())
+    sys.exit(0 if all(check.passes for check in checks.values()) else 1)
 
 
 if __name__ == "__main__":
