@@ -77,7 +77,6 @@ struct message {
     size_t nblobs;
     bool reducing;         /* what is encoded is part of a registered value */
     bool pure;             /* a request that changes nothing over there */
-    bool openly;           /* over libzmq, whatever its size */
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
     PyObject *operand;
     struct arguments { /* likewise (borrowed); the caller keeps them until the request is over */

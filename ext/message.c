@@ -41,7 +41,6 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->nblobs = 0;
     m->reducing = false;
     m->pure = false;
-    m->openly = false;
     m->operation = NULL;
     m->operand = NULL;
     m->arguments = (struct arguments){0};

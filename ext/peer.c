@@ -148,9 +148,6 @@ channel_send_message(struct message *m)
 {
     bool owned = m->w.data != m->w.small;
     int rc;
-    if (m->openly) {
-        return channel_send_openly(m->strand->channel, m->w.data, m->w.size);
-    }
     if (m->nblobs > 0) {
         rc = channel_send_blobs(m->strand->channel, m->w.data, m->w.size, owned, m->blobs,
                                 m->nblobs, blob_done);
@@ -1518,13 +1515,11 @@ peer_serve(PeerObject *peer, struct strand *s)
     return rc;
 }
 
-static int
-send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size,
-           bool openly)
+int
+peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size)
 {
     struct message m;
     message_init(&m, peer, s, false);
-    m.openly = openly;
     if (frame_begin(&m, op, FRAME_EVENT, 0) < 0) {
         message_free(&m, true);
         return -1;
@@ -1533,19 +1528,12 @@ send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, siz
     return frame_send(&m);
 }
 
+/* The first frame of a life. It takes the lane where there is one: then libzmq, with all that it is
+ * linked to, need not even be loaded. */
 int
-peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size)
+peer_say_hello(PeerObject *peer, struct strand *s)
 {
-    return send_event(peer, s, op, body, size, false);
-}
-
-/* The first frame of a life. libzmq carries it, and so the lane is negotiated; but not where this
- * is a copy that takes over, for which all that had been negotiated holds: in it libzmq's memory
- * could never be freed again once another copy has taken over. */
-int
-peer_say_hello(PeerObject *peer, struct strand *s, bool again)
-{
-    return send_event(peer, s, OP_HELLO, peer->nonce, sizeof peer->nonce, !again);
+    return peer_send_event(peer, s, OP_HELLO, peer->nonce, sizeof peer->nonce);
 }
 
 static int

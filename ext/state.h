@@ -257,7 +257,6 @@ struct PeerObject {
     double changes_at; /* kernel: monotonic seconds, when to look at them anyhow; 0: never */
     bool reborn;       /* child: this is a copy that has been told to take over */
     uint64_t cell;     /* kernel: the number of the session's cell that runs, or ran last */
-    unsigned lives;    /* child: that it and the processes that it is a copy of have begun */
     int life_fds[3];   /* child: those of the new life then: passing, shared page, alarm */
     unsigned long starter;     /* kernel: the thread that starts a life and sets it up, or 0 */
     bool drowsy;               /* the service thread sleeps until it is woken: releases do that */

@@ -6,7 +6,6 @@ Kept small on purpose: what is imported here is imported by every child.
 import _thread
 import importlib
 import importlib.machinery
-import importlib.util
 import os
 import sys
 import types
@@ -148,7 +147,7 @@ class Child:
         if parent and parent not in sys.modules:
             return False
         try:
-            return importlib.util.find_spec(name) is not None
+            return _util().find_spec(name) is not None
         except (ImportError, ValueError, AttributeError):
             return False
 
@@ -193,6 +192,8 @@ class Child:
         if not self._loads:
             self._loads = True
             from ipython_isolation import decorator  # noqa: F401  the whole package, with all it imports
+
+            _core.zmq_version()  # loads libzmq
 
     def remote_call_shipped(self, package, args, kwargs):
         self._prepare()
@@ -258,6 +259,12 @@ class Child:
         )
 
 
+def _util():
+    import importlib.util  # which imports contextlib
+
+    return importlib.util
+
+
 def _nothing(module):
     pass
 
@@ -280,7 +287,7 @@ class _AfterImport:
             return None
         self._looking.add(name)
         try:
-            spec = importlib.util.find_spec(name) if path is None else importlib.machinery.PathFinder.find_spec(name, path)
+            spec = _util().find_spec(name) if path is None else importlib.machinery.PathFinder.find_spec(name, path)
         finally:
             self._looking.discard(name)
         if spec is not None and spec.loader is not None:
@@ -345,7 +352,7 @@ class _PathFinder:
             leaf = name.rpartition(".")[2] + ".py"
             files = (os.path.join(entry, leaf) for entry in _paths[name])
             file = next(filter(os.path.exists, files), None)
-            spec = file and importlib.util.spec_from_file_location(name, file)
+            spec = file and _util().spec_from_file_location(name, file)
         if spec is None:
             raise ModuleNotFoundError(f"No module named {name!r} in {os.pathsep.join(_paths[name])}", name=name)
         return spec

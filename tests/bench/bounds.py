@@ -24,9 +24,9 @@ BOUNDS = {
     "list of 1,000 / noop": Bound(16, 8, "items come in chunks, each of one round trip; an item at a time would be 1,000"),
     "array argument / memcpy": Bound(12, 6, "8 MB: what is copied, and how often; memory that is mapped for the first time is dear"),
     "start of a child / import of the core": Bound(
-        1.5, 1.28, "the target is 1.3; the package imported as a whole in the child would be 3"
+        1.5, 1.2, "the target is 1.3; the package imported as a whole in the child would be 3"
     ),
     "memory of a child / of an interpreter": Bound(
-        1.85, 1.7, "resident, without noise; libzmq and what it is linked to are 0.4; the package as a whole would be 2.5"
+        1.3, 1.25, "the target, and without noise; libzmq and what it is linked to are 0.4, the package as a whole 0.8"
     ),
 }
