@@ -168,11 +168,11 @@ static int
 need_context(void **zmq)
 {
     void *none = NULL, *made;
-    if (__atomic_load_n(zmq, __ATOMIC_ACQUIRE) != NULL) {
-        return 0;
-    }
     if (zmq_late_load() < 0) {
         return -1;
+    }
+    if (__atomic_load_n(zmq, __ATOMIC_ACQUIRE) != NULL) {
+        return 0;
     }
     made = zmq_ctx_new();
     if (made == NULL) {
