@@ -3,6 +3,7 @@
 import os
 import platform
 import statistics
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def target_table(targets):
     return "\n".join(lines + [target.line() for target in targets])
 
 
-def bars(results, title, unit, path, whiskers=True):
+def bars(results, title, unit, path, level=None):
     """Writes a plot of medians, with whiskers up to the 99th percentile, on a logarithmic axis.
 
     Parameters
@@ -96,7 +97,8 @@ def bars(results, title, unit, path, whiskers=True):
         {group: {label: list of float}}
     title, unit : str
     path : pathlib.Path
-    whiskers : bool
+    level : (str, float) or None
+        Drawn as a line across all groups.
     """
     plt = pyplot()
     labels = list(dict.fromkeys(label for group in results.values() for label in group))
@@ -108,16 +110,21 @@ def bars(results, title, unit, path, whiskers=True):
         medians = [statistics.median(v) for v in values]
         above = [[0] * len(values), [max(0, p99(v) - statistics.median(v)) for v in values]]
         places = [x + (i - (len(labels) - 1) / 2) * width for x in at]
-        axes.bar(places, medians, width * 0.95, yerr=above if whiskers else None, label=label, capsize=2, ecolor="0.4")
+        axes.bar(places, medians, width * 0.95, yerr=above, label=label, capsize=2, ecolor="0.4")
         for x, y in zip(places, medians):
             axes.annotate(figure(y), (x, y), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
-    axes.set_xticks(range(len(results)), list(results))
+    if level is not None:
+        axes.axhline(level[1], color="black", linewidth=1, linestyle="--", label=f"{level[0]}: {figure(level[1])}")
+    axes.set_xticks(range(len(results)), [textwrap.fill(group, 20) for group in results], fontsize=8)
     axes.set_yscale("log")
     axes.set_ylabel(unit)
-    axes.set_title(f"{title}: median" + (", whisker to the 99th percentile" if whiskers else ""), fontsize=10)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_title(f"{title}: median, whisker to the 99th percentile", fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8, ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(labels) > 1:
+        figure_.legend(*axes.get_legend_handles_labels(), ncols=len(labels) + 1, loc="outside lower center", frameon=False, fontsize=8)
     figure_.savefig(path, dpi=110)
     plt.close(figure_)
 
