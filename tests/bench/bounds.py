@@ -22,7 +22,7 @@ BOUNDS = {
     "noop over ZeroMQ / raw libzmq": Bound(1.25, 1.14, "the target is 1.2; a second frame for each call would be 2"),
     "callback / noop": Bound(1.7, 1.1, "a callback is one round trip, as a call is; a second one would be 2"),
     "list of 1,000 / noop": Bound(16, 8, "items come in chunks, each of one round trip; an item at a time would be 1,000"),
-    "array argument / memcpy": Bound(12, 6, "8 MB: what is copied, and how often; memory that is mapped for the first time is dear"),
+    "array argument / memcpy": Bound(3, 1.6, "40 MB; one copy, into memory that is new to this process; each further copy is another 1 to 2"),
     "start of a child / import of the core": Bound(
         1.5, 1.2, "the target is 1.3; the package imported as a whole in the child would be 3"
     ),
