@@ -21,7 +21,7 @@ comma := ,
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: setup build c-tests victims test test-asan test-all-pythons test-jupyter-versions browser demo deaths bench profile soak fuzz \
+.PHONY: setup build c-tests victims test test-asan test-all-pythons test-jupyter-versions browser demo deaths bench bench-check profile soak fuzz \
 	numpy-suite transparency transparency-report transparency-check format format-check werror wheel clean
 
 # ---- set-up and build ----------------------------------------------------------------------------
@@ -47,7 +47,7 @@ build: $(INSTALL)
 
 # ---- C tests: one program per tests/c/test_*.c, with the C files that know no Python ---------------
 
-C_PLAIN := $(wildcard $(addprefix ext/,wire.c table.c channel.c lane.c extents.c pages.c fdpass.c process.c announce.c recorder.c fdfloor.c freeze.c fitness.c notice.c))
+C_PLAIN := $(wildcard $(addprefix ext/,wire.c table.c channel.c lane.c extents.c pages.c fdpass.c process.c announce.c recorder.c fdfloor.c freeze.c fitness.c notice.c zmq_late.c))
 C_TESTS := $(patsubst tests/c/%.c,build/c-tests/%,$(wildcard tests/c/test_*.c))
 C_FLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra $(if $(WERROR),-Werror) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
@@ -101,6 +101,10 @@ bench soak fuzz: build victims
 # Where the time of one operation goes. ARGS=--docs writes docs/profile.md.
 profile: build
 	$(BIN)/python tests/bench/hot_path.py $(ARGS)
+
+# Ratios between figures of one run, and fails where one is above its bound (tests/bench/bounds.py).
+bench-check: build
+	$(BIN)/python tests/bench/check.py $(ARGS)
 
 # Every way of dying, and what the session is told: writes docs/deaths.md.
 deaths: build victims

@@ -4,6 +4,7 @@
 #include "extents.h"
 #include "fdfloor.h"
 #include "lane.h"
+#include "zmq_late.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -18,7 +19,6 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
-#include <zmq.h>
 
 /* The kernel connects right after it has offered the socket. */
 #define ACCEPT_TIMEOUT_MS 10000
@@ -177,6 +177,9 @@ static int
 need_context(void **zmq)
 {
     void *none = NULL, *made;
+    if (zmq_late_load() < 0) {
+        return -1;
+    }
     if (__atomic_load_n(zmq, __ATOMIC_ACQUIRE) != NULL) {
         return 0;
     }

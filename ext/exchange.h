@@ -47,9 +47,6 @@ int raise_error(const char *name, const char *text);
 int frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request);
 /* Sends the frame and frees the message. */
 int frame_send(struct message *m);
-/* `openly`: over libzmq. */
-int send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size,
-               bool openly);
 /* Reads the header of a received frame. 1: it is for us; 0: dropped (of another life); -1: garbled.
  */
 int accept_frame(PeerObject *peer, struct strand *s, struct incoming *in);

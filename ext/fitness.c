@@ -163,49 +163,58 @@ threads_fit(bool paused, char *reason, size_t size)
 
 /* ---- pools of threads ---------------------------------------------------------------------- */
 
+/* Libraries with pools that can be paused. There is rarely more than one of each kind. */
+enum { POOLS_MOST = 16 };
 struct pools {
-    bool paused;
+    void *libraries[POOLS_MOST]; /* handles */
+    bool gomp[POOLS_MOST];       /* else OpenBLAS */
+    int count;
 };
 
-/* For each library that is loaded. Functions are looked up in that very library: a wheel brings its
- * own copy of such libraries, under its own name. */
+/* For each library that is loaded. */
 static int
-pause_one(struct dl_phdr_info *info, size_t size, void *argument)
+find_pool(struct dl_phdr_info *info, size_t size, void *argument)
 {
     struct pools *pools = argument;
     const char *file = info->dlpi_name ? strrchr(info->dlpi_name, '/') : NULL;
 
     (void)size;
-    if (!file || (!strstr(file, "gomp") && !strstr(file, "openblas")))
+    if (!file || (!strstr(file, "gomp") && !strstr(file, "openblas")) || pools->count == POOLS_MOST)
         return 0;
     void *library = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
-    if (!library)
-        return 0;
-    int (*pause_all)(int) = NULL;
-    int (*shutdown)(void) = NULL;
-    if (strstr(file, "gomp"))
-        *(void **)&pause_all = dlsym(library, "omp_pause_resource_all");
-    else
-        *(void **)&shutdown = dlsym(library, "blas_thread_shutdown_");
-    if (pause_all) {
-        pause_all(2); /* omp_pause_hard: its threads end */
-        pools->paused = true;
+    if (library) {
+        pools->gomp[pools->count] = strstr(file, "gomp") != NULL;
+        pools->libraries[pools->count++] = library;
     }
-    if (shutdown) {
-        shutdown(); /* what it does before a fork anyhow; the next operation starts them again */
-        pools->paused = true;
-    }
-    dlclose(library);
     return 0;
 }
 
+/* Not while the loader's lock is held, as it is in find_pool(): the pool's threads end, and the
+ * first thread of a process that does so loads libgcc. Functions are looked up in that very
+ * library: a wheel brings its own copy of such libraries, under its own name. */
 bool
 pools_pause(void)
 {
-    struct pools pools = {false};
+    struct pools pools = {.count = 0};
+    bool paused = false;
 
-    dl_iterate_phdr(pause_one, &pools);
-    return pools.paused;
+    dl_iterate_phdr(find_pool, &pools);
+    for (int i = 0; i < pools.count; i++) {
+        int (*pause_all)(int) = NULL;
+        int (*shutdown)(void) = NULL;
+        if (pools.gomp[i])
+            *(void **)&pause_all = dlsym(pools.libraries[i], "omp_pause_resource_all");
+        else
+            *(void **)&shutdown = dlsym(pools.libraries[i], "blas_thread_shutdown_");
+        if (pause_all)
+            pause_all(2); /* omp_pause_hard: its threads end */
+        if (shutdown)
+            shutdown(); /* what it does before a fork anyhow; the next operation starts them again
+                         */
+        paused = paused || pause_all || shutdown;
+        dlclose(pools.libraries[i]);
+    }
+    return paused;
 }
 
 /* ---- files and sockets --------------------------------------------------------------------- */

@@ -294,22 +294,14 @@ discard(struct incoming *in)
 }
 
 int
-send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size,
-           bool openly)
+peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size)
 {
     struct message m;
     message_init(&m, peer, s, false);
-    m.openly = openly;
     if (frame_begin(&m, op, FRAME_EVENT, 0) < 0) {
         message_free(&m, true);
         return -1;
     }
     write_raw(&m.w, body, size);
     return frame_send(&m);
-}
-
-int
-peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size)
-{
-    return send_event(peer, s, op, body, size, false);
 }

@@ -4,13 +4,12 @@
 #include <errno.h>
 #include <string.h>
 
-/* The first frame of a life. libzmq carries it, and so the lane is negotiated; but not where this
- * is a copy that takes over, for which all that had been negotiated holds: in it libzmq's memory
- * could never be freed again once another copy has taken over. */
+/* The first frame of a life. It takes the lane where there is one: then libzmq, with all that it is
+ * linked to, need not even be loaded. */
 int
-peer_say_hello(PeerObject *peer, struct strand *s, bool again)
+peer_say_hello(PeerObject *peer, struct strand *s)
 {
-    return send_event(peer, s, OP_HELLO, peer->nonce, sizeof peer->nonce, !again);
+    return peer_send_event(peer, s, OP_HELLO, peer->nonce, sizeof peer->nonce);
 }
 
 static int

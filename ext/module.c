@@ -8,9 +8,9 @@
 #include "peer.h"
 #include "proxy.h"
 #include "recorder.h"
+#include "zmq_late.h"
 
 #include <string.h>
-#include <zmq.h>
 
 /* See core_get() in state.h. */
 static core_state *the_core;
@@ -93,6 +93,9 @@ static PyObject *
 core_zmq_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     int major, minor, patch;
+    if (zmq_late_load() < 0) {
+        return PyErr_Format(PyExc_ImportError, "libzmq: %s", zmq_late_error());
+    }
     zmq_version(&major, &minor, &patch);
     return Py_BuildValue("(iii)", major, minor, patch);
 }

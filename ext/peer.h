@@ -44,9 +44,7 @@ int peer_child_service(PeerObject *peer);
 /* For tests: takes these bytes as a frame that came on the calling thread's strand. New reference
  * to the result in a reply, to None for anything else; NULL with an exception. */
 PyObject *peer_feed(PeerObject *peer, const void *data, size_t size);
-/* Child: `again`: it says so on the lane, as this process, or what it is a copy of, has done it
- * before. */
-int peer_say_hello(PeerObject *peer, struct strand *s, bool again);
+int peer_say_hello(PeerObject *peer, struct strand *s);
 int peer_wait_hello(PeerObject *peer, struct strand *s);
 int peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *body, size_t size);
 

@@ -15,6 +15,7 @@
 #include "rollback.h"
 #include "strands.h"
 #include "thread_start.h"
+#include "zmq_late.h"
 #include "supervisor.h"
 
 #include <errno.h>
@@ -26,7 +27,6 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <zmq.h>
 
 #define REAP_LIMIT_MS 1000 /* how long it may take until a dead child is reaped */
 
@@ -77,6 +77,11 @@ peer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self->is_kernel) {
         PyObject *path = NULL;
         if (!PyUnicode_FSConverter(supervisor, &path)) {
+            goto error;
+        }
+        if (zmq_late_load() < 0) {
+            PyErr_Format(PyExc_ImportError, "libzmq: %s", zmq_late_error());
+            Py_DECREF(path);
             goto error;
         }
         fd_fill();
@@ -774,7 +779,6 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
     socklen_t size = sizeof kernel;
     int shared = CHILD_FD_SHARED;
     struct shared_page *old = self->page;
-    bool again = self->lives++ > 0;
     if (self->reborn) {
         self->fdpass = fd_raise(self->life_fds[0]);
         self->alarm_fd = fd_raise(self->life_fds[2]);
@@ -819,7 +823,7 @@ peer_connect(PeerObject *self, PyObject *Py_UNUSED(ignored))
     }
     main->thread = PyThread_get_thread_ident();
     self->state = PEER_RUNNING;
-    if (peer_say_hello(self, main, again) < 0) {
+    if (peer_say_hello(self, main) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

@@ -262,11 +262,10 @@ struct PeerObject {
     uint64_t cell;     /* kernel: the number of the session's cell that runs, or ran last */
     int batching;      /* kernel: batches that are open, of all threads; see batch.c */
     struct BatchObject *batches; /* borrowed: these, the newest first */
-    unsigned lives;        /* child: that it and the processes that it is a copy of have begun */
-    int life_fds[3];       /* child: those of the new life then: passing, shared page, alarm */
-    unsigned long starter; /* kernel: the thread that starts a life and sets it up, or 0 */
-    bool drowsy;           /* the service thread sleeps until it is woken: releases do that */
-    unsigned long main_thread;    /* kernel: the one that strand 1 belongs to */
+    int life_fds[3];           /* child: those of the new life then: passing, shared page, alarm */
+    unsigned long starter;     /* kernel: the thread that starts a life and sets it up, or 0 */
+    bool drowsy;               /* the service thread sleeps until it is woken: releases do that */
+    unsigned long main_thread; /* kernel: the one that strand 1 belongs to */
     unsigned long service_thread; /* child: the one that must never ask, or 0 */
     pid_t kernel_pid;             /* child: who may connect */
     uid_t kernel_uid;

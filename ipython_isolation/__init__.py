@@ -15,6 +15,9 @@ When native code of the module dies, the call raises `ProcessTerminationError`; 
 its variables are unharmed, and the next call works.
 """
 
+import importlib
+
+TYPE_CHECKING = False  # for type checkers; typing itself takes a millisecond to import
 try:
     from ._core import isproxy
 except ModuleNotFoundError as error:
@@ -24,18 +27,20 @@ except ModuleNotFoundError as error:
         f"ipython_isolation is not built in {__path__[0]} ({error}); if it is installed elsewhere, start Python in another"
         " directory than its source tree, else run `make build` there"
     ) from None
-from .batch import Future
-from .context import IsolationContext, byvalue, default_context, register_value_type
-from .decorator import isolated
-from .errors import (
-    ClientStateError,
-    ProcessTerminatedError,
-    ProcessTerminationError,
-    ProcessTimeoutError,
-    ProtocolError,
-    StaleProxyError,
-)
-from .importer import import_isolated, isolate, release
+
+if TYPE_CHECKING:
+    from .batch import Future
+    from .context import IsolationContext, byvalue, default_context, register_value_type
+    from .decorator import isolated
+    from .errors import (
+        ClientStateError,
+        ProcessTerminatedError,
+        ProcessTerminationError,
+        ProcessTimeoutError,
+        ProtocolError,
+        StaleProxyError,
+    )
+    from .importer import import_isolated, isolate, release
 
 __version__ = "0.1.0"
 
@@ -60,8 +65,34 @@ __all__ = [
 ]
 
 
+#: Where each name comes from. Imported once it is asked for: a child, which imports this package too, does without.
+_HOMES = {
+    **dict.fromkeys(("IsolationContext", "byvalue", "default_context", "register_value_type"), "context"),
+    "Future": "batch",
+    "isolated": "decorator",
+    **dict.fromkeys(("import_isolated", "isolate", "release"), "importer"),
+    **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
+}
+_MODULES = ("context", "decorator", "errors", "importer")
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return found
+
+
+def __dir__():
+    return sorted({*globals(), *_HOMES, *_MODULES})
+
+
 def load_module(name, path=None):
     """Imports a module in the default context; see `IsolationContext.load_module`."""
+    from .context import default_context
+
     return default_context().load_module(name, path)
 
 

@@ -6,7 +6,7 @@ Bases cross with the description of a class, and what ABCs find out by looking (
 
 import abc
 import sys
-import weakref
+from _weakref import ref  # weakref itself has more, which no child needs from the start
 
 from ipython_isolation import _core
 
@@ -44,7 +44,7 @@ def _gather():
         for reference in _dump(abstract)[0]:
             cls = reference()
             if cls is not None:
-                _registered.setdefault(id(cls), []).append((reference, weakref.ref(abstract)))
+                _registered.setdefault(id(cls), []).append((reference, ref(abstract)))
 
 
 def _find(name, load=False):

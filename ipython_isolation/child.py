@@ -6,7 +6,6 @@ Kept small on purpose: what is imported here is imported by every child.
 import _thread
 import importlib
 import importlib.machinery
-import importlib.util
 import os
 import sys
 import types
@@ -50,6 +49,7 @@ class Child:
         self.reports = reports.ChildReports(self.peer)
         self.shell = child_shell.ChildShell(self.reports, None)
         self.following = {"path": None, "environ": None, "cwd": None}
+        self._loads = False  # a module has been loaded: what is called from now on is no set-up
 
     # -- what the core calls --------------------------------------------------------------------
 
@@ -118,6 +118,7 @@ class Child:
 
     def remote_load(self, name, path, isolated):
         """Imports a module: (module, its file, its path, its package, its documentation)."""
+        self._loads = True
         self.peer.isolated.update(isolated)
         if path is not None:
             _paths[name] = path
@@ -158,7 +159,7 @@ class Child:
         if parent and parent not in sys.modules:
             return False
         try:
-            return importlib.util.find_spec(name) is not None
+            return _util().find_spec(name) is not None
         except (ImportError, ValueError, AttributeError):
             return False
 
@@ -203,12 +204,22 @@ class Child:
 
         return pickle.dumps(o, protocol=pickle.HIGHEST_PROTOCOL)
 
+    def _prepare(self):
+        """Imports what may be needed later, before a set-up call: that may be a chroot, or take rights away."""
+        if not self._loads:
+            self._loads = True
+            from ipython_isolation import decorator  # noqa: F401  the whole package, with all it imports
+
+            _core.zmq_version()  # loads libzmq
+
     def remote_call_shipped(self, package, args, kwargs):
+        self._prepare()
         from ipython_isolation import shipping
 
         return shipping.build(package)(*args, **kwargs)
 
     def remote_call_named(self, module, qualname, args, kwargs):
+        self._prepare()
         o = importlib.import_module(module)
         for part in qualname.split("."):
             o = getattr(o, part)
@@ -271,6 +282,12 @@ class Child:
         )
 
 
+def _util():
+    import importlib.util  # which imports contextlib
+
+    return importlib.util
+
+
 def _nothing(module):
     pass
 
@@ -293,7 +310,7 @@ class _AfterImport:
             return None
         self._looking.add(name)
         try:
-            spec = importlib.util.find_spec(name) if path is None else importlib.machinery.PathFinder.find_spec(name, path)
+            spec = _util().find_spec(name) if path is None else importlib.machinery.PathFinder.find_spec(name, path)
         finally:
             self._looking.discard(name)
         if spec is not None and spec.loader is not None:
@@ -358,7 +375,7 @@ class _PathFinder:
             leaf = name.rpartition(".")[2] + ".py"
             files = (os.path.join(entry, leaf) for entry in _paths[name])
             file = next(filter(os.path.exists, files), None)
-            spec = file and importlib.util.spec_from_file_location(name, file)
+            spec = file and _util().spec_from_file_location(name, file)
         if spec is None:
             raise ModuleNotFoundError(f"No module named {name!r} in {os.pathsep.join(_paths[name])}", name=name)
         return spec
@@ -382,6 +399,12 @@ def _strip_import_frames(error):
     error.__traceback__ = kept[0] if kept else None
 
 
+def _adapt(json):
+    from ipython_isolation import adapters
+
+    adapters.install()
+
+
 def main(spare=False):
     """Runs the child until the kernel ends it; a spare one first waits until there is use for it."""
     import signal
@@ -402,6 +425,7 @@ def main(spare=False):
     after_import.add("logging", _logging.install)
     after_import.add("getpass", lambda module: prompts.install_getpass(module, child.peer))
     after_import.add("IPython.core.interactiveshell", child.shell.watch)
+    after_import.add("json", _adapt)
     prompts.install(child.peer)
     register_default_values()
     streams.install(child.peer)

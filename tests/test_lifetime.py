@@ -8,6 +8,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import ipython_isolation
 import pytest
 from conftest import children, wait_until
 
@@ -134,3 +135,24 @@ def test_the_supervisor_is_killed(context):
         clock.sleep(60)
     assert "supervisor" in str(caught.value)
     assert clock.time() > 0
+
+def test_a_child_imports_what_it_needs(context):
+    """Before a module is loaded: nothing of the session's side. Before a set-up call, which may be a chroot: all."""
+    modules = context.load_module("sys").modules
+    assert "ipython_isolation.child" in modules
+    assert not {"ipython_isolation.context", "json", "logging", "pickle", "subprocess"} & set(modules)
+    with ipython_isolation.IsolationContext() as other:
+        other.call(os.getpid)
+        assert {"ipython_isolation.context", "json", "pickle"} <= set(other.load_module("sys").modules)
+
+
+def test_json_in_the_child_knows_proxies(context):
+    kept = {"a": [1]}
+
+    def dump(function):
+        import json
+
+        return json.dumps(function())
+
+    context.load_module("sys")  # what is called now is no set-up, before which json would be imported
+    assert context.call(dump, lambda: kept) == '{"a": [1]}'

@@ -1,29 +1,23 @@
 """What one operation on an isolated object costs, beside libzmq alone and beside others who do the same.
 
-    python tests/bench/latency.py [--launches N] [--rounds N] [--per-round N] [--docs]
+    python tests/bench/latency.py [--launches N] [--rounds N] [--per-round N]
 
 All contenders run in one go, in rounds (a few operations of each, in random order), so that noise hits all
 alike. Every row checks that the other process answered, and that as many requests were sent as operations were
-timed.
---docs writes the tables to docs/benchmarks.md and the README, and a plot to docs/latency.png. The exit code is 1 when a check
-fails; a missed target is said, but is no failure (a benchmark is no test).
+timed; one that does not ends the run with an error. A missed target is said, but is no failure (a benchmark is no test).
 """
 
 import argparse
 import gc
-import importlib.util
 import os
-import platform
 import random
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import contenders
-import readme_table
+import report
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 ROWS = {"noop": "`noop()`", "getitem": "`od['abc']`", "setitem": "`od['abc'] = 1`", "method": "`obj.method()`"}
 KINDS = [
     contenders.Raw,
@@ -32,10 +26,11 @@ KINDS = [
     contenders.RPyC,
     contenders.Manager,
     contenders.Pyro,
+    contenders.IPyParallel,
     contenders.Local,
 ]
 LABELS = [kind.label for kind in KINDS]
-TARGET_ZMQ = 1.3  # times the raw round trip
+TARGET_ZMQ = 1.2  # times the raw round trip
 TARGET_US = 1.0
 TARGET_RPYC = 100  # times faster
 
@@ -66,12 +61,10 @@ def measure(launches, rounds, per_round):
         (row, label) -> list of int, nanoseconds.
     """
     took = {}
-    kinds = list(KINDS)
-    if importlib.util.find_spec("Pyro5") is None:
-        print("Pyro5 is not installed: left out", file=sys.stderr)
-        kinds.remove(contenders.Pyro)
+    installed = contenders.installed(KINDS)
     order = random.Random(1)  # a contender's forerunner leaves caches and sleeping processors behind
-    for _ in range(launches):
+    for launch in range(launches):
+        kinds = [kind for kind in installed if launch == 0 or not is_heavy(kind)]
         opened = []
         gc.disable()
         try:
@@ -80,7 +73,7 @@ def measure(launches, rounds, per_round):
             for i in range(-1, rounds):  # round -1 warms up
                 for row in ROWS:
                     for contender in order.sample(opened, len(opened)):
-                        sample = checked(contender, row, per_round)
+                        sample = checked(contender, row, amount(contender, per_round))
                         if i >= 0:
                             took.setdefault((row, contender.label), []).extend(sample)
             for contender in opened:
@@ -91,6 +84,15 @@ def measure(launches, rounds, per_round):
             for contender in opened:
                 contender.close()
     return took
+
+
+def is_heavy(kind):
+    """Whether it takes seconds to start it, and milliseconds to call it."""
+    return getattr(kind, "heavy", False)
+
+
+def amount(contender, per_round):
+    return max(1, per_round // 10) if is_heavy(contender) else per_round
 
 
 def checked(contender, row, n):
@@ -110,67 +112,33 @@ def percentile(values, q):
     return sorted(values)[min(len(values) - 1, int(len(values) * q))]
 
 
-def microseconds(ns):
-    return f"{ns / 1000:.2f}" if ns < 10_000 else f"{ns / 1000:.1f}"
+def in_us(values):
+    return report.cell([ns / 1000 for ns in values])
 
 
 def table(took, several):
-    """The results as Markdown, and whether the targets are met: (str, list of str that are missed). The
-    targets of the lane hold with `several` processors: with one, each round trip is two switches of processes."""
+    """The results as Markdown, and the targets: (str, list of Target). Those of the lane hold with `several`
+    processors: with one, each round trip is two switches of processes."""
     labels = [label for label in LABELS if ("noop", label) in took]
-    lines = ["| median (p99), µs | " + " | ".join(labels) + " | RPyC / isolated | over ZeroMQ / raw |"]
-    lines.append("| --- |" + " ---: |" * (len(labels) + 2))
-    missed = []
+    rows, targets = [], []
+    where = "all processors" if several else "one processor"
     for row, title in ROWS.items():
         median = {label: statistics.median(took[row, label]) for label in labels}
-        cells = [f"{microseconds(median[x])} ({microseconds(percentile(took[row, x], 0.99))})" for x in labels]
         faster = median["RPyC"] / median["ipython_isolation"]
         ratio = median["over ZeroMQ"] / median["raw libzmq"]
-        lines.append(f"| {title} | " + " | ".join(cells) + f" | {faster:.0f} | {ratio:.2f} |")
-        if median["ipython_isolation"] > TARGET_US * 1000 and several:
-            missed.append(f"{title}: {microseconds(median['ipython_isolation'])} µs; the target is {TARGET_US:g}")
-        if faster < TARGET_RPYC and several:
-            missed.append(f"{title}: {faster:.0f} times faster than RPyC; the target is {TARGET_RPYC}")
-        if ratio > TARGET_ZMQ:
-            missed.append(f"{title}: over ZeroMQ {ratio:.2f} times the raw round trip; the target is {TARGET_ZMQ}")
-    return "\n".join(lines), missed
-
-
-def machine():
-    """This machine and what was measured on it: list of str."""
-    from ctypes import CDLL, byref, c_int
-    from ctypes.util import find_library
-    from importlib.metadata import version
-
-    cpu = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
-    parts = [c_int() for _ in range(3)]
-    CDLL(find_library("zmq") or "libzmq.so.5").zmq_version(*map(byref, parts))
-    versions = []
-    for name in ("rpyc", "Pyro5"):
-        try:
-            versions.append(f"{name} {version(name)}")
-        except ImportError:
-            pass
-    return [
-        f"{cpu}, {len(os.sched_getaffinity(0))} processors usable",
-        f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}",
-        f"CPython {platform.python_version()}, libzmq {'.'.join(str(p.value) for p in parts)}, "
-        + ", ".join(versions),
-        f"load average at the end: {os.getloadavg()[0]:.1f}",
-    ]
+        rows.append((title, [in_us(took[row, x]) for x in labels] + [f"{faster:.0f}", f"{ratio:.2f}"]))
+        if several:
+            us = median["ipython_isolation"] / 1000
+            targets.append(report.Target(f"{title}, {where}", us, TARGET_US, " µs"))
+            targets.append(report.Target(f"{title}, {where}: faster than RPyC", faster, TARGET_RPYC, " times", least=True))
+        targets.append(report.Target(f"{title}, {where}: over ZeroMQ", ratio, TARGET_ZMQ, " raw"))
+    columns = labels + ["RPyC / isolated", "over ZeroMQ / raw"]
+    return report.table("median (p99), µs", columns, rows), targets
 
 
 def plot(pinned, free, path):
     """A plot of the medians, with whiskers from the first to the 99th percentile."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = report.pyplot()
     labels = [label for label in LABELS[:-1] if ("noop", label) in pinned]
     figure, both = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
     width = 0.8 / len(labels)
@@ -192,52 +160,35 @@ def plot(pinned, free, path):
     figure.savefig(path, dpi=130)
 
 
+def section(launches=10, rounds=4, per_round=100, docs=False):
+    amounts = launches, rounds, per_round
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(processors)})  # inherited by all that is started
+    pinned = measure(*amounts)
+    os.sched_setaffinity(0, processors)
+    free = measure(*amounts)
+    pinned_table, pinned_targets = table(pinned, False)
+    free_table, free_targets = table(free, True)
+    if docs:
+        plot(pinned, free, report.DOCS / "latency.png")
+    count = (
+        f"{launches * rounds * per_round} operations a cell, in {launches} launches of {rounds} rounds (ipyparallel:"
+        f" {rounds * max(1, per_round // 10)} in one launch)"
+    )
+    text = TEXT.format(pinned=pinned_table, free=free_table, count=count)
+    return report.Section("One operation", text, pinned_targets + free_targets)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--launches", type=int, default=10, help="how often everything is started")
     parser.add_argument("--rounds", type=int, default=4, help="per launch")
     parser.add_argument("--per-round", type=int, default=100, help="operations of each row and contender")
-    parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and docs/latency.png, and the README's table")
-    options = parser.parse_args(arguments)
-    sys.path.insert(0, str(contenders.HERE))
-    amount = options.launches, options.rounds, options.per_round
-    processors = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(processors)})  # inherited by all that is started
-    pinned = measure(*amount)
-    os.sched_setaffinity(0, processors)
-    free = measure(*amount)
-    pinned_table, pinned_missed = table(pinned, False)
-    free_table, free_missed = table(free, True)
-    about = machine()
-    count = (
-        f"{options.launches * options.rounds * options.per_round} operations a cell, in {options.launches}"
-        f" launches of {options.rounds} rounds"
-    )
-    missed = [f"one processor, {x}" for x in pinned_missed] + [f"all processors, {x}" for x in free_missed]
-    print("One processor:", pinned_table, "", "All processors:", free_table, "", *about, count, sep="\n")
-    for line in missed:
-        print("MISSED", line)
-    if options.docs:
-        plot(pinned, free, ROOT / "docs" / "latency.png")
-        (ROOT / "docs" / "benchmarks.md").write_text(
-            DOCUMENT.format(
-                pinned=pinned_table,
-                free=free_table,
-                about="\n".join(f"- {line}" for line in about),
-                count=count,
-                missed="".join(f"\nMissed: {line}.\n" for line in missed),
-            )
-        )
-        readme_table.update()
+    found = section(**vars(parser.parse_args(arguments)))
+    print(found.text, report.target_table(found.targets), sep="\n\n")
 
 
-DOCUMENT = """\
-# Benchmarks
-
-Made by `make bench ARGS=--docs`; nothing here is typed in by hand.
-
-## One operation
-
+TEXT = """\
 All processes on one processor:
 
 {pinned}
@@ -248,9 +199,7 @@ Free to use all processors:
 
 {count}: a few operations of each contender, in random order, so that noise hits all alike. Each row checks that
 another process answered, and that the number of requests sent grew by exactly the number of operations timed.
-The targets: on every row at most {target_us} µs and {target_rpyc} times faster than RPyC, with several processors; over
-ZeroMQ at most {target_zmq} times the raw round trip.
-{missed}
+
 On several processors the scheduler decides, when a pair of processes starts, where their threads live, and with
 it for their whole life how long a wake-up takes; on a virtual machine that differs by a factor of two, for
 libzmq alone as for everything on top of it. So all is started several times, and the first table leaves the
@@ -265,15 +214,10 @@ scheduler no choice.
 - **RPyC**: classic mode over a socketpair. **multiprocessing**: a `BaseManager` over its Unix socket; it needs
   no I/O threads and is faster than any round trip over ZeroMQ.
 - **Pyro5**: over a Unix socket; it forwards no operators, so methods stand for them.
+- **ipyparallel**: a controller and one engine, over TCP on this machine. It has no objects that stand for remote ones: functions
+  that run in the engine stand for operators and the method.
 
-![latency](latency.png)
-
-## Machine
-
-{about}
-"""
-for name, value in (("us", TARGET_US), ("rpyc", TARGET_RPYC), ("zmq", TARGET_ZMQ)):
-    DOCUMENT = DOCUMENT.replace(f"{{target_{name}}}", f"{value:g}")
+![latency](latency.png)"""
 
 if __name__ == "__main__":
     main()
