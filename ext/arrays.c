@@ -16,6 +16,8 @@ struct array_interface {
     void *data;
     PyObject *descr;
 };
+/* In the flags of an array in a frame: where its elements are in the blob follows. */
+#define STRIDED 4
 enum { C_CONTIGUOUS = 1, F_CONTIGUOUS = 2, WRITEABLE = 0x400, NOTSWAPPED = 0x200 };
 
 static PyObject *
@@ -203,10 +205,43 @@ done:
     return array;
 }
 
+/* Where arrays are shared: the block that an array is in, and the bytes from the first to the last
+ * of its elements. */
+static struct block *
+block_of(struct message *m, PyObject *o, char **start, size_t *size)
+{
+    struct array_interface *a;
+    size_t at;
+    if (!m->peer->shares_arrays || m->strand == NULL || m->openly ||
+        !channel_has_lane(m->strand->channel)) {
+        return NULL;
+    }
+    PyObject *capsule = interface_of(o, &a);
+    if (capsule == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    char *low = a->data, *high = low + a->itemsize;
+    bool empty = a->itemsize == 0;
+    for (int i = 0; i < a->nd; i++) {
+        empty = empty || a->shape[i] == 0;
+        Py_ssize_t reach = empty ? 0 : (a->shape[i] - 1) * a->strides[i];
+        low += reach < 0 ? reach : 0;
+        high += reach > 0 ? reach : 0;
+    }
+    Py_DECREF(capsule);
+    struct block *block = empty ? NULL : block_find(low, &at);
+    *start = low;
+    *size = (size_t)(high - low);
+    return block != NULL && *size <= block_size(block) - at ? block : NULL;
+}
+
 int
 encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
 {
     struct array_interface *a;
+    char *start = NULL;
+    size_t span = 0;
     struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
     if (pair != NULL) {
         *done = true;
@@ -214,7 +249,8 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
         write_u64(&m->w, pair->id);
         return message_check(m);
     }
-    if (m->result && !is_fresh(o, owned)) {
+    struct block *block = block_of(m, o, &start, &span);
+    if (m->result && block == NULL && !is_fresh(o, owned)) {
         return 0;
     }
     int rc = -1;
@@ -246,7 +282,8 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
             goto done;
         }
     }
-    if (!(a->flags & (C_CONTIGUOUS | F_CONTIGUOUS))) {
+    bool strided = !(a->flags & (C_CONTIGUOUS | F_CONTIGUOUS));
+    if (strided && block == NULL) {
         PyObject *numpy = PyImport_ImportModule("numpy");
         contiguous = numpy ? PyObject_CallMethod(numpy, "ascontiguousarray", "O", o) : NULL;
         Py_XDECREF(numpy);
@@ -259,9 +296,11 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     uint64_t id = 0;
     if (!m->result && writeable) {
         id = pair_new_id(m->strand);
-        if (pair_add(m->strand, o, PAIR_BUFFER, id) == NULL) {
+        struct pair *made = pair_add(m->strand, o, PAIR_BUFFER, id);
+        if (made == NULL) {
             goto done;
         }
+        made->shared = block != NULL;
     }
     /* A structured dtype says what it is made of by pickle; the plain ones by a short string. */
     PyObject *descr = PyObject_GetAttrString(dtype, "isbuiltin");
@@ -281,7 +320,9 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     }
     write_u8(&m->w, TAG_NDARRAY);
     write_u64(&m->w, id);
-    write_u8(&m->w, (uint8_t)((a->flags & C_CONTIGUOUS ? 1 : 0) | (writeable ? 2 : 0)));
+    strided = strided && block != NULL;
+    write_u8(&m->w, (uint8_t)((a->flags & C_CONTIGUOUS ? 1 : 0) | (writeable ? 2 : 0) |
+                              (strided ? STRIDED : 0)));
     bool result = m->result;
     m->result = true;
     rc = encode(m, text, true);
@@ -290,7 +331,16 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     for (int i = 0; i < a->nd; i++) {
         write_u64(&m->w, (uint64_t)a->shape[i]);
     }
-    if (rc == 0) {
+    if (strided) {
+        write_u64(&m->w, (uint64_t)((char *)a->data - start));
+        for (int i = 0; i < a->nd; i++) {
+            write_u64(&m->w, (uint64_t)(int64_t)a->strides[i]);
+        }
+    }
+    if (rc == 0 && block != NULL) {
+        rc = encode_shared(m, start, span, o, block);
+    }
+    else if (rc == 0) {
         rc = encode_blob(m, a->data, total_size(a), contiguous != NULL ? contiguous : o, true);
     }
 done:
@@ -355,14 +405,45 @@ copy_of_frame(const struct frame *frame, const unsigned char *data, size_t size)
                : extent_copy_new(frame->view, (size_t)(data - extent_data(frame->view)), size);
 }
 
+/* Elements here and there in the bytes; also where the connection could not share them. */
+static PyObject *
+strided_array(PyObject *numpy, PyObject *shape, PyObject *dtype, PyObject *strides, uint64_t offset,
+              const struct frame *frame, const unsigned char *data, size_t size)
+{
+    PyObject *length = Py_BuildValue("(n)", (Py_ssize_t)size);
+    PyObject *byte = length == NULL ? NULL : PyUnicode_FromString("u1");
+    PyObject *bytes = NULL, *array = NULL;
+    struct array_interface *a;
+    if (byte != NULL && frame->block != NULL) {
+        bytes =
+            ndarray_on_block(numpy, length, byte, "C", frame->block, (void *)(uintptr_t)data, size);
+    }
+    else if (byte != NULL) {
+        bytes = PyObject_CallMethod(numpy, "empty", "OO", length, byte);
+        PyObject *capsule = bytes == NULL ? NULL : interface_of(bytes, &a);
+        if (capsule != NULL) {
+            memcpy(a->data, data, size);
+        }
+        Py_XDECREF(capsule);
+    }
+    if (bytes != NULL) { /* which checks that all elements are in it */
+        array = PyObject_CallMethod(numpy, "ndarray", "OOOKO", shape, dtype, bytes,
+                                    (unsigned long long)offset, strides);
+    }
+    Py_XDECREF(length);
+    Py_XDECREF(byte);
+    Py_XDECREF(bytes);
+    return array;
+}
+
 PyObject *
 decode_ndarray(struct incoming *in)
 {
     uint64_t id = read_u64(&in->r);
     uint8_t flags = read_u8(&in->r);
     PyObject *text = decode(in), *numpy = NULL, *dtype = NULL, *shape = NULL, *array = NULL;
-    PyObject *capsule = NULL;
-    uint64_t nd = read_count(&in->r, 8);
+    PyObject *capsule = NULL, *strides = NULL;
+    uint64_t nd = read_count(&in->r, 8), offset = 0;
     size_t size;
     struct array_interface *a;
     if (text == NULL || in->r.failed || nd > 64) {
@@ -372,9 +453,17 @@ decode_ndarray(struct incoming *in)
     for (uint64_t i = 0; shape != NULL && i < nd; i++) {
         PyTuple_SET_ITEM(shape, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(read_u64(&in->r)));
     }
+    if (flags & STRIDED) {
+        offset = read_u64(&in->r);
+        strides = PyTuple_New((Py_ssize_t)nd);
+        for (uint64_t i = 0; strides != NULL && i < nd; i++) {
+            PyTuple_SET_ITEM(strides, (Py_ssize_t)i,
+                             PyLong_FromLongLong((int64_t)read_u64(&in->r)));
+        }
+    }
     const struct frame *frame;
     const unsigned char *data = decode_blob(in, &size, &frame);
-    if (shape == NULL || in->r.failed) {
+    if (shape == NULL || in->r.failed || (flags & STRIDED && strides == NULL)) {
         goto garbled;
     }
     numpy = PyImport_ImportModule("numpy");
@@ -402,6 +491,15 @@ decode_ndarray(struct incoming *in)
     }
     struct extent_copy *copy = copy_of_frame(frame, data, size);
     bool taken;
+    if (strides != NULL) {
+        array = strided_array(numpy, shape, dtype, strides, offset, frame, data, size);
+        goto made;
+    }
+    if (frame->block != NULL) {
+        array = ndarray_on_block(numpy, shape, dtype, flags & 1 ? "C" : "F", frame->block,
+                                 (void *)(uintptr_t)data, size);
+        goto made;
+    }
     array = ndarray_on(numpy, shape, dtype, flags & 1 ? "C" : "F", copy, &taken);
     capsule = array == NULL ? NULL : interface_of(array, &a);
     if (capsule == NULL) {
@@ -415,7 +513,8 @@ decode_ndarray(struct incoming *in)
     if (!taken) {
         memcpy(a->data, data, size);
     }
-    if (!(flags & 2)) {
+made:
+    if (array != NULL && !(flags & 2)) {
         PyObject *none = PyObject_CallMethod(array, "setflags", "O", Py_False);
         if (none == NULL) {
             Py_CLEAR(array);
@@ -427,6 +526,10 @@ decode_ndarray(struct incoming *in)
             pair_add(in->strand, array, PAIR_BUFFER, id) == NULL) {
             Py_CLEAR(array);
             goto garbled;
+        }
+        pair_by_id(in->strand, id)->shared = frame->block != NULL;
+        if (frame->block != NULL || strides != NULL) {
+            goto done; /* what is written is there at once; or it is compared with itself */
         }
         PyObject *before = share_of_frame(frame, data, size);
         if (before == NULL) {
@@ -445,6 +548,7 @@ done:
     Py_XDECREF(numpy);
     Py_XDECREF(dtype);
     Py_XDECREF(shape);
+    Py_XDECREF(strides);
     Py_XDECREF(capsule);
     return array;
 }

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE 1
 #include "channel.h"
 
+#include "arena.h"
 #include "extents.h"
 #include "fdfloor.h"
 #include "lane.h"
@@ -91,7 +92,10 @@ struct extent_record {
         uint64_t at, size;
     } places[];
 };
-enum { EXTENT_FRESH = 1 }; /* its descriptor has been passed */
+enum {
+    EXTENT_FRESH = 1, /* its descriptor has been passed */
+    EXTENT_BLOCK = 2, /* not in an extent, but in a block whose descriptor has been passed */
+};
 
 static void
 free_owned(void *data, void *hint)
@@ -386,20 +390,51 @@ reclaim(channel *c)
     }
 }
 
-/* The reader is given the descriptors that it does not have. */
+/* The reader is given the descriptors that it does not have. `blocks`: for each piece, or NULL. */
 static bool
-pass_fresh(channel *c, const struct placed *placed, size_t n)
+pass_fresh(channel *c, const struct placed *placed, struct block *const *blocks, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        if (!placed[i].fresh) {
+        if (blocks[i] == NULL && !placed[i].fresh) {
             continue;
         }
-        if (lane_pass(c->lane, extents_fd(c->out, placed[i].slot)) < 0) {
+        int fd = blocks[i] != NULL ? block_pass(blocks[i]) : extents_fd(c->out, placed[i].slot);
+        if (lane_pass(c->lane, fd) < 0) {
             return false;
         }
         c->skipped++;
     }
     return true;
+}
+
+/* Those that are not in blocks, into extents. 0, or -1. */
+static int
+write_pieces(channel *c, const struct piece *pieces, struct block *const *of, size_t n,
+             struct placed *placed)
+{
+    struct piece *rest = malloc(n * sizeof *rest);
+    struct placed *at = malloc(n * sizeof *at);
+    size_t k = 0;
+    int rc = rest == NULL || at == NULL ? -1 : 0;
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        if (of[i] == NULL) {
+            rest[k++] = pieces[i];
+        }
+    }
+    if (rc == 0 && k > 0) {
+        rc = extents_write(c->out, rest, k, at);
+    }
+    for (size_t i = 0, j = 0; rc == 0 && i < n; i++) {
+        if (of[i] == NULL) {
+            placed[i] = at[j++];
+        }
+        else {
+            placed[i].at = (size_t)((const char *)pieces[i].data - block_data(of[i]));
+        }
+    }
+    free(rest);
+    free(at);
+    return rc;
 }
 
 /* As pieces in extents: the blobs, and before them the frame, unless it fits into the ring. */
@@ -418,29 +453,31 @@ send_by_extent(channel *c, const void *data, size_t size, const struct blob *blo
     size_t total = sizeof(struct extent_record) + npieces * sizeof(struct place) + inside;
     struct extent_record *record = lane_fits(c->lane, total) ? malloc(total) : NULL;
     struct piece *pieces = record == NULL ? NULL : malloc(npieces * sizeof *pieces);
-    struct placed *placed = pieces == NULL ? NULL : malloc(npieces * sizeof *placed);
+    struct placed *placed = pieces == NULL ? NULL : calloc(npieces, sizeof *placed);
+    struct block **of = placed == NULL ? NULL : calloc(npieces, sizeof *of);
     uint64_t before = extents_busy(c->out);
     bool sent = false;
-    if (placed == NULL) {
+    if (of == NULL) {
         goto done;
     }
     if (outside) {
         pieces[0] = (struct piece){data, size, false};
     }
     for (size_t i = 0; i < nblobs; i++) {
+        of[outside + i] = blobs[i].block;
         pieces[outside + i] = (struct piece){blobs[i].data, blobs[i].size, blobs[i].apart};
     }
-    if (extents_write(c->out, pieces, npieces, placed) < 0) {
+    if (write_pieces(c, pieces, of, npieces, placed) < 0) {
         goto done;
     }
     uint32_t skipped = c->skipped;
-    if (!pass_fresh(c, placed, npieces)) {
+    if (!pass_fresh(c, placed, of, npieces)) {
         goto done;
     }
     *record = (struct extent_record){skipped, (uint32_t)npieces, (uint32_t)inside, 0};
     for (size_t i = 0; i < npieces; i++) {
-        record->places[i] = (struct place){placed[i].slot, placed[i].fresh ? EXTENT_FRESH : 0,
-                                           placed[i].at, pieces[i].size};
+        uint32_t flags = of[i] != NULL ? EXTENT_BLOCK : placed[i].fresh ? EXTENT_FRESH : 0;
+        record->places[i] = (struct place){placed[i].slot, flags, placed[i].at, pieces[i].size};
     }
     if (inside > 0) {
         memcpy(&record->places[npieces], data, inside);
@@ -448,7 +485,7 @@ send_by_extent(channel *c, const void *data, size_t size, const struct blob *blo
     c->hot = true;
     sent = lane_send(c->lane, LANE_IS_EXTENT, record, total);
     for (size_t i = 0; sent && i < npieces; i++) {
-        if (placed[i].fresh) {
+        if (of[i] == NULL && placed[i].fresh) {
             extents_passed(c->out, placed[i].slot);
         }
     }
@@ -460,6 +497,7 @@ done:
     free(record);
     free(pieces);
     free(placed);
+    free(of);
     return sent;
 }
 
@@ -708,15 +746,40 @@ open_piece(channel *c, const struct place *place, struct extent_view **view)
     return *view == NULL ? -1 : 0;
 }
 
+static struct block *
+open_block(channel *c, const struct place *place)
+{
+    int fd = lane_take(c->lane);
+    if (fd < 0) {
+        errno = EPROTO;
+        return NULL;
+    }
+    struct block *block = block_take(fd);
+    if (block != NULL &&
+        (place->at > block_size(block) || place->size > block_size(block) - place->at)) {
+        block_unref(block);
+        errno = EPROTO;
+        return NULL;
+    }
+    return block;
+}
+
 /* One view for each extent: the last one of them to go gives it back. */
 static int
-open_pieces(channel *c, const struct place *places, uint32_t n, struct extent_view **views)
+open_pieces(channel *c, const struct place *places, uint32_t n, struct extent_view **views,
+            struct block **blocks)
 {
     for (uint32_t i = 0; i < n; i++) {
+        if (places[i].flags & EXTENT_BLOCK) {
+            if ((blocks[i] = open_block(c, &places[i])) == NULL) {
+                return -1;
+            }
+            continue;
+        }
         uint32_t last = i;
         bool seen = false;
         for (uint32_t k = 0; k < i && !seen; k++) {
-            seen = places[k].slot == places[i].slot;
+            seen = views[k] != NULL && places[k].slot == places[i].slot;
         }
         if (seen) {
             continue;
@@ -724,7 +787,7 @@ open_pieces(channel *c, const struct place *places, uint32_t n, struct extent_vi
         /* The pieces of an extent come in the order of their places: the last one ends it. */
         struct place whole = places[i];
         for (uint32_t k = i + 1; k < n; k++) {
-            if (places[k].slot == places[i].slot) {
+            if (places[k].slot == places[i].slot && !(places[k].flags & EXTENT_BLOCK)) {
                 last = k;
             }
         }
@@ -736,7 +799,7 @@ open_pieces(channel *c, const struct place *places, uint32_t n, struct extent_vi
         }
         size_t end = (size_t)(whole.at + whole.size);
         for (uint32_t k = i; k < n; k++) {
-            if (places[k].slot != places[i].slot) {
+            if (places[k].slot != places[i].slot || places[k].flags & EXTENT_BLOCK) {
                 continue;
             }
             if (places[k].at > end || places[k].size > end - places[k].at) {
@@ -758,6 +821,7 @@ open_extent(channel *c, const unsigned char *data, size_t size, struct frame *f)
     struct extent_record record;
     struct place *places = NULL;
     struct extent_view **views = NULL;
+    struct block **blocks = NULL;
     size_t head = sizeof record;
     int rc = -1;
     if (size < head) {
@@ -784,16 +848,21 @@ open_extent(channel *c, const unsigned char *data, size_t size, struct frame *f)
     }
     places = malloc(n * sizeof *places);
     views = calloc(n, sizeof *views);
-    if (places == NULL || views == NULL) {
+    blocks = calloc(n, sizeof *blocks);
+    if (places == NULL || views == NULL || blocks == NULL) {
         errno = ENOMEM;
         goto done;
     }
     memcpy(places, data + head, n * sizeof *places);
-    if (open_pieces(c, places, n, views) < 0) {
+    if (open_pieces(c, places, n, views, blocks) < 0) {
         goto done;
     }
     /* The frame itself is copied before anybody looks into it. */
     bool inside = record.frame > 0;
+    if (!inside && views[0] == NULL) {
+        errno = EPROTO;
+        goto done;
+    }
     f->size = inside ? record.frame : (size_t)places[0].size;
     f->data = malloc(f->size > 0 ? f->size : 1);
     if (f->data == NULL) {
@@ -809,10 +878,13 @@ open_extent(channel *c, const unsigned char *data, size_t size, struct frame *f)
             rc = -1;
             break;
         }
-        part->data = (void *)(uintptr_t)(extent_data(views[i]) + places[i].at);
         part->size = (size_t)places[i].size;
+        part->data = blocks[i] != NULL ? block_data(blocks[i]) + places[i].at
+                                       : (void *)(uintptr_t)(extent_data(views[i]) + places[i].at);
         part->view = views[i];
+        part->block = blocks[i];
         views[i] = NULL;
+        blocks[i] = NULL;
     }
 done:;
     int saved = errno;
@@ -820,7 +892,11 @@ done:;
         if (views[i] != NULL) {
             extent_unref(views[i]);
         }
+        if (blocks != NULL && blocks[i] != NULL) {
+            block_unref(blocks[i]);
+        }
     }
+    free(blocks);
     free(views);
     free(places);
     if (rc < 0) {
@@ -947,11 +1023,15 @@ frame_free(struct frame *f)
     else if (f->view != NULL) {
         extent_unref(f->view);
     }
+    else if (f->block != NULL) {
+        block_unref(f->block);
+    }
     else {
         free(f->data);
     }
     f->owner = f->data = NULL;
     f->view = NULL;
+    f->block = NULL;
 }
 
 int
@@ -976,7 +1056,7 @@ frame_share(const struct frame *f, struct frame *out)
         extent_ref(f->view);
         return 0;
     }
-    if (f->owner == NULL) {
+    if (f->owner == NULL || f->block != NULL) {
         return frame_copy(f->data, f->size, out);
     }
     zmq_msg_t *msg = malloc(sizeof *msg);

@@ -18,6 +18,7 @@
 
 typedef struct channel channel;
 struct lane;
+struct block;
 struct extent_view;
 
 /* A received frame; `data` stays valid until frame_free. That of a part in an extent is the other
@@ -27,6 +28,7 @@ struct frame {
     size_t size;
     void *owner; /* a zmq_msg_t; without one and without a view, `data` is from malloc */
     struct extent_view *view; /* what `data` is a part of, or NULL */
+    struct block *block;      /* the same, where both ends have it */
     bool by_lane;             /* it came through the shared memory */
     struct frame *parts;      /* the blobs that came with it, or NULL */
     size_t nparts;
@@ -38,7 +40,8 @@ struct blob {
     const void *data;
     size_t size;
     void *owner;
-    bool apart; /* the other end may want to keep it: in an extent of its own */
+    bool apart;          /* the other end may want to keep it: in an extent of its own */
+    struct block *block; /* where `data` is, to be shared and not sent; NULL: none */
 };
 
 #define CHANNEL_ENDPOINT_SIZE 108

@@ -143,6 +143,9 @@ void call_free(struct call *call);
 /* Bytes of `owner` (which nobody changes until they are sent): in the frame when they are few, else
  * sent along without being encoded. */
 int encode_blob(struct message *m, const void *data, size_t size, PyObject *owner, bool apart);
+/* The same of bytes in a block, which is shared and not sent where the connection can do that. */
+int encode_shared(struct message *m, const void *data, size_t size, PyObject *owner,
+                  struct block *block);
 /* In place, and the frame that holds them; NULL (failed reader) when garbled. The other end may
  * still be able to change them: what is checked has to be a copy. */
 const unsigned char *decode_blob(struct incoming *in, size_t *size, const struct frame **frame);

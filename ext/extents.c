@@ -570,8 +570,8 @@ extents_in_free(struct extents_in *in)
 
 /* Memory whose end stays where it is, and whose pages come when they are touched: a file could end
  * earlier at any time, and huge pages could have run out, both a SIGBUS. */
-static bool
-is_safe(int fd, uint64_t *size)
+bool
+memfd_is_safe(int fd, uint64_t *size)
 {
     struct statfs file_system;
     struct stat facts;
@@ -591,7 +591,7 @@ extents_take(struct extents_in *in, unsigned slot, int fd)
     uint64_t size;
 
     fd = fd_raise(fd);
-    if (slot >= EXTENTS_MOST || !is_safe(fd, &size)) {
+    if (slot >= EXTENTS_MOST || !memfd_is_safe(fd, &size)) {
         close(fd);
         errno = EPROTO;
         return -1;

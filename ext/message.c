@@ -118,14 +118,10 @@ blobs_collect(void)
     }
 }
 
-int
-encode_blob(struct message *m, const void *data, size_t size, PyObject *owner, bool apart)
+static int
+add_blob(struct message *m, const void *data, size_t size, PyObject *owner, bool apart,
+         struct block *block)
 {
-    if (size < BLOB_SIZE) {
-        write_u8(&m->w, 0);
-        write_bytes(&m->w, data, size);
-        return message_check(m);
-    }
     struct finished *f = malloc(sizeof *f);
     struct blob *more = f == NULL ? NULL : realloc(m->blobs, (m->nblobs + 1) * sizeof *more);
     if (more == NULL) {
@@ -135,10 +131,28 @@ encode_blob(struct message *m, const void *data, size_t size, PyObject *owner, b
     }
     f->object = Py_NewRef(owner);
     m->blobs = more;
-    m->blobs[m->nblobs] = (struct blob){data, size, f, apart};
+    m->blobs[m->nblobs] = (struct blob){data, size, f, apart, block};
     write_u8(&m->w, 1);
     write_u64(&m->w, m->nblobs++);
     return message_check(m);
+}
+
+int
+encode_blob(struct message *m, const void *data, size_t size, PyObject *owner, bool apart)
+{
+    if (size < BLOB_SIZE) {
+        write_u8(&m->w, 0);
+        write_bytes(&m->w, data, size);
+        return message_check(m);
+    }
+    return add_blob(m, data, size, owner, apart, NULL);
+}
+
+int
+encode_shared(struct message *m, const void *data, size_t size, PyObject *owner,
+              struct block *block)
+{
+    return add_blob(m, data, size, owner, true, block);
 }
 
 const unsigned char *

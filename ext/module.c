@@ -1,4 +1,5 @@
 /* module.c: ipython_isolation._core. */
+#include "numpy_memory.h"
 #include "buffers.h"
 #include "thread_start.h"
 #include "batch.h"
@@ -130,6 +131,7 @@ static PyMethodDef methods[] = {
     {"target_name", core_target_name, METH_O, NULL},
     {"class_peer", core_class_peer, METH_O, NULL},
     {"raiser", core_raiser, METH_O, NULL},
+    {"share_arrays", share_arrays, METH_O, NULL},
     {"thread_starter", thread_starter, METH_O, NULL},
     {"thread_cell", thread_cell, METH_NOARGS, NULL},
     {"zmq_version", core_zmq_version, METH_NOARGS, NULL},

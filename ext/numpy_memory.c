@@ -32,48 +32,72 @@ enum { GET_FEATURE_VERSION = 211, SET_HANDLER = 304 };
 
 /* All with the GIL, as is what NumPy calls here: an array is freed by its last reference. */
 static struct table copies; /* by the address of their memory */
-static struct extent_copy *offered;
+static struct {
+    struct extent_copy *copy; /* a copy, or ... */
+    struct block *block;      /* ... a part of a block */
+    void *data;
+    size_t size; /* 0: nothing is */
+} offered;
+static int sharing; /* contexts that share arrays */
 
 static void *
 allocate(void *Py_UNUSED(context), size_t size)
 {
-    struct extent_copy *copy = offered;
-    if (copy != NULL && size == extent_copy_size(copy) &&
-        table_put(&copies, (uint64_t)(uintptr_t)extent_copy_data(copy), copy)) {
-        offered = NULL;
-        return extent_copy_data(copy);
+    if (offered.size != 0 && size == offered.size) {
+        if (offered.block != NULL) {
+            block_ref(offered.block);
+        }
+        if (offered.block != NULL || table_put(&copies, ADDRESS(offered.data), offered.copy)) {
+            offered.size = 0;
+            return offered.data;
+        }
     }
-    return malloc(size > 0 ? size : 1);
+    struct block *block = sharing > 0 && size >= ARENA_LEAST ? block_new(size, false) : NULL;
+    return block != NULL ? block_data(block) : malloc(size > 0 ? size : 1);
 }
 
 static void *
 allocate_zeroed(void *Py_UNUSED(context), size_t n, size_t size)
 {
+    size_t total;
+    if (sharing > 0 && !__builtin_mul_overflow(n, size, &total) && total >= ARENA_LEAST) {
+        struct block *block = block_new(total, true);
+        if (block != NULL) {
+            return block_data(block);
+        }
+    }
     return calloc(n > 0 ? n : 1, size > 0 ? size : 1);
 }
 
 static void
 release(void *Py_UNUSED(context), void *data, size_t Py_UNUSED(size))
 {
-    struct extent_copy *copy = extent_copy_at(data);
-    if (copy == NULL) {
-        free(data);
-        return;
+    struct extent_copy *copy = table_remove(&copies, ADDRESS(data));
+    size_t at;
+    struct block *block = copy != NULL ? NULL : block_find(data, &at);
+    if (copy != NULL) {
+        extent_copy_free(copy);
     }
-    table_remove(&copies, (uint64_t)(uintptr_t)data);
-    extent_copy_free(copy);
+    else if (block != NULL) {
+        block_unref(block);
+    }
+    else {
+        free(data);
+    }
 }
 
 static void *
 reallocate(void *context, void *data, size_t size)
 {
     struct extent_copy *copy = extent_copy_at(data);
-    if (copy == NULL) {
+    size_t at, had;
+    struct block *block = copy != NULL ? NULL : block_find(data, &at);
+    if (copy == NULL && block == NULL) {
         return realloc(data, size > 0 ? size : 1);
     }
-    void *bigger = malloc(size > 0 ? size : 1);
+    had = copy != NULL ? extent_copy_size(copy) : block_size(block) - at;
+    void *bigger = allocate(context, size);
     if (bigger != NULL) {
-        size_t had = extent_copy_size(copy);
         memcpy(bigger, data, had < size ? had : size);
         release(context, data, had);
     }
@@ -86,18 +110,16 @@ static struct handler handler = {
 struct extent_copy *
 extent_copy_at(const void *data)
 {
-    return table_get(&copies, (uint64_t)(uintptr_t)data);
+    return table_get(&copies, ADDRESS(data));
 }
 
 /* PyDataMem_SetHandler: NULL where there is none. */
 static PyObject *(*set_handler(void))(PyObject *)
 {
     static PyObject *(*set)(PyObject *);
-    static bool looked;
-    if (looked) {
+    if (set != NULL) {
         return set;
     }
-    looked = true;
     PyObject *module = PyImport_ImportModule("numpy._core._multiarray_umath");
     if (module == NULL) {
         PyErr_Clear();
@@ -114,34 +136,99 @@ static PyObject *(*set_handler(void))(PyObject *)
     return set;
 }
 
-PyObject *
-ndarray_on(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
-           struct extent_copy *copy, bool *taken)
+/* Of all arrays that are made here, for good. NULL without an exception: this NumPy has no hook. */
+static PyObject *
+handler_capsule(void)
 {
-    static PyObject *capsule; /* of all arrays that are made here */
-    PyObject *(*set)(PyObject *) = copy == NULL ? NULL : set_handler();
-    PyObject *before = NULL;
-    if (set != NULL && capsule == NULL) {
+    static PyObject *capsule;
+    if (capsule == NULL && set_handler() != NULL) {
         capsule = PyCapsule_New(&handler, "mem_handler", NULL);
-    }
-    if (set != NULL && capsule != NULL) {
-        before = set(capsule);
         PyErr_Clear();
     }
-    offered = before == NULL ? NULL : copy;
+    return capsule;
+}
+
+/* With what is offered; *taken: it is the array's. */
+static PyObject *
+make_array(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order, bool *taken)
+{
+    PyObject *capsule = handler_capsule();
+    PyObject *before = capsule == NULL ? NULL : set_handler()(capsule);
+    size_t size = offered.size;
+    PyErr_Clear();
+    if (before == NULL) {
+        offered.size = 0;
+    }
     PyObject *array = PyObject_CallMethod(numpy, "empty", "OOs", shape, dtype, order);
-    *taken = copy != NULL && before != NULL && offered == NULL;
-    offered = NULL;
+    *taken = size != 0 && before != NULL && offered.size == 0;
+    offered.size = 0;
     if (before != NULL) {
-        PyObject *ours = set(before);
+        PyObject *raised = array == NULL ? compat_take_exception() : NULL;
+        PyObject *ours = set_handler()(before);
         Py_XDECREF(ours);
         Py_DECREF(before);
         if (ours == NULL) {
             Py_CLEAR(array);
         }
+        if (raised != NULL) {
+            compat_raise(raised);
+        }
     }
+    return array;
+}
+
+PyObject *
+ndarray_on(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
+           struct extent_copy *copy, bool *taken)
+{
+    offered.copy = copy;
+    offered.block = NULL;
+    offered.data = copy == NULL ? NULL : extent_copy_data(copy);
+    offered.size = copy == NULL ? 0 : extent_copy_size(copy);
+    PyObject *array = make_array(numpy, shape, dtype, order, taken);
     if (copy != NULL && !*taken) {
         extent_copy_free(copy);
     }
     return array;
+}
+
+PyObject *
+ndarray_on_block(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
+                 struct block *block, void *data, size_t size)
+{
+    bool taken;
+    offered.copy = NULL;
+    offered.block = block;
+    offered.data = data;
+    offered.size = size;
+    PyObject *array = make_array(numpy, shape, dtype, order, &taken);
+    if (array != NULL && !taken) {
+        Py_CLEAR(array);
+        PyErr_SetString(PyExc_RuntimeError, "arrays=\"shared\" needs NumPy 1.22 or later");
+    }
+    return array;
+}
+
+PyObject *
+share_arrays(PyObject *Py_UNUSED(module), PyObject *change)
+{
+    long by = PyLong_AsLong(change);
+    if (by == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    PyObject *capsule = by < 0 ? NULL : handler_capsule();
+    if (by >= 0 && capsule == NULL) {
+        PyErr_SetString(PyExc_ImportError, "arrays=\"shared\" needs NumPy 1.22 or later");
+        return NULL;
+    }
+    if (capsule != NULL) {
+        PyObject *before = set_handler()(capsule);
+        if (before == NULL) {
+            return NULL;
+        }
+        Py_DECREF(before);
+    }
+    sharing += (int)by;
+    blocks_keep(sharing > 0);
+    Py_RETURN_NONE;
 }

@@ -2,6 +2,7 @@
 #ifndef ISOLATION_NUMPY_MEMORY_H
 #define ISOLATION_NUMPY_MEMORY_H
 
+#include "arena.h"
 #include "extents.h"
 #include "state.h"
 
@@ -11,6 +12,13 @@
  * New reference, or NULL with an exception. */
 PyObject *ndarray_on(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
                      struct extent_copy *copy, bool *taken);
+/* The same on the `size` bytes at `data` in a block, of which it becomes one more user. Where NumPy
+ * cannot do that, NULL with an exception. */
+PyObject *ndarray_on_block(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
+                           struct block *block, void *data, size_t size);
+/* share_arrays(change): from now on (+1), or one use less (-1), big arrays that are made in this
+ * thread, and in those that call it too (0), get memory that both processes may have. */
+PyObject *share_arrays(PyObject *module, PyObject *change);
 /* The copy that is an array's memory, from its first byte on; NULL: none. Borrowed: the array's. */
 struct extent_copy *extent_copy_at(const void *data);
 

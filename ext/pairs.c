@@ -212,7 +212,7 @@ pairs_snapshot(struct strand *s, size_t from)
         return 0;
     }
     for (size_t i = from; i < s->npairs; i++) {
-        if (s->pairs[i].snapshot == NULL) {
+        if (s->pairs[i].snapshot == NULL && !s->pairs[i].shared) {
             PyObject *content = snapshot(&s->pairs[i]);
             if (content == NULL) {
                 return -1;

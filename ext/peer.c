@@ -289,6 +289,7 @@ request_finish(struct message *m)
     if (frame_send(m) == 0) { /* which frees all of it but what the wait needs: numbers and names */
         result = request_await(m);
     }
+    blobs_collect(); /* what has been sent is not kept until there is something else to do */
     if (!pure) {
         iteration_effect(peer);
     }

@@ -1057,6 +1057,7 @@ static PyMemberDef peer_members[] = {
     {"timeout", T_DOUBLE, offsetof(PeerObject, timeout), 0, NULL},
     {"changes_fd", T_INT, offsetof(PeerObject, changes_fd), 0, NULL},
     {"changes_at", T_DOUBLE, offsetof(PeerObject, changes_at), 0, NULL},
+    {"shares_arrays", T_BOOL, offsetof(PeerObject, shares_arrays), 0, NULL},
     {"reborn", T_BOOL, offsetof(PeerObject, reborn), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };

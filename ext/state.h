@@ -82,6 +82,7 @@ struct pair {
     PyObject *object;   /* strong */
     PyObject *snapshot; /* strong or NULL: the content when this side last gained control */
     unsigned char kind; /* PAIR_* */
+    bool shared;        /* both have the same memory: nothing is to be written back */
 };
 
 /* Facts that came along with the items of an iteration; they hold until the next effect. */
@@ -258,9 +259,10 @@ struct PeerObject {
     double killed_after; /* kernel: what it was when a request of this life took longer; or 0 */
     int changes_fd;    /* kernel: borrowed; readable when files of the child may have changed; -1 */
     double changes_at; /* kernel: monotonic seconds, when to look at them anyhow; 0: never */
-    bool reborn;       /* child: this is a copy that has been told to take over */
-    uint64_t cell;     /* kernel: the number of the session's cell that runs, or ran last */
-    int batching;      /* kernel: batches that are open, of all threads; see batch.c */
+    bool shares_arrays; /* arrays="shared" */
+    bool reborn;        /* child: this is a copy that has been told to take over */
+    uint64_t cell;      /* kernel: the number of the session's cell that runs, or ran last */
+    int batching;       /* kernel: batches that are open, of all threads; see batch.c */
     struct BatchObject *batches; /* borrowed: these, the newest first */
     int life_fds[3];           /* child: those of the new life then: passing, shared page, alarm */
     unsigned long starter;     /* kernel: the thread that starts a life and sets it up, or 0 */

@@ -27,6 +27,10 @@ def class_peer(cls: object, /) -> Peer | None:
 def raiser(function: Callable[[Any], Any], /) -> Callable[[Any], Any]:
     """A function that calls `function` and raises what it returns, if that is an exception, as its caller's own."""
 
+def share_arrays(change: int, /) -> None:
+    """NumPy gets big arrays of this thread in memory that both processes may have: one context more that wants it
+    (1), one less (-1), or another thread of the same (0). ImportError: no NumPy of 1.22 or later."""
+
 def thread_starter(start: Callable[..., Any], /) -> Callable[..., Any]:
     """Child: a function that does what start(function, ...) does, in a thread with an alternate signal stack."""
 

@@ -62,9 +62,12 @@ class Child:
     def spawn(self, strand):
         import threading
 
-        threading.Thread(
-            target=self.reports.serve, args=(strand,), name=f"isolation-{strand}", daemon=True
-        ).start()
+        threading.Thread(target=self._serve, args=(strand,), name=f"isolation-{strand}", daemon=True).start()
+
+    def _serve(self, strand):
+        if self.peer.shares_arrays:
+            _core.share_arrays(0)  # NumPy has an allocator for each thread
+        self.reports.serve(strand)
 
     def signature(self, function):
         import inspect
@@ -81,13 +84,16 @@ class Child:
 
     # -- what the kernel asks -------------------------------------------------------------------
 
-    def remote_setup(self, argv, paths, isolated, shell, path, environ, cwd, levels):
+    def remote_setup(self, argv, paths, isolated, shell, shares_arrays, path, environ, cwd, levels):
         """Whether a shell has been made here (bool)."""
         sys.argv[:] = argv
         self.peer.isolated.update(isolated)
         self.shell.name = shell
         _paths.update(paths)
         self.remote_sync(path, environ, cwd, levels)
+        if shares_arrays:
+            _core.share_arrays(1)
+            self.peer.shares_arrays = True
         return self.shell.made
 
     def remote_prepare(self):

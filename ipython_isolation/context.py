@@ -73,8 +73,10 @@ class IsolationContext:
     init : callable or None
         Called without arguments in this process after each start, to prepare the child through this
         context.
-    arrays : {"copy"}
-        How arrays cross as arguments: a real copy, and what the call changed is written back.
+    arrays : {"copy", "shared"}
+        How arrays cross. ``"copy"``: as arguments as real copies, and what the call changed is written back, so a
+        call that dies has changed nothing. ``"shared"``: big arrays that are made from now on, here and in the
+        child, are in memory that both have, and cross without a copy; what either side writes the other sees at once.
     name : str or None
         For messages and the table of ``%isolate``.
     python : str or None
@@ -154,12 +156,14 @@ class IsolationContext:
     ):
         if restart not in ("never", "auto"):
             raise ValueError(f'restart must be "never" or "auto", not {restart!r}')
-        if arrays != "copy":
-            raise ValueError(f'arrays must be "copy", not {arrays!r}')
+        if arrays not in ("copy", "shared"):
+            raise ValueError(f'arrays must be "copy" or "shared", not {arrays!r}')
         if transport is None:
             transport = os.environ.get("IPYTHON_ISOLATION_TRANSPORT") or "auto"
         if transport not in ("auto", "zmq"):
             raise ValueError(f'transport must be "auto" or "zmq", not {transport!r}')
+        if arrays == "shared" and transport == "zmq":
+            raise ValueError('arrays="shared" needs shared memory, and transport="zmq" uses none: use transport="auto"')
         given = {
             "timeout": timeout, "memory": memory, "cpu": cpu, "nice": nice, "env": env, "wrapper": wrapper,
             "hold": hold, "spare": spare, "autoreload": autoreload,
@@ -209,6 +213,9 @@ class IsolationContext:
         self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
         self._peer.main_thread = threading.main_thread().ident
         self._peer.cell = next(reversed(_cells), 0)
+        if arrays == "shared":
+            _core.share_arrays(1)
+            self._peer.shares_arrays = True
         self._rollback = rollback
         self._bundles = bundles
         self._snapshots = Rollback(self, self._peer, rollback == "auto")
@@ -512,6 +519,10 @@ class IsolationContext:
                 self._state_lock.acquire()
             try:
                 self._watch.close()
+                self._setup.clear()  # with what it holds
+                if self._peer.shares_arrays:
+                    self._peer.shares_arrays = False
+                    _core.share_arrays(-1)
                 if self._bundle is not None:
                     self._bundle.finish(False)
                 self._peer.close()
@@ -604,7 +615,8 @@ class IsolationContext:
             paths = tuple((name, tuple(path)) for name, (_, path) in self._loaded.items() if path)
             isolated = tuple(self._peer.isolated)  # of earlier lives
             self._shell_made = self._peer.host_call(
-                "setup", [str(a) for a in sys.argv], paths, isolated, display.shell_name(), *self._changes()
+                "setup", [str(a) for a in sys.argv], paths, isolated, display.shell_name(), self._arrays == "shared",
+                *self._changes()
             )
             if kept is not None:
                 lost = False

@@ -39,10 +39,11 @@ class Isolate(Magics):
         One that is not found is reported and does not keep the session from starting.""",
     ).tag(config=True)
     arrays = Enum(
-        ["copy"],
+        ["copy", "shared"],
         default_value="copy",
         help="""How arrays cross into the children that %isolate makes from now on. "copy": the child works
-        on copies and its changes are written back after the call, so a call that dies has changed nothing.""",
+        on copies and its changes are written back after the call, so a call that dies has changed nothing.
+        "shared": big arrays made from now on are in memory that both processes have, and cross without a copy.""",
     ).tag(config=True)
 
     rollback = Enum(

@@ -98,7 +98,7 @@ send_kind(channel *c, uint64_t i)
         return;
     }
     if (i % 16 == 1) {
-        struct blob blobs[] = {{big, sizeof big, NULL, true}, {big, 10, NULL, false}};
+        struct blob blobs[] = {{big, sizeof big, NULL, true, NULL}, {big, 10, NULL, false, NULL}};
         CHECK_EQUAL(channel_send_blobs(c, data, size, true, blobs, 2, blob_done), 0);
         return;
     }

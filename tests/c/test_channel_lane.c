@@ -82,7 +82,7 @@ test_extents_in_use(void)
         for (int i = 0; i < MANY; i++) {
             unsigned char *data = malloc(SIZE);
             memset(data, i + round, SIZE);
-            struct blob blob = {data, SIZE, NULL, false};
+            struct blob blob = {data, SIZE, NULL, false, NULL};
             CHECK_EQUAL(channel_send_blobs(here, "with a blob", 11, false, &blob, 1, blob_done), 0);
             while (channel_recv(there, &held[i]) == 0) {
                 CHECK(channel_wait(there, NULL, 0, 5000, &ready) >= 0);

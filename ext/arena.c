@@ -1,0 +1,312 @@
+#define _GNU_SOURCE 1
+#include "arena.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "extents.h"
+#include "fdfloor.h"
+
+/* Bytes that blocks without a user keep: new shared memory takes several times as long to fill as
+ * memory that has been used. */
+#define IDLE_MOST ((size_t)128 << 20)
+
+struct block {
+    struct block *next;
+    char *data, *reserved;
+    size_t size, reserved_size;
+    int fd;
+    dev_t device;
+    ino_t inode;
+    unsigned users;
+    bool passed;    /* the other end may have it */
+    unsigned forks; /* of this process, when it was made or used again */
+};
+
+static struct {
+    pthread_mutex_t lock;
+    struct block *live, *idle;
+    unsigned nlive;
+    bool keeps;
+    size_t idle_size;
+    unsigned forks;
+} arena = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void
+unmap(struct block *b)
+{
+    if (b->reserved)
+        munmap(b->reserved, b->reserved_size);
+    if (b->fd >= 0)
+        close(b->fd);
+    free(b);
+}
+
+static void
+before_fork(void)
+{
+    pthread_mutex_lock(&arena.lock);
+    arena.forks++;
+}
+
+static void
+after_fork(void)
+{
+    pthread_mutex_unlock(&arena.lock);
+}
+
+/* With the lock. */
+static void
+trim(void)
+{
+    while (arena.idle) {
+        struct block *b = arena.idle;
+        arena.idle = b->next;
+        unmap(b);
+    }
+    arena.idle_size = 0;
+}
+
+/* What waits for its next user is the parent's. */
+static void
+after_fork_in_child(void)
+{
+    trim();
+    pthread_mutex_unlock(&arena.lock);
+}
+
+static void
+watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork_in_child);
+}
+
+static bool
+may_have_more(void)
+{
+    struct rlimit files;
+
+    return getrlimit(RLIMIT_NOFILE, &files) == 0 && arena.nlive < files.rlim_cur / 4;
+}
+
+/* Maps a descriptor, which is its own from here on. NULL and errno. */
+static struct block *
+map(int fd, size_t size)
+{
+    size_t page = extent_round(1);
+    struct block *b = calloc(1, sizeof *b);
+    struct stat facts;
+
+    if (!b || fstat(fd, &facts) < 0) {
+        free(b);
+        close(fd);
+        return NULL;
+    }
+    b->fd = fd;
+    b->device = facts.st_dev;
+    b->inode = facts.st_ino;
+    b->size = size;
+    b->reserved_size = size + 2 * page;
+    b->reserved = mmap(NULL, b->reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (b->reserved == MAP_FAILED) {
+        b->reserved = NULL;
+        unmap(b);
+        return NULL;
+    }
+    b->data = b->reserved + page;
+    if (mmap(b->data, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+        unmap(b);
+        return NULL;
+    }
+    b->users = 1;
+    return b;
+}
+
+/* With the lock. */
+static struct block *
+add(struct block *b)
+{
+    b->forks = arena.forks;
+    b->next = arena.live;
+    arena.live = b;
+    arena.nlive++;
+    return b;
+}
+
+static struct block *
+make(size_t size)
+{
+    int fd = fd_raise(memfd_create("isolation-array", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+
+    if (fd < 0)
+        return NULL;
+    if (ftruncate(fd, (off_t)size) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+        close(fd);
+        return NULL;
+    }
+    return map(fd, size);
+}
+
+struct block *
+block_new(size_t size, bool zeroed)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    size_t wanted = extent_round(size);
+    struct block *b = NULL;
+    bool used = false;
+
+    if (size == 0 || wanted < size || wanted > SIZE_MAX / 2)
+        return NULL;
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&arena.lock);
+    if (may_have_more()) {
+        struct block **at = &arena.idle;
+        while (*at && ((*at)->size < wanted || (*at)->size / 2 > wanted))
+            at = &(*at)->next;
+        if (*at) {
+            b = *at;
+            *at = b->next;
+            arena.idle_size -= b->size;
+            b->users = 1;
+            used = true;
+        }
+        else
+            b = make(wanted);
+        if (b)
+            add(b);
+    }
+    pthread_mutex_unlock(&arena.lock);
+    if (b && used && zeroed)
+        memset(b->data, 0, size);
+    return b;
+}
+
+struct block *
+block_take(int fd)
+{
+    struct block *b = NULL;
+    struct stat facts;
+    uint64_t size;
+
+    fd = fd_raise(fd);
+    if (!memfd_is_safe(fd, &size) || size == 0 || size != extent_round((size_t)size) ||
+        fstat(fd, &facts) < 0) {
+        close(fd);
+        errno = EPROTO;
+        return NULL;
+    }
+    pthread_mutex_lock(&arena.lock);
+    for (b = arena.live; b; b = b->next)
+        if (b->inode == facts.st_ino && b->device == facts.st_dev)
+            break;
+    if (b) {
+        b->users++;
+        close(fd);
+    }
+    else {
+        b = map(fd, (size_t)size);
+        if (b) {
+            b->passed = true;
+            add(b);
+        }
+    }
+    pthread_mutex_unlock(&arena.lock);
+    return b;
+}
+
+struct block *
+block_find(const void *data, size_t *at)
+{
+    struct block *b;
+    const char *where = data;
+
+    pthread_mutex_lock(&arena.lock);
+    for (b = arena.live; b; b = b->next)
+        if (where >= b->data && where < b->data + b->size) {
+            *at = (size_t)(where - b->data);
+            break;
+        }
+    pthread_mutex_unlock(&arena.lock);
+    return b;
+}
+
+struct block *
+block_ref(struct block *b)
+{
+    pthread_mutex_lock(&arena.lock);
+    b->users++;
+    pthread_mutex_unlock(&arena.lock);
+    return b;
+}
+
+void
+block_unref(struct block *b)
+{
+    pthread_mutex_lock(&arena.lock);
+    if (--b->users == 0) {
+        struct block **at = &arena.live;
+        while (*at != b)
+            at = &(*at)->next;
+        *at = b->next;
+        arena.nlive--;
+        /* What somebody else has must not become another array's. */
+        if (arena.keeps && !b->passed && b->forks == arena.forks &&
+            b->size <= IDLE_MOST - arena.idle_size) {
+            b->next = arena.idle;
+            arena.idle = b;
+            arena.idle_size += b->size;
+        }
+        else
+            unmap(b);
+    }
+    pthread_mutex_unlock(&arena.lock);
+}
+
+char *
+block_data(const struct block *b)
+{
+    return b->data;
+}
+
+size_t
+block_size(const struct block *b)
+{
+    return b->size;
+}
+
+int
+block_pass(struct block *b)
+{
+    pthread_mutex_lock(&arena.lock);
+    b->passed = true;
+    pthread_mutex_unlock(&arena.lock);
+    return b->fd;
+}
+
+void
+blocks_keep(bool keep)
+{
+    pthread_mutex_lock(&arena.lock);
+    arena.keeps = keep;
+    if (!keep)
+        trim();
+    pthread_mutex_unlock(&arena.lock);
+}
+
+unsigned
+blocks_live(void)
+{
+    pthread_mutex_lock(&arena.lock);
+    unsigned n = arena.nlive;
+    pthread_mutex_unlock(&arena.lock);
+    return n;
+}

@@ -1,0 +1,247 @@
+"""arrays="shared": big arrays are in memory that both processes have."""
+
+import multiprocessing
+import threading
+
+import numpy as np
+import pytest
+
+import ipython_isolation
+from ipython_isolation import IsolationContext, ProcessTerminationError
+
+N = 100_000  # of 8 bytes: more than ext/arena.h asks for
+
+
+@pytest.fixture
+def context():
+    with IsolationContext(restart="auto", name="shared", arrays="shared") as made:
+        made.load_module("operator")  # calls before the first module are kept, with what they were called with
+        yield made
+
+
+@pytest.fixture
+def kept(context):
+    return context.load_module("collections").deque()
+
+
+def total(a):
+    return float(a.sum())
+
+
+def put(a, index, value):
+    a[index] = value
+
+
+def make(value, n):
+    import numpy
+
+    return numpy.full(n, float(value))
+
+
+def test_what_either_side_writes_the_other_sees(context, kept):
+    a = np.zeros(N)
+    kept.append(a)
+    a[3] = 5.0
+    assert context.call(total, a) == 5.0
+    b = kept[0]
+    assert type(b) is np.ndarray and np.shares_memory(a, b)
+    context.call(put, a, 4, 7.0)
+    assert a[4] == b[4] == 7.0
+    b[5] = 1.0
+    assert context.call(lambda kept: float(kept[0].sum()), kept) == a.sum() == 13.0
+
+
+def test_also_while_the_call_runs(context):
+    a = np.zeros(N)
+
+    def ask(a, look):
+        a[0] = 1.0
+        seen = look()
+        return seen, float(a[1])
+
+    def look():
+        a[1] = 2.0
+        return float(a[0])
+
+    assert context.call(ask, a, look) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a[10:-10],
+        lambda a: a[::3],
+        lambda a: a[::-2],
+        lambda a: a.reshape(100, -1).T,
+        lambda a: a.reshape(100, -1)[:, 3],
+        lambda a: a.reshape(100, -1)[5:50, 100:1:-7],
+        lambda a: a.view("u4")[1::2],
+        lambda a: a[:0],
+        lambda a: a[5:6],
+        lambda a: a.view([("x", "f4"), ("y", "i4")]),
+    ],
+    ids=range(10),
+)
+def test_views(context, view):
+    a = np.arange(float(N))
+    seen = view(a)
+    plain = view(np.arange(float(N)))
+
+    def change(v):
+        facts = v.shape, str(v.dtype), v.tobytes(), v.flags.writeable
+        if v.size:
+            v[(0,) * v.ndim] = 1
+            v[(-1,) * v.ndim] = 2
+        return facts
+
+    assert context.call(change, seen) == change(plain)
+    assert seen.tobytes() == plain.tobytes()
+
+
+def test_read_only(context):
+    a = np.arange(float(N))
+    a.flags.writeable = False
+
+    def write(a):
+        try:
+            a[0] = 1
+        except ValueError as error:
+            return str(error)
+
+    assert context.call(write, a) == "assignment destination is read-only"
+
+
+def test_results(context):
+    a = context.call(make, 3, N)
+    assert a.flags.owndata and a.flags.writeable and a.base is None and a.sum() == 3.0 * N
+    context.call(put, a, 0, 0.0)
+    assert a.sum() == 3.0 * N - 3
+    a.resize((N * 2,), refcheck=False)
+    assert a[N - 1] == 3.0 and a[N] == 0.0 and context.call(total, a) == 3.0 * N - 3
+
+
+def test_small_ones_are_copied_and_written_back(context):
+    a = np.zeros(10)
+    context.call(put, a, 0, 1.0)
+    assert a[0] == 1.0
+
+
+def test_made_before(context):
+    """An array that was made before is copied, and written back."""
+    context.close()
+    a = np.zeros(N)
+    with IsolationContext(arrays="shared") as again:
+        again.call(put, a, 0, 1.0)
+        assert a[0] == 1.0
+
+
+def test_they_outlive_the_child(context, kept):
+    """What a dead call had written to a shared array stays, as in a file; nothing that the session has is lost."""
+    a, b = np.zeros(N), context.call(make, 2, N)
+
+    def die(a):
+        import ctypes
+
+        a[0] = 1.0
+        ctypes.string_at(0)
+
+    with pytest.raises(ProcessTerminationError):
+        context.call(die, a)
+    assert a[0] == 1.0 and b.sum() == 2 * N
+    assert context.call(total, a) == 1.0
+    assert context.call(total, b) == 2 * N
+
+
+def test_threads(context):
+    """NumPy's allocator is a thread's own, in the child too."""
+    results = {}
+
+    def run(i):
+        results[i] = context.call(make, i, N)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, a in results.items():
+        context.call(put, a, 0, -1.0)
+        assert a[0] == -1.0 and a[1] == i
+
+
+def test_memory_of_arrays_that_went(context):
+    """It is used for others, but not what the child still has."""
+
+    deque = context.load_module("collections").deque()
+    a = np.full(N, 1.0)
+    deque.append(a)
+    del a
+    others = [np.full(N, float(i)) for i in range(20)]
+    assert context.call(lambda d: float(d[0].sum()), deque) == N
+    assert [float(o[0]) for o in others] == list(range(20))
+    del others
+    for i in range(50):
+        assert context.call(total, np.full(N, float(i))) == i * float(N)
+        assert np.zeros(N).any() == False  # noqa: E712: a numpy.bool
+
+
+def test_many(context):
+    """More than may be shared are copied: nothing fails."""
+    arrays = [np.full(50_000, float(i)) for i in range(1200)]
+    for i in range(0, 1200, 100):
+        context.call(put, arrays[i], 0, -1.0)
+        assert arrays[i][0] == -1.0 and context.call(total, arrays[i]) == i * 49_999.0 - 1
+
+
+def _reads(a, line):
+    line.send(float(a[0]))
+    a[1] = 5.0
+    line.close()
+
+
+def test_a_fork_of_the_session(context):
+    """Forks have shared arrays in common (docs/guide.md); nothing else of them gets mixed up."""
+    fork = multiprocessing.get_context("fork")
+    a = np.full(N, 1.0)
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=_reads, args=(a, there))
+    process.start()
+    there.close()
+    assert here.recv() == 1.0
+    process.join()
+    here.close()
+    assert process.exitcode == 0
+    process.close()
+    assert a[1] == 5.0 and context.call(total, a) == N + 4.0
+
+
+def test_what_it_is_not_for():
+    with pytest.raises(ValueError, match='arrays must be "copy" or "shared"'):
+        IsolationContext(arrays="mapped")
+    with pytest.raises(ValueError, match='use transport="auto"'):
+        IsolationContext(arrays="shared", transport="zmq")
+
+
+def test_once_the_context_is_closed():
+    """Arrays are ordinary ones again; those that are there stay."""
+
+    def blocks():
+        with open("/proc/self/maps") as maps:
+            return sum("isolation-array" in line for line in maps)
+
+    with IsolationContext(arrays="shared") as context:
+        context.load_module("operator")
+        a = np.ones(N)
+        assert context.call(total, a) == N and blocks() == 1
+    b = np.ones(N)
+    assert blocks() == 1 and a.sum() == b.sum() == N
+    del a, b
+    assert blocks() == 0
+
+
+def test_it_is_a_setting():
+    info = None
+    with IsolationContext(arrays="shared") as context:
+        info = context.info()
+    assert info["arrays"] == "shared"
+    assert ipython_isolation.IsolationContext is IsolationContext
