@@ -5,7 +5,6 @@ and be wrong, so it finds no list at all. Where the library then asks a Python f
 """
 
 import collections
-import json
 
 from . import _core
 
@@ -53,21 +52,24 @@ def _copied(o, seen, depth):
     raise _NotPlain
 
 
-def _json_default(encoder, o, *, refuse=json.JSONEncoder.default):
-    """`json.JSONEncoder.default`: a list or dict of the child is encoded as one of this process would be."""
-    if _core.isproxy(o):
-        cls = o.__class__
-        if issubclass(cls, (dict, list)):
-            content = _core.proxy_info(o)[0].host_call("plain", o)
-            if content is not None:
-                return content
-        if issubclass(cls, dict):
-            return dict(o)
-        if issubclass(cls, list):
-            return list(o)
-    return refuse(encoder, o)
-
-
 def install():
     """Teaches the library's modules about proxies. Nothing changes for other objects."""
-    json.JSONEncoder.default = _json_default
+    import json  # not above: the child asks for `plain` before anybody has imported it, and installs this with it
+
+    refuse = json.JSONEncoder.default
+
+    def default(encoder, o):
+        """`json.JSONEncoder.default`: a list or dict of the child is encoded as one of this process would be."""
+        if _core.isproxy(o):
+            cls = o.__class__
+            if issubclass(cls, (dict, list)):
+                content = _core.proxy_info(o)[0].host_call("plain", o)
+                if content is not None:
+                    return content
+            if issubclass(cls, dict):
+                return dict(o)
+            if issubclass(cls, list):
+                return list(o)
+        return refuse(encoder, o)
+
+    json.JSONEncoder.default = default

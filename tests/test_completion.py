@@ -82,7 +82,8 @@ def worlds(tmp_path_factory):
     directory, running = tmp_path_factory.mktemp("completion"), []
     for isolated in ([], ["pandas zoo"]):
         command = [sys.executable, "-c", ALL, *isolated]
-        environment = session_environment(directory)
+        # jedi's cache is written in place: who reads it meanwhile finds nothing.
+        environment = session_environment(directory) | {"XDG_CACHE_HOME": str(directory / f"cache{len(running)}")}
         running.append(subprocess.Popen(command, env=environment, cwd=directory, stdout=subprocess.PIPE, text=True))
     try:
         lines = [process.communicate(timeout=70)[0].splitlines()[-1] for process in running]

@@ -243,13 +243,13 @@ def crasher():
 # -- the heap ------------------------------------------------------------------------------------------------------
 
 
-@death("heap-corruption", "SIGABRT", text=r"free\(\): double free", frame="deaths_double_free")
+@death("heap-corruption", "SIGABRT", text=r"free\(\): double free|double free or corruption", frame="deaths_double_free")
 def double_free():
     """free() twice."""
     _native("double_free")
 
 
-@death("heap-corruption", "SIGABRT", text=r"free\(\): invalid", frame="free_invalid")
+@death("heap-corruption", "SIGABRT", text=r"free\(\): invalid|double free or corruption", frame="free_invalid")
 def free_invalid():
     """free() of something inside a block."""
     _crash("free_invalid")
