@@ -34,7 +34,7 @@ struct block {
 static struct {
     pthread_mutex_t lock;
     struct block *live, *idle;
-    unsigned nlive;
+    unsigned nlive, nidle;
     bool keeps;
     size_t idle_size;
     unsigned forks;
@@ -73,6 +73,7 @@ trim(void)
         unmap(b);
     }
     arena.idle_size = 0;
+    arena.nidle = 0;
 }
 
 /* What waits for its next user is the parent's. */
@@ -89,30 +90,42 @@ watch_forks(void)
     pthread_atfork(before_fork, after_fork, after_fork_in_child);
 }
 
+static void
+lock(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&arena.lock);
+}
+
+/* With the lock. What waits for its next user has a descriptor too. */
 static bool
 may_have_more(void)
 {
     struct rlimit files;
 
-    return getrlimit(RLIMIT_NOFILE, &files) == 0 && arena.nlive < files.rlim_cur / 4;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+        return false;
+    if (arena.nlive + arena.nidle >= files.rlim_cur / 4)
+        trim();
+    return arena.nlive < files.rlim_cur / 4;
 }
 
 /* Maps a descriptor, which is its own from here on. NULL and errno. */
 static struct block *
-map(int fd, size_t size)
+map(int fd, size_t size, const struct stat *facts)
 {
     size_t page = extent_round(1);
     struct block *b = calloc(1, sizeof *b);
-    struct stat facts;
 
-    if (!b || fstat(fd, &facts) < 0) {
-        free(b);
+    if (!b) {
         close(fd);
         return NULL;
     }
     b->fd = fd;
-    b->device = facts.st_dev;
-    b->inode = facts.st_ino;
+    b->device = facts->st_dev;
+    b->inode = facts->st_ino;
     b->size = size;
     b->reserved_size = size + 2 * page;
     b->reserved = mmap(NULL, b->reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -121,6 +134,13 @@ map(int fd, size_t size)
         unmap(b);
         return NULL;
     }
+    /* Shared memory is not counted before it is used: what malloc() would refuse is refused. */
+    void *probe = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (probe == MAP_FAILED) {
+        unmap(b);
+        return NULL;
+    }
+    munmap(probe, size);
     b->data = b->reserved + page;
     if (mmap(b->data, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
         unmap(b);
@@ -145,45 +165,43 @@ static struct block *
 make(size_t size)
 {
     int fd = fd_raise(memfd_create("isolation-array", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    struct stat facts;
 
     if (fd < 0)
         return NULL;
-    if (ftruncate(fd, (off_t)size) < 0 ||
+    if (ftruncate(fd, (off_t)size) < 0 || fstat(fd, &facts) < 0 ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
         close(fd);
         return NULL;
     }
-    return map(fd, size);
+    return map(fd, size, &facts);
 }
 
 struct block *
 block_new(size_t size, bool zeroed)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     size_t wanted = extent_round(size);
     struct block *b = NULL;
     bool used = false;
 
     if (size == 0 || wanted < size || wanted > SIZE_MAX / 2)
         return NULL;
-    pthread_once(&once, watch_forks);
-    pthread_mutex_lock(&arena.lock);
-    if (may_have_more()) {
-        struct block **at = &arena.idle;
-        while (*at && ((*at)->size < wanted || (*at)->size / 2 > wanted))
-            at = &(*at)->next;
-        if (*at) {
-            b = *at;
-            *at = b->next;
-            arena.idle_size -= b->size;
-            b->users = 1;
-            used = true;
-        }
-        else
-            b = make(wanted);
-        if (b)
-            add(b);
+    lock();
+    struct block **at = &arena.idle;
+    while (*at && ((*at)->size < wanted || (*at)->size / 2 > wanted))
+        at = &(*at)->next;
+    if (*at) {
+        b = *at;
+        *at = b->next;
+        arena.idle_size -= b->size;
+        arena.nidle--;
+        b->users = 1;
+        used = true;
     }
+    else if (may_have_more())
+        b = make(wanted);
+    if (b)
+        add(b);
     pthread_mutex_unlock(&arena.lock);
     if (b && used && zeroed)
         memset(b->data, 0, size);
@@ -195,16 +213,15 @@ block_take(int fd)
 {
     struct block *b = NULL;
     struct stat facts;
-    uint64_t size;
 
     fd = fd_raise(fd);
-    if (!memfd_is_safe(fd, &size) || size == 0 || size != extent_round((size_t)size) ||
-        fstat(fd, &facts) < 0) {
+    if (!memfd_is_safe(fd, &facts) || facts.st_size == 0 ||
+        (size_t)facts.st_size != extent_round((size_t)facts.st_size)) {
         close(fd);
         errno = EPROTO;
         return NULL;
     }
-    pthread_mutex_lock(&arena.lock);
+    lock();
     for (b = arena.live; b; b = b->next)
         if (b->inode == facts.st_ino && b->device == facts.st_dev)
             break;
@@ -213,7 +230,7 @@ block_take(int fd)
         close(fd);
     }
     else {
-        b = map(fd, (size_t)size);
+        b = map(fd, (size_t)facts.st_size, &facts);
         if (b) {
             b->passed = true;
             add(b);
@@ -264,6 +281,7 @@ block_unref(struct block *b)
             b->next = arena.idle;
             arena.idle = b;
             arena.idle_size += b->size;
+            arena.nidle++;
         }
         else
             unmap(b);
@@ -300,6 +318,15 @@ blocks_keep(bool keep)
     if (!keep)
         trim();
     pthread_mutex_unlock(&arena.lock);
+}
+
+bool
+block_has(int fd)
+{
+    for (struct block *b = arena.live; b; b = b->next)
+        if (b->fd == fd)
+            return true;
+    return false;
 }
 
 unsigned

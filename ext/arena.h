@@ -32,6 +32,8 @@ size_t block_size(const struct block *block);
 int block_pass(struct block *block);
 /* Whether the memory of blocks that go is kept for the next; false, as at first, gives it back. */
 void blocks_keep(bool keep);
+/* In a fork that has no other thread: whether a descriptor is a block's. */
+bool block_has(int fd);
 /* How many there are. */
 unsigned blocks_live(void);
 

@@ -16,6 +16,8 @@ struct array_interface {
     void *data;
     PyObject *descr;
 };
+/* Descriptors that go with one frame, at most: the reader has little room for them. */
+#define BLOCKS_MOST 40
 /* In the flags of an array in a frame: where its elements are in the blob follows. */
 #define STRIDED 4
 enum { C_CONTIGUOUS = 1, F_CONTIGUOUS = 2, WRITEABLE = 0x400, NOTSWAPPED = 0x200 };
@@ -212,7 +214,7 @@ block_of(struct message *m, PyObject *o, char **start, size_t *size)
 {
     struct array_interface *a;
     size_t at;
-    if (!m->peer->shares_arrays || m->strand == NULL || m->openly ||
+    if (!m->peer->shares_arrays || m->strand == NULL || m->openly || m->nblobs >= BLOCKS_MOST ||
         !channel_has_lane(m->strand->channel)) {
         return NULL;
     }
@@ -489,7 +491,6 @@ decode_ndarray(struct incoming *in)
     if (!plain) {
         goto garbled;
     }
-    struct extent_copy *copy = copy_of_frame(frame, data, size);
     bool taken;
     if (strides != NULL) {
         array = strided_array(numpy, shape, dtype, strides, offset, frame, data, size);
@@ -500,7 +501,8 @@ decode_ndarray(struct incoming *in)
                                  (void *)(uintptr_t)data, size);
         goto made;
     }
-    array = ndarray_on(numpy, shape, dtype, flags & 1 ? "C" : "F", copy, &taken);
+    array = ndarray_on(numpy, shape, dtype, flags & 1 ? "C" : "F", copy_of_frame(frame, data, size),
+                       &taken);
     capsule = array == NULL ? NULL : interface_of(array, &a);
     if (capsule == NULL) {
         Py_CLEAR(array);

@@ -790,6 +790,7 @@ batch_drop(BatchObject *b, PyObject *why)
     m.begun = true;
     m.batch = NULL;
     if (s->epoch != b->peer->epoch) {
+        m.nsent = 0;    /* the counts are those of the new life */
         m.released = 0; /* of a life that is over */
     }
     s->pins--;
@@ -840,6 +841,7 @@ batch_flush(BatchObject *b)
         fail_rest(b, b->futures, 0, exc);
         Py_DECREF(exc);
     }
+    blobs_collect();
     iteration_effect(peer);
     if (values != NULL) {
         values_end(s, values);
@@ -1225,5 +1227,6 @@ op_batch(struct incoming *in, unsigned *Py_UNUSED(flags))
         Py_XDECREF(calls.outcomes[k].o);
     }
     free(calls.outcomes);
+    in->unanswered = rc < 0; /* who waits for that answer would wait for ever */
     return rc < 0 || in->peer->reborn ? NULL : Py_NewRef(Py_None);
 }

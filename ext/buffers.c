@@ -368,10 +368,11 @@ buffers_sent(PeerObject *peer)
 static int
 skip_ranges(struct incoming *in)
 {
-    for (uint64_t n = read_count(&in->r, 16); n > 0; n--) {
+    for (uint64_t n = read_count(&in->r, 9 + 8); n > 0; n--) {
         size_t size;
+        const struct frame *frame;
         (void)read_u64(&in->r);
-        (void)read_bytes(&in->r, &size);
+        (void)decode_blob(in, &size, &frame);
     }
     return in->r.failed ? garbled("changes of a buffer") : 0;
 }

@@ -242,6 +242,16 @@ open_accepting(channel *c)
     return 0;
 }
 
+/* A frame has passed: libzmq has opened all that it needs. */
+static void
+connected(channel *c)
+{
+    if (c->filled) {
+        c->filled = false;
+        fd_unfill();
+    }
+}
+
 static int
 need_socket(channel *c)
 {
@@ -254,17 +264,18 @@ need_socket(channel *c)
     }
     fd_fill();
     c->filled = true;
-    return open_accepting(c);
-}
-
-/* A frame has passed: libzmq has opened all that it needs. */
-static void
-connected(channel *c)
-{
-    if (c->filled) {
-        c->filled = false;
-        fd_unfill();
+    if (open_accepting(c) == 0) {
+        return 0;
     }
+    int saved = errno;
+    if (c->socket != NULL) {
+        zmq_close(c->socket);
+        c->socket = NULL;
+        c->signal_fd = -1;
+    }
+    connected(c);
+    errno = saved;
+    return -1;
 }
 
 bool

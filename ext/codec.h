@@ -104,6 +104,7 @@ struct incoming {
     struct values *values;     /* borrowed: of the request that is read; NULL in any other frame */
     bool discarded;            /* read for its handles alone: requests it refers to may be over */
     struct batch_calls *batch; /* borrowed or NULL: the batch that is being served; see batch.c */
+    bool unanswered;           /* a call of it could not be answered: this end has to give up */
 };
 
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);

@@ -26,10 +26,14 @@
 #define LEFT_FREE 16
 /* Copies that the reader makes without copying. */
 #define COPIES_MOST 40
-/* How often memory that was written all over is not watched, and not mapped by the reader, before
- * another try. */
+/* How often memory that was written all over is not watched before another try; twice as often
+ * after each that was in vain. */
 #define NOT_WATCHED 8
-#define NOT_MAPPED 8
+#define NOT_WATCHED_MOST 1024
+/* Watched pieces, the last ones, whose extents are kept for them. */
+#define WATCHED_MOST 4
+/* How often what was written all over twice in a row is not mapped by the reader. */
+#define NOT_MAPPED 4
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -91,7 +95,7 @@ struct extents_out {
     bool guarded, watches;
     pid_t owner;
     size_t idle_most;
-    uint64_t busy;
+    uint64_t busy, stamp;
     struct slot {
         int fd;           /* -1: there is none */
         bool passed;      /* the reader has it */
@@ -105,6 +109,8 @@ struct extents_out {
             size_t size;
             uint64_t watch;       /* 0: it is not watched */
             unsigned not_watched; /* how often still not */
+            unsigned in_vain;     /* what that was the last time */
+            uint64_t stamp;       /* when it was written */
         } source;
     } slots[EXTENTS_MOST];
 };
@@ -261,13 +267,13 @@ make(struct slot *s, size_t size)
     return 0;
 }
 
-/* One that was written from the same memory; else the smallest that is big enough, rather one whose
- * source is nothing to go by; else one with no memfd yet; else the smallest of all, which gets
- * another. -1: all are in use, or there is no memory. */
+/* One that was written from the same memory; else the smallest that is big enough and is kept for
+ * nothing, or for what was sent longest ago where that is much; else one with no memfd yet; else
+ * the smallest of all, which gets another. -1: all are in use, or there is no memory. */
 static int
 choose(struct extents_out *out, size_t size, const void *source)
 {
-    int fits = -1, none = -1, least = -1;
+    int fits = -1, none = -1, least = -1, oldest = -1, watched = 0;
 
     for (int i = 0; i < (int)EXTENTS_MOST; i++) {
         struct slot *s = &out->slots[i];
@@ -275,18 +281,23 @@ choose(struct extents_out *out, size_t size, const void *source)
             continue;
         if (source && s->source.data == source && s->source.size == size)
             return i;
-        if (s->fd < 0)
+        if (s->fd < 0) {
             none = none < 0 ? i : none;
-        else if (s->capacity < size)
-            least = least < 0 || s->capacity < out->slots[least].capacity ? i : least;
-        else if (s->source.watch == 0)
+            continue;
+        }
+        least = least < 0 || s->capacity < out->slots[least].capacity ? i : least;
+        watched += s->source.watch != 0;
+        if (s->capacity < size)
+            continue;
+        if (s->source.watch == 0)
             fits = fits < 0 || s->capacity < out->slots[fits].capacity ? i : fits;
+        else if (oldest < 0 || s->source.stamp < out->slots[oldest].source.stamp)
+            oldest = i;
     }
     if (fits >= 0)
         return fits;
-    for (int i = 0; none < 0 && i < (int)EXTENTS_MOST; i++)
-        if (!(out->busy >> i & 1) && out->slots[i].capacity >= size)
-            return i; /* what is watched has to go */
+    if (oldest >= 0 && (watched >= WATCHED_MOST || none < 0))
+        return oldest;
     int slot = none >= 0 ? none : least;
     return slot >= 0 && make(&out->slots[slot], size) == 0 ? slot : -1;
 }
@@ -362,6 +373,14 @@ update_run(void *argument, char *start, size_t size)
     u->failed = u->failed || write_all(u->slot->fd, start, size, at) < 0;
 }
 
+static void
+give_up_watching(struct slot *s)
+{
+    unsigned n = s->source.in_vain < NOT_WATCHED ? NOT_WATCHED : s->source.in_vain * 2;
+
+    s->source.in_vain = s->source.not_watched = n < NOT_WATCHED_MOST ? n : NOT_WATCHED_MOST;
+}
+
 /* A big piece, alone in its extent, perhaps from memory that was sent before. Other threads may
  * write to it meanwhile: what they write is in what was sent, or in the watch. */
 static int
@@ -378,24 +397,26 @@ write_apart(struct extents_out *out, struct slot *s, const struct piece *piece)
                 /* It costs a fault for each page that is written, and brings little. */
                 pages_unwatch(s->source.watch);
                 s->source.watch = 0;
-                s->source.not_watched = NOT_WATCHED;
+                give_up_watching(s);
             }
             return 0;
         }
         pages_unwatch(s->source.watch);
         s->source.watch = 0;
     }
+    s->source.stamp = ++out->stamp;
     if (!again) {
         forget_source(s);
+        s->source.stamp = out->stamp;
         s->source.data = piece->data;
         s->source.size = piece->size;
     }
-    else if (s->source.not_watched > 0)
+    if (s->source.not_watched > 0)
         s->source.not_watched--;
     else if (out->watches) {
         s->source.watch = pages_watch(piece->data, piece->size);
         if (s->source.watch == 0)
-            s->source.not_watched = NOT_WATCHED;
+            give_up_watching(s);
     }
     if (s->used < piece->size)
         s->used = piece->size;
@@ -488,6 +509,7 @@ struct extents_in {
         uint64_t size;
         struct extent_copy *idle; /* as clean as new, for the next; or NULL */
         unsigned not_mapped;      /* how often still not */
+        bool was_written;         /* the last one, all over */
     } slots[EXTENTS_MOST];
 };
 
@@ -571,27 +593,25 @@ extents_in_free(struct extents_in *in)
 /* Memory whose end stays where it is, and whose pages come when they are touched: a file could end
  * earlier at any time, and huge pages could have run out, both a SIGBUS. */
 bool
-memfd_is_safe(int fd, uint64_t *size)
+memfd_is_safe(int fd, struct stat *facts)
 {
     struct statfs file_system;
-    struct stat facts;
     int seals = fcntl(fd, F_GET_SEALS);
 
     if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW) ||
         fstatfs(fd, &file_system) < 0 || file_system.f_type != TMPFS_MAGIC ||
-        fstat(fd, &facts) < 0 || facts.st_size < 0)
+        fstat(fd, facts) < 0 || facts->st_size < 0)
         return false;
-    *size = (uint64_t)facts.st_size;
     return true;
 }
 
 int
 extents_take(struct extents_in *in, unsigned slot, int fd)
 {
-    uint64_t size;
+    struct stat facts;
 
     fd = fd_raise(fd);
-    if (slot >= EXTENTS_MOST || !memfd_is_safe(fd, &size)) {
+    if (slot >= EXTENTS_MOST || !memfd_is_safe(fd, &facts)) {
         close(fd);
         errno = EPROTO;
         return -1;
@@ -599,8 +619,9 @@ extents_take(struct extents_in *in, unsigned slot, int fd)
     pthread_mutex_lock(&lock);
     forget_slot(in, slot);
     in->slots[slot].fd = fd;
-    in->slots[slot].size = size;
+    in->slots[slot].size = (uint64_t)facts.st_size;
     in->slots[slot].not_mapped = 0;
+    in->slots[slot].was_written = false;
     pthread_mutex_unlock(&lock);
     return 0;
 }
@@ -842,8 +863,9 @@ extent_copy_free(struct extent_copy *copy)
 
     pthread_mutex_lock(&lock);
     in->copies--;
-    if (written > copy->size / 2)
+    if (written > copy->size / 2 && in->slots[view->slot].was_written)
         in->slots[view->slot].not_mapped = NOT_MAPPED;
+    in->slots[view->slot].was_written = written > copy->size / 2;
     if (keep && in->back && view->forks == atomic_load(&forks)) {
         unmap_copy(in->slots[view->slot].idle);
         in->slots[view->slot].idle = copy;

@@ -113,9 +113,10 @@ bool extent_copy_changes(const struct extent_copy *copy, extent_run *run, void *
 const unsigned char *extent_copy_original(const struct extent_copy *copy);
 void extent_copy_free(struct extent_copy *copy);
 
-/* Whether a descriptor of another process is memory that may be mapped without danger, and its
- * size. */
-bool memfd_is_safe(int fd, uint64_t *size);
+/* Whether a descriptor of another process is memory that may be mapped without danger, and the
+ * facts of it. */
+struct stat;
+bool memfd_is_safe(int fd, struct stat *facts);
 
 /* Where the next piece begins. */
 size_t extent_round(size_t size);

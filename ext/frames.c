@@ -248,6 +248,7 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
     in->values = NULL;
     in->discarded = false;
     in->batch = NULL;
+    in->unanswered = false;
     reader_init(&in->r, in->frame.data, in->frame.size);
     if (!read_header(&in->r, &in->header)) {
         frame_free(&in->frame);

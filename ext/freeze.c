@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "freeze.h"
 
+#include "arena.h"
+
 #include "fdfloor.h"
 #include "fdpass.h"
 #include "yield.h"
@@ -173,7 +175,7 @@ static int
 close_unless_kept(struct frozen *self, int fd, const struct stat *facts)
 {
     (void)self;
-    if (!is_kept(fd, facts))
+    if (!is_kept(fd, facts) && !block_has(fd))
         close(fd);
     return 0;
 }

@@ -482,6 +482,9 @@ lane_woken(lane *l)
         return true;
     }
     atomic_store_explicit(&l->in.control->sleeping, 0, memory_order_relaxed);
+    if (l->npassed == PASSED_MOST) {
+        return true; /* what more has been passed waits where it is, for lane_take() */
+    }
     /* What comes behind it wakes once more. */
     return take_message(l) >= 0 || (errno != EBADF && errno != ENOTSOCK);
 }

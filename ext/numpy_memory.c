@@ -40,28 +40,45 @@ static struct {
 } offered;
 static int sharing; /* contexts that share arrays */
 
+/* What is offered, where it has this size; else NULL. */
+static void *
+take_offered(size_t size)
+{
+    if (offered.size == 0 || size != offered.size) {
+        return NULL;
+    }
+    if (offered.block != NULL) {
+        block_ref(offered.block);
+    }
+    else if (!table_put(&copies, ADDRESS(offered.data), offered.copy)) {
+        return NULL;
+    }
+    offered.size = 0;
+    return offered.data;
+}
+
 static void *
 allocate(void *Py_UNUSED(context), size_t size)
 {
-    if (offered.size != 0 && size == offered.size) {
-        if (offered.block != NULL) {
-            block_ref(offered.block);
-        }
-        if (offered.block != NULL || table_put(&copies, ADDRESS(offered.data), offered.copy)) {
-            offered.size = 0;
-            return offered.data;
-        }
+    void *data = take_offered(size);
+    if (data != NULL) {
+        return data;
     }
     struct block *block = sharing > 0 && size >= ARENA_LEAST ? block_new(size, false) : NULL;
     return block != NULL ? block_data(block) : malloc(size > 0 ? size : 1);
 }
 
+/* Of some dtypes numpy.empty() wants zeros, too; what is offered is filled. */
 static void *
 allocate_zeroed(void *Py_UNUSED(context), size_t n, size_t size)
 {
     size_t total;
-    if (sharing > 0 && !__builtin_mul_overflow(n, size, &total) && total >= ARENA_LEAST) {
-        struct block *block = block_new(total, true);
+    if (!__builtin_mul_overflow(n, size, &total)) {
+        void *data = take_offered(total);
+        if (data != NULL) {
+            return data;
+        }
+        struct block *block = sharing > 0 && total >= ARENA_LEAST ? block_new(total, true) : NULL;
         if (block != NULL) {
             return block_data(block);
         }
@@ -159,7 +176,12 @@ make_array(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
     if (before == NULL) {
         offered.size = 0;
     }
+    /* What a finaliser makes meanwhile must not take what is offered. */
+    int collects = PyGC_Disable();
     PyObject *array = PyObject_CallMethod(numpy, "empty", "OOs", shape, dtype, order);
+    if (collects) {
+        PyGC_Enable();
+    }
     *taken = size != 0 && before != NULL && offered.size == 0;
     offered.size = 0;
     if (before != NULL) {

@@ -3,8 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -180,48 +183,77 @@ forget_in_fork(void)
         end_watch(&watching.first, false);
 }
 
-static void
-note_run(void *argument, char *start, size_t size)
-{
-    (void)start, (void)size;
-    *(bool *)argument = true;
-}
-
-/* Nothing but private memory without a file: what others write to memory that they share goes
- * unnoticed. */
+/* Nothing but private memory without a file, all of it: what others write to memory that they share
+ * goes unnoticed, and what is behind a private mapping of a file may be written by anybody. Pages
+ * cannot tell, where none is there yet. */
 static bool
-is_private(char *start, char *end)
+is_anonymous(const char *start, const char *end)
 {
-    struct scan scan = {.start = (uint64_t)(uintptr_t)start,
-                        .end = (uint64_t)(uintptr_t)end,
-                        .category_mask = IS_FILE,
-                        .return_mask = IS_FILE};
-    bool found = false;
-    int map = open_map();
-    int rc = map < 0 ? -1 : scan_pages(map, scan, note_run, &found);
+    FILE *maps = fopen("/proc/self/maps", "re");
+    uintptr_t at = (uintptr_t)start, from, to;
+    unsigned long inode;
+    char permissions[5], line[512];
 
-    if (map >= 0)
-        close(map);
-    return rc == 0 && !found;
+    while (maps && at < (uintptr_t)end && fgets(line, sizeof line, maps)) {
+        bool whole = strchr(line, '\n') != NULL;
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %*x %*s %lu", &from, &to, permissions,
+                   &inode) == 4 &&
+            to > at && from < (uintptr_t)end) {
+            if (from > at || permissions[3] != 'p' || inode != 0)
+                break;
+            at = to;
+        }
+        while (!whole && fgets(line, sizeof line, maps))
+            whole = strchr(line, '\n') != NULL;
+    }
+    if (maps)
+        fclose(maps);
+    return at >= (uintptr_t)end;
 }
 
-uint64_t
-pages_watch(const void *data, size_t size)
+static void
+before_fork(void)
 {
-    size_t page = page_size();
-    uintptr_t from = (uintptr_t)data, to = (from + size) / page * page;
-    char *start = (char *)((from + page - 1) / page * page), *end = (char *)to;
-    uint64_t number = 0;
-
-    if (start >= end || !is_private(start, end))
-        return 0;
     pthread_mutex_lock(&watching.lock);
-    forget_in_fork();
+}
+
+static void
+after_fork(void)
+{
+    pthread_mutex_unlock(&watching.lock);
+}
+
+static void
+watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork);
+}
+
+static void
+end_overlapping(const char *start, const char *end)
+{
     for (struct watch **at = &watching.first; *at != NULL;)
         if ((*at)->start < end && start < (*at)->end)
             end_watch(at, true);
         else
             at = &(*at)->next;
+}
+
+uint64_t
+pages_watch(const void *data, size_t size)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    size_t page = page_size();
+    uintptr_t from = (uintptr_t)data, to = (from + size) / page * page;
+    char *start = (char *)((from + page - 1) / page * page), *end = (char *)to;
+    uint64_t number = 0;
+
+    if (start >= end || !is_anonymous(start, end))
+        return 0;
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&watching.lock);
+    forget_in_fork();
+    end_overlapping(start, end);
     struct watch *w = malloc(sizeof *w);
     if (w != NULL && watching.fd < 0) {
         watching.fd = open_noting();
@@ -280,6 +312,13 @@ pages_watched(uint64_t number, pages_run *run, void *argument)
         if (w->data < w->start)
             run(argument, (char *)(uintptr_t)w->data, (size_t)(w->start - w->data));
         rc = scan_pages(map, scan, run, argument);
+        /* Where the tables for a whole range of pages have gone (MADV_DONTNEED of a huge page),
+         * some kernels do not say that it was written: what is there neither as memory nor as a
+         * mark of the watch has been dropped. */
+        scan.category_inverted = scan.category_mask = IS_PRESENT | IS_SWAPPED;
+        scan.return_mask = IS_PRESENT;
+        if (rc == 0)
+            rc = scan_pages(map, scan, run, argument);
         if (rc == 0 && w->end < end)
             run(argument, w->end, (size_t)(end - w->end));
         if (rc < 0)
@@ -299,5 +338,15 @@ pages_unwatch(uint64_t number)
     struct watch **at = find(number);
     if (*at != NULL)
         end_watch(at, true);
+    pthread_mutex_unlock(&watching.lock);
+}
+
+void
+pages_release(const void *data, size_t size)
+{
+    if (watching.first == NULL || watching.owner != getpid())
+        return;
+    pthread_mutex_lock(&watching.lock);
+    end_overlapping(data, (const char *)data + size);
     pthread_mutex_unlock(&watching.lock);
 }

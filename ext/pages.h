@@ -25,6 +25,9 @@ uint64_t pages_watch(const void *data, size_t size);
  * answer or in the next. 0, or -1: cannot tell (the watch has ended, or the memory is other memory
  * by now). */
 int pages_watched(uint64_t watch, pages_run *run, void *argument);
+/* Ends what is watched there: it is about to be written, all of it or much, which would take a page
+ * fault for each page. */
+void pages_release(const void *data, size_t size);
 /* 0 and an ended watch are allowed. */
 void pages_unwatch(uint64_t watch);
 

@@ -4,6 +4,7 @@
  */
 #include "codec.h"
 #include "numpy_memory.h"
+#include "pages.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -733,6 +734,9 @@ apply_ranges(struct incoming *in, char *data, size_t size)
         const unsigned char *bytes = decode_blob(in, &length, &frame);
         if (in->r.failed || offset > size || length > size - offset) {
             return garbled("changes of a buffer");
+        }
+        if (length >= MUCH) {
+            pages_release(data + offset, length);
         }
         memcpy(data + offset, bytes, length);
     }

@@ -219,6 +219,7 @@ request_resume(PeerObject *peer, struct strand *s)
 {
     if (s->depth == 0) {
         s->busy_since = peer->stamp;
+        s->subject = NULL; /* message_about() says it, where there is one */
     }
     s->depth++;
     peer->active++;

@@ -744,6 +744,9 @@ process_close_output(process *self, int fd)
 {
     if (fd < 0)
         return;
+    /* Whoever else holds the pipe (notice.c) keeps it in the set, with nothing left to read. */
+    if (self->output >= 0)
+        epoll_ctl(self->output, EPOLL_CTL_DEL, fd, NULL);
     if (fd == self->out)
         close_fd(&self->out);
     else if (fd == self->err)

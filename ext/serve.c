@@ -106,6 +106,12 @@ serve(struct incoming *in)
         s->serving--;
         return 0;
     }
+    if (in->unanswered) {
+        values_end(s, &values);
+        pairs_truncate(s, npairs);
+        s->serving--;
+        return -1;
+    }
     if (interruptible) {
         atomic_store(&peer->page->executing_request, outer);
         if (outer == 0) {

@@ -12,7 +12,7 @@
 struct zmq_late zmq_late;
 
 static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
-static int loaded; /* under the lock */
+static int loaded; /* set under the lock, and then for good */
 static char message[256];
 
 /* Never unloaded: its threads may outlive any use of it. A failure may be for now (no memory), and
@@ -38,10 +38,13 @@ load(void)
 int
 zmq_late_load(void)
 {
-    pthread_mutex_lock(&loading);
-    loaded = loaded || load();
-    int found = loaded;
-    pthread_mutex_unlock(&loading);
+    int found = __atomic_load_n(&loaded, __ATOMIC_ACQUIRE);
+    if (!found) {
+        pthread_mutex_lock(&loading);
+        found = loaded || load();
+        __atomic_store_n(&loaded, found, __ATOMIC_RELEASE);
+        pthread_mutex_unlock(&loading);
+    }
     if (!found) {
         errno = ELIBACC;
     }

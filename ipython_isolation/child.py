@@ -49,7 +49,6 @@ class Child:
         self.reports = reports.ChildReports(self.peer)
         self.shell = child_shell.ChildShell(self.reports, None)
         self.following = {"path": None, "environ": None, "cwd": None}
-        self._loads = False  # a module has been loaded: what is called from now on is no set-up
 
     # -- what the core calls --------------------------------------------------------------------
 
@@ -102,6 +101,9 @@ class Child:
             importlib.import_module(name)
         inspect = sys.modules["inspect"]
         inspect.signature(inspect.signature)  # which imports more
+        from ipython_isolation import decorator  # noqa: F401  the whole package, with all it imports
+
+        _core.zmq_version()  # loads libzmq
 
     def remote_sync(self, path, environ, cwd, levels):
         """Follows the kernel. Each part is None when it did not change there."""
@@ -124,7 +126,6 @@ class Child:
 
     def remote_load(self, name, path, isolated):
         """Imports a module: (module, its file, its path, its package, its documentation)."""
-        self._loads = True
         self.peer.isolated.update(isolated)
         if path is not None:
             _paths[name] = path
@@ -210,22 +211,12 @@ class Child:
 
         return pickle.dumps(o, protocol=pickle.HIGHEST_PROTOCOL)
 
-    def _prepare(self):
-        """Imports what may be needed later, before a set-up call: that may be a chroot, or take rights away."""
-        if not self._loads:
-            self._loads = True
-            from ipython_isolation import decorator  # noqa: F401  the whole package, with all it imports
-
-            _core.zmq_version()  # loads libzmq
-
     def remote_call_shipped(self, package, args, kwargs):
-        self._prepare()
         from ipython_isolation import shipping
 
         return shipping.build(package)(*args, **kwargs)
 
     def remote_call_named(self, module, qualname, args, kwargs):
-        self._prepare()
         o = importlib.import_module(module)
         for part in qualname.split("."):
             o = getattr(o, part)

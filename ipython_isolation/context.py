@@ -390,8 +390,8 @@ class IsolationContext:
 
         A call belongs to the module of its function or class, or of its object's class, and so does all that it does, in
         whichever module. What is printed outside of a call, or by an object of a built-in type or of a module that was
-        not loaded by its name (a generator, a function without a name), belongs to none of them: it is muted where all
-        modules of the context are.
+        not loaded by its name (a generator, a function without a name), or by the calls of a `batch`, belongs to none of
+        them: it is muted where all modules of the context are.
 
         Parameters
         ----------

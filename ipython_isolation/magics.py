@@ -268,9 +268,9 @@ class Isolate(Magics):
             options = dict(options or {})
             mute = options.pop("mute", None)
             context = self._context(context_name, options)
+            report = importer.isolate_with_report(names, context, namespace=self.shell.user_ns)
             for name in names if mute is not None else ():
                 context.mute_module(name, mute)
-            report = importer.isolate_with_report(names, context, namespace=self.shell.user_ns)
         except importer.NotIsolatableError as error:
             raise UsageError(str(error)) from None
         self._names.update(names)

@@ -44,10 +44,12 @@ def represent(o, methods, include, exclude, text):
     (dict, dict) or None
         Data and metadata by MIME type. None: it displays itself, or a method has failed; the session finds out.
     """
-    if _method(o, _DISPLAY) is not None:
-        return None
     data, metadata = {}, {}
     try:
+        if text is not None:
+            _kept.get(text[0])  # first of all: what has been sent is not sent again
+        if _method(o, _DISPLAY) is not None:
+            return None
         plain = None if text is None else _printers(*text[:3])
         bundle = _method(o, _BUNDLE)
         if bundle is not None:

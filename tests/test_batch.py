@@ -481,3 +481,55 @@ def test_an_interrupt():
     session.process.stdout.close()
     assert session.process.wait(20) == 0, session.process.stderr.read()
     session.process.stderr.close()
+
+
+def test_what_is_printed_meanwhile_is_of_no_module(capfd):
+    """One module of the child is muted: the output of a batch, whose calls run ahead of what is read, is shown."""
+    with IsolationContext(restart="auto", rollback="off") as context:
+        talker, zoo = context.load_module("talker"), context.load_module("zoo")
+        context.mute_module("zoo")
+        for _ in range(20):
+            with context.batch():
+                animal = zoo.Animal("rex")
+                said = talker.say("heard")
+                animal = zoo.Animal("max")
+            said.result()
+            del animal, said
+        talker.say("last")
+    assert capfd.readouterr().out.count("heard") == 20
+
+
+def test_a_batch_of_an_earlier_life(capfd):
+    """What it would have sent is not taken back from the life that a frozen copy has begun meanwhile."""
+    with IsolationContext(restart="auto") as context:
+        deaths = context.load_module("_deaths")
+        kept = context.load_module("collections").deque()
+
+        def call():
+            return 5
+
+        kept.append(call)
+        context.checkpoint()
+        with context._snapshots.hold():
+            begun, go = threading.Event(), threading.Event()
+            raised = []
+
+            def other():
+                try:
+                    with context.batch():
+                        kept.append(call)
+                        begun.set()
+                        go.wait(30)
+                except ClientStateError as error:
+                    raised.append(str(error))
+
+            thread = threading.Thread(target=other)
+            thread.start()
+            begun.wait(30)
+            with pytest.raises(ProcessTerminationError):
+                deaths.segfault()
+            len(kept)
+            go.set()
+            thread.join()
+            assert "the process it was for has ended" in raised[0]
+            assert context.call(lambda kept: [one() for one in kept], kept) == [5]

@@ -268,7 +268,7 @@ def test_memory_goes_back(context):
         with open("/proc/self/maps") as maps:
             return sum("isolation-extent" in line for line in maps)
 
-    for _ in range(3):
+    for _ in range(12):
         context.call(make, 1, N)
         context.call(total, np.ones(N))
     before = extents(), len(os.listdir("/proc/self/fd"))
@@ -276,3 +276,65 @@ def test_memory_goes_back(context):
         context.call(make, 1, N)
         context.call(total, np.ones(N))
     assert extents() <= before[0] + 2 and len(os.listdir("/proc/self/fd")) <= before[1] + 2
+
+
+def test_results_that_are_passed_back(context):
+    """A result is the other side's memory until it is written: what comes later at its place is seen."""
+    r = context.call(make, 1, N)
+    r += 1
+    assert context.call(total, r) == 2.0 * N
+    del r
+    for value in range(2, 30):
+        r = context.call(make, value, N)
+        for _ in range(value % 3 + 1):
+            assert context.call(total, r) == value * float(N)
+        del r
+
+
+def test_results_that_are_passed_back_after_forks(context):
+    for value in range(1, 25):
+        if value % 4 == 0:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+        r = context.call(make, value, N)
+        assert context.call(total, r) == context.call(total, r) == value * float(N)
+        del r
+
+
+@pytest.mark.parametrize("mode", ["r+", "c"])
+def test_files(context, tmp_path, mode):
+    """What is written to the file of a memory map is seen, wherever the next one is mapped."""
+    path = tmp_path / "numbers"
+    for value in range(1, 12):
+        np.full(N, float(value)).tofile(path)
+        a = np.asarray(np.memmap(path, dtype=float, mode=mode))
+        assert context.call(total, a) == value * float(N)
+        with open(path, "r+b") as file:
+            file.write(np.full(N, float(value) + 0.5).tobytes())
+        assert context.call(total, a) == (value + 0.5) * N
+        del a
+
+
+def test_texts(context):
+    """NumPy fills these with zeros when it makes them."""
+    a = np.array(["ab", "c"] * 400_000)
+    assert context.call(lambda a: "".join(a[:3]) + str(a.dtype), a) == "abcab<U2"
+    b = context.call(lambda a: a.copy(), a)
+    assert (a == b).all() and b.flags.owndata
+
+
+def test_a_buffer_that_is_let_go_while_it_is_written(context):
+    """Its changes, which come with the answer, are nobody's then."""
+    builtins = context.load_module("builtins")
+    b = builtins.bytearray(b"x" * 2_000_000)
+    view = memoryview(b)
+
+    def write(b, let_go):
+        b[:1_500_000] = b"y" * 1_500_000
+        let_go()
+        return bytes(b[:3])
+
+    assert context.call(write, b, view.release) == b"yyy"
+    assert bytes(b[:3]) == b"yyy"

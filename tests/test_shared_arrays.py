@@ -245,3 +245,49 @@ def test_it_is_a_setting():
         info = context.info()
     assert info["arrays"] == "shared"
     assert ipython_isolation.IsolationContext is IsolationContext
+
+
+def test_many_in_one_call(context):
+    """More than go with one frame: the rest is copied, and written back."""
+
+    def write(arrays):
+        for a in arrays:
+            a[0] = 1.0
+        return sum(float(a.sum()) for a in arrays)
+
+    arrays = [np.zeros(50_000) for _ in range(130)]
+    for _ in range(3):
+        assert context.call(write, arrays) == 130.0
+    assert all(a[0] == 1.0 for a in arrays)
+    back = context.call(lambda n: [__import__("numpy").ones(50_000) for _ in range(n)], 130)
+    assert len(back) == 130 and all(a.sum() == 50_000 for a in back)
+
+
+def test_texts(context):
+    a = np.array(["ab", "c"] * 100_000)
+    context.call(put, a, 1, "zz")
+    assert a[:3].tolist() == ["ab", "zz", "ab"]
+
+
+def test_the_frozen_copy_shares_them_too(context, kept):
+    """A copy of the child that takes over has the memory, and can pass it on."""
+    arrays = [np.full(N, float(i)) for i in range(12)]
+    for a in arrays:
+        kept.append(a)
+    deaths = context.load_module("_deaths")
+    context.checkpoint()
+    with context._snapshots.hold():
+        with pytest.raises(ProcessTerminationError):
+            deaths.segfault()
+        for i in range(12):
+            b = kept[i]
+            assert np.shares_memory(b, arrays[i]) and b[0] == i
+            context.call(put, arrays[i], 0, -1.0)
+            assert b[0] == -1.0
+        for i in range(30):
+            assert context.call(make, i, N)[5] == i
+
+
+def test_memory_that_there_is_not(context):
+    with pytest.raises(MemoryError):
+        np.ones(10**12)
