@@ -48,7 +48,8 @@ module_getattro(PyObject *self, PyObject *name)
     }
     else if (name != core->str___dict__) {
         PyObject *descr = compat_type_lookup(Py_TYPE(self), name);
-        if (descr != NULL) {
+        /* Of annotations a module's own descriptor would look into the dict of this module. */
+        if (descr != NULL && PyUnicode_CompareWithASCIIString(name, "__annotations__") != 0) {
             return PyObject_GenericGetAttr(self, name);
         }
     }

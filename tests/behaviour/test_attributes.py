@@ -5,6 +5,7 @@ import inspect
 import pickle
 import pydoc
 import sys
+import typing
 
 import pytest
 from behaviour.harness import both, raises, worlds, zoo  # noqa: F401
@@ -301,6 +302,13 @@ def test_enum_members(zoo):
 def test_flags(zoo):
     both_flags = zoo.Flags.READ | zoo.Flags.WRITE
     return int(both_flags), zoo.Flags.READ in both_flags, both_flags & 1 == zoo.Flags.READ, zoo.Flags.WRITE + 1
+
+
+@both
+def test_annotations_of_a_module(zoo):
+    before = dict(zoo.__annotations__)
+    zoo.__annotations__ = {"text": str, "number": int}
+    return before, dict(zoo.__annotations__), typing.get_type_hints(zoo), sorted(vars(zoo)["__annotations__"])
 
 
 @both
