@@ -144,8 +144,11 @@ stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
 {
     core_state *core = core_get();
     if (is_plain_container(cls)) {
+        /* The class of a deque's reversed iterator makes others, unlike those of lists and dicts.
+         */
+        bool reverses = (PyObject *)cls != deque_class();
         char kind = name == core->str___iter__                             ? 'i'
-                    : name == core->str___reversed__                       ? 'i'
+                    : name == core->str___reversed__ && reverses           ? 'i'
                     : name == core->str___len__                            ? 'n'
                     : name == core->str___getitem__ && cls == &PyDict_Type ? 'g'
                                                                            : 0;

@@ -132,7 +132,7 @@ CONVERSIONS = {
     **{f"deepcopy({name})": (name, copy.deepcopy, 2) for name in ("list", "dict", "set", "ordered", "default", "counter", "deque", "array")},
     **{f"dict({name})": (name, dict, 2) for name in ("dict", "ordered", "default", "counter")},
     **{f"{{**{name}}}": (name, lambda p: {**p}, 2) for name in ("dict", "ordered", "default", "counter")},
-    **{f"list(reversed({name}))": (name, lambda p: list(reversed(p)), 1) for name in ("list", "dict", "ordered", "default", "deque")},
+    **{f"list(reversed({name}))": (name, lambda p: list(reversed(p)), 1) for name in ("list", "dict", "ordered", "default")},
     **{f"list({name}.items())": (name, lambda p: list(p.items()), 3) for name in ("dict", "ordered", "default", "counter")},
     **{f"a loop over {name}": (name, lambda p: [x for x in p], 1) for name in ("list", "dict", "set", "deque", "array", "ordered")},
     "list(nested)": ("nested", list, 5),
