@@ -288,6 +288,7 @@ def test_the_frozen_copy_shares_them_too(context, kept):
             assert context.call(make, i, N)[5] == i
 
 
+@pytest.mark.no_asan  # which writes a report about it
 def test_memory_that_there_is_not(context):
     with pytest.raises(MemoryError):
         np.ones(10**12)
