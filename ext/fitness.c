@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* How long threads may take to end or to begin. */
@@ -189,6 +190,24 @@ find_pool(struct dl_phdr_info *info, size_t size, void *argument)
     return 0;
 }
 
+/* An OpenBLAS that shows no function for it ends its threads by its own handler before any fork:
+ * one of a process that ends at once will do. */
+static bool
+pause_by_fork(void)
+{
+    char name[32];
+    uint64_t which;
+
+    if (foreign_threads(name, &which) <= 0)
+        return false;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    return pid > 0;
+}
+
 /* Not while the loader's lock is held, as it is in find_pool(): the pool's threads end, and the
  * first thread of a process that does so loads libgcc. Functions are looked up in that very
  * library: a wheel brings its own copy of such libraries, under its own name. */
@@ -196,7 +215,7 @@ bool
 pools_pause(void)
 {
     struct pools pools = {.count = 0};
-    bool paused = false;
+    bool paused = false, hidden = false;
 
     dl_iterate_phdr(find_pool, &pools);
     for (int i = 0; i < pools.count; i++) {
@@ -212,9 +231,10 @@ pools_pause(void)
             shutdown(); /* what it does before a fork anyhow; the next operation starts them again
                          */
         paused = paused || pause_all || shutdown;
+        hidden = hidden || (!pools.gomp[i] && !shutdown);
         dlclose(pools.libraries[i]);
     }
-    return paused;
+    return (hidden && pause_by_fork()) || paused;
 }
 
 /* ---- files and sockets --------------------------------------------------------------------- */

@@ -337,10 +337,13 @@ static bool
 is_plain_iterator(PyTypeObject *type)
 {
     static const char *const plain[] = {"list_iterator", "dict_itemiterator", "odict_iterator",
-                                        "_collections._deque_iterator"};
+                                        "_collections._deque_iterator",
+                                        "collections._deque_iterator" /* since CPython 3.12 */};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
         if (strcmp(type->tp_name, plain[i]) == 0) {
-            return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) || i == 3;
+            /* No class that Python code has made. */
+            return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) ||
+                   (type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE);
         }
     }
     return false;
