@@ -39,6 +39,22 @@ def register_default_values():
         _core.value_types[name] = True
 
 
+def _invalidate_caches():
+    """As `importlib.invalidate_caches`, which since CPython 3.12 imports importlib.metadata to clear what only that keeps;
+    for a child that has not imported it that is half of its start."""
+    if "importlib.metadata" in sys.modules:
+        importlib.invalidate_caches()
+        return
+    for name, finder in list(sys.path_importer_cache.items()):
+        if finder is None or not os.path.isabs(name):
+            del sys.path_importer_cache[name]
+        elif hasattr(finder, "invalidate_caches"):
+            finder.invalidate_caches()
+    for finder in sys.meta_path:
+        if getattr(finder, "__name__", "") != "PathFinder" and hasattr(finder, "invalidate_caches"):
+            finder.invalidate_caches()
+
+
 class Child:
     """The child's side of the policy that the core asks for."""
 
@@ -109,7 +125,7 @@ class Child:
         """Follows the kernel. Each part is None when it did not change there."""
         if path is not None:
             sys.path[:] = path
-            importlib.invalidate_caches()
+            _invalidate_caches()
         if environ is not None:
             changed, removed = environ
             for key in removed:
