@@ -101,6 +101,14 @@ def crash_cycles(cycles, warm_up=5, rollback="auto"):
             pass  # a class that the child knows stays there for its life, and a frozen copy's
 
         def cycle():
+            if rollback == "off":
+                return die()
+            # When copies are made is a matter of time; what each knows of the session is to be the same.
+            context.checkpoint()
+            with context._snapshots.hold():
+                die()
+
+        def die():
             kept = [collections.OrderedDict(a=i) for i in range(10)]
             collections.Counter("abc").update("def")
             collections.defaultdict(lambda: 3)["x"]
@@ -119,9 +127,7 @@ def crash_cycles(cycles, warm_up=5, rollback="auto"):
             took.append(time.monotonic() - start)
 
         if rollback != "off":
-            # When copies are made is a matter of time: each of them is to know the class.
-            Mine(b=0)
-            context.checkpoint()
+            Mine(b=0)  # what each copy knows, too
         for _ in range(warm_up):
             cycle()
         before = measure(context)
