@@ -214,7 +214,7 @@ block_of(struct message *m, PyObject *o, char **start, size_t *size)
 {
     struct array_interface *a;
     size_t at;
-    if (!m->peer->shares_arrays || m->strand == NULL || m->openly || m->nblobs >= BLOCKS_MOST ||
+    if (!m->peer->shares_arrays || m->strand == NULL || m->nblobs >= BLOCKS_MOST ||
         !channel_has_lane(m->strand->channel)) {
         return NULL;
     }
@@ -264,7 +264,7 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     dtype = has;
     if (objects != 0) {
         /* Elements are references: as an argument the array goes by reference too. */
-        rc = objects < 0 ? -1 : m->result ? encode_objects(m, o, done) : 0;
+        rc = objects < 0 ? -1 : m->result && is_fresh(o, owned) ? encode_objects(m, o, done) : 0;
         goto done;
     }
     *done = true;
@@ -428,6 +428,9 @@ strided_array(PyObject *numpy, PyObject *shape, PyObject *dtype, PyObject *strid
         }
         Py_XDECREF(capsule);
     }
+    if (bytes == NULL && !PyErr_Occurred()) {
+        garbled("array");
+    }
     if (bytes != NULL) { /* which checks that all elements are in it */
         array = PyObject_CallMethod(numpy, "ndarray", "OOOKO", shape, dtype, bytes,
                                     (unsigned long long)offset, strides);
@@ -499,6 +502,9 @@ decode_ndarray(struct incoming *in)
     if (frame->block != NULL) {
         array = ndarray_on_block(numpy, shape, dtype, flags & 1 ? "C" : "F", frame->block,
                                  (void *)(uintptr_t)data, size);
+        if (array == NULL && !PyErr_Occurred()) {
+            goto garbled;
+        }
         goto made;
     }
     array = ndarray_on(numpy, shape, dtype, flags & 1 ? "C" : "F", copy_of_frame(frame, data, size),

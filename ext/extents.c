@@ -35,9 +35,6 @@
 /* How often what was written all over twice in a row is not mapped by the reader. */
 #define NOT_MAPPED 4
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -110,8 +107,8 @@ struct extents_out {
             uint64_t watch;       /* 0: it is not watched */
             unsigned not_watched; /* how often still not */
             unsigned in_vain;     /* what that was the last time */
-            uint64_t stamp;       /* when it was written */
         } source;
+        uint64_t stamp; /* when it was sent last, in its turn */
     } slots[EXTENTS_MOST];
 };
 
@@ -291,7 +288,7 @@ choose(struct extents_out *out, size_t size, const void *source)
             continue;
         if (s->source.watch == 0)
             fits = fits < 0 || s->capacity < out->slots[fits].capacity ? i : fits;
-        else if (oldest < 0 || s->source.stamp < out->slots[oldest].source.stamp)
+        else if (oldest < 0 || s->stamp < out->slots[oldest].stamp)
             oldest = i;
     }
     if (fits >= 0)
@@ -390,6 +387,7 @@ write_apart(struct extents_out *out, struct slot *s, const struct piece *piece)
         s->source.data == piece->data && s->source.size == piece->size && s->used >= piece->size;
     size_t had = s->used;
 
+    s->stamp = ++out->stamp;
     if (again && s->source.watch != 0) {
         struct update u = {.slot = s};
         if (pages_watched(s->source.watch, update_run, &u) == 0 && !u.failed) {
@@ -404,10 +402,8 @@ write_apart(struct extents_out *out, struct slot *s, const struct piece *piece)
         pages_unwatch(s->source.watch);
         s->source.watch = 0;
     }
-    s->source.stamp = ++out->stamp;
     if (!again) {
         forget_source(s);
-        s->source.stamp = out->stamp;
         s->source.data = piece->data;
         s->source.size = piece->size;
     }
@@ -675,14 +671,6 @@ give_back(struct extents_in *in, unsigned slot, bool for_good)
         forget_slot(in, slot);
     atomic_fetch_or_explicit(for_good ? &in->back->retired : &in->back->reclaimed,
                              (uint64_t)1 << slot, memory_order_release);
-}
-
-void
-extents_give_back(struct extents_in *in, unsigned slot)
-{
-    pthread_mutex_lock(&lock);
-    give_back(in, slot, false);
-    pthread_mutex_unlock(&lock);
 }
 
 const unsigned char *

@@ -89,7 +89,6 @@ int extents_take(struct extents_in *in, unsigned slot, int fd);
 /* NULL and errno, EPROTO where the extent is not so big. What is read there may still change where
  * the writer is hostile: what is checked has to be a copy. */
 struct extent_view *extents_view(struct extents_in *in, unsigned slot, size_t size);
-void extents_give_back(struct extents_in *in, unsigned slot);
 
 const unsigned char *extent_data(const struct extent_view *view);
 struct extent_view *extent_ref(struct extent_view *view);

@@ -24,9 +24,6 @@ void
 message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result)
 {
     writer_init(&m->w);
-    if (strand != NULL && strand->depth == 0) {
-        strand->subject = NULL;
-    }
     m->peer = peer;
     m->strand = strand;
     m->result = result;

@@ -203,12 +203,16 @@ PyObject *
 ndarray_on(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
            struct extent_copy *copy, bool *taken)
 {
+    if (copy == NULL) {
+        *taken = false;
+        return PyObject_CallMethod(numpy, "empty", "OOs", shape, dtype, order);
+    }
     offered.copy = copy;
     offered.block = NULL;
-    offered.data = copy == NULL ? NULL : extent_copy_data(copy);
-    offered.size = copy == NULL ? 0 : extent_copy_size(copy);
+    offered.data = extent_copy_data(copy);
+    offered.size = extent_copy_size(copy);
     PyObject *array = make_array(numpy, shape, dtype, order, taken);
-    if (copy != NULL && !*taken) {
+    if (!*taken) {
         extent_copy_free(copy);
     }
     return array;
@@ -225,8 +229,7 @@ ndarray_on_block(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *
     offered.size = size;
     PyObject *array = make_array(numpy, shape, dtype, order, &taken);
     if (array != NULL && !taken) {
-        Py_CLEAR(array);
-        PyErr_SetString(PyExc_RuntimeError, "arrays=\"shared\" needs NumPy 1.22 or later");
+        Py_CLEAR(array); /* it is not of that size */
     }
     return array;
 }

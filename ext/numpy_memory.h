@@ -12,8 +12,8 @@
  * New reference, or NULL with an exception. */
 PyObject *ndarray_on(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
                      struct extent_copy *copy, bool *taken);
-/* The same on the `size` bytes at `data` in a block, of which it becomes one more user. Where NumPy
- * cannot do that, NULL with an exception. */
+/* The same on the `size` bytes at `data` in a block, of which it becomes one more user. NULL,
+ * without an exception where the array would need another size. */
 PyObject *ndarray_on_block(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
                            struct block *block, void *data, size_t size);
 /* share_arrays(change): from now on (+1), or one use less (-1), big arrays that are made in this

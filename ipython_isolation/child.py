@@ -14,7 +14,7 @@ from ipython_isolation import _core, abcs, child_shell, prompts, reports, repres
 
 #: What this package imports in a child only once it is needed, and cannot from a chroot.
 _LAZY = """
-    ipython_isolation.cellspace ipython_isolation.errors ipython_isolation.shipping
+    ipython_isolation.cellspace ipython_isolation.decorator
     collections contextlib datetime getpass inspect io linecache os pickle platform re threading traceback types typing warnings
 """
 _VALUES = """
@@ -117,8 +117,6 @@ class Child:
             importlib.import_module(name)
         inspect = sys.modules["inspect"]
         inspect.signature(inspect.signature)  # which imports more
-        from ipython_isolation import decorator  # noqa: F401  the whole package, with all it imports
-
         _core.zmq_version()  # loads libzmq
 
     def remote_sync(self, path, environ, cwd, levels):

@@ -129,6 +129,10 @@ class _Texts:
             with contextlib.suppress(Exception):  # a version that needs more: then this process prints
                 self._pretty = printers.load(*self._source)
 
+    def was_sent(self, peer):
+        """The child has the source now."""
+        self._sent[peer.host] = peer.epoch
+
     def asked(self, formatter, o, peer):
         """
         Parameters
@@ -160,7 +164,6 @@ class _Texts:
         if first is not None and _registered_for(formatter, first):
             return None
         sent = None if self._sent.get(peer.host) == peer.epoch else self._source
-        self._sent[peer.host] = peer.epoch
         return (
             sent, formatter.float_format, changed, formatter.pprint,
             formatter.verbose, formatter.max_width, formatter.newline, formatter.max_seq_length,
@@ -206,6 +209,8 @@ def _format(formatter, original, obj, include=None, exclude=None):
         # A context that is closed has a local repr.
         with contextlib.suppress(errors.ClientStateError):
             made = peer.host_call("represent", obj, methods, include, exclude, text)
+            if text is not None:
+                _texts.was_sent(peer)
     if made is None:
         return original(obj, include=include, exclude=exclude)
     data, metadata = ({mime: part[mime] for mime in part if wanted(mime)} for part in made)

@@ -292,3 +292,13 @@ def test_the_frozen_copy_shares_them_too(context, kept):
 def test_memory_that_there_is_not(context):
     with pytest.raises(MemoryError):
         np.ones(10**12)
+
+
+def test_arrays_of_objects(context):
+    """Their memory holds references, which are a process's own: kept by the child, they are proxies, as ever."""
+    numpy_objects = context.load_module("collections").deque()
+    context.call(lambda d: d.append(__import__("numpy").array([[]] * 50_000 + [None], object)), numpy_objects)
+    a = numpy_objects[0]
+    assert type(a) is not np.ndarray and a.shape == (50_001,)
+    fresh = context.call(lambda: __import__("numpy").full(50_000, None, object))
+    assert type(fresh) is np.ndarray and fresh[49_999] is None

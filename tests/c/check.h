@@ -3,9 +3,12 @@
 #define CHECK_H
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 static int check_passed, check_failed;
 
@@ -35,6 +38,20 @@ static int check_passed, check_failed;
             fflush(stdout);                                                                        \
         }                                                                                          \
     } while (0)
+
+/* Whether a process that writes there is killed by that. */
+static inline int
+check_dies(volatile char *where)
+{
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGSEGV, SIG_DFL);
+        *where = 1;
+        _exit(0);
+    }
+    return waitpid(pid, &status, 0) == pid && WIFSIGNALED(status);
+}
 
 static inline int
 check_report(void)
