@@ -725,6 +725,7 @@ flat_open(PyObject *o, struct flat *f)
         }
         f->data = f->view.buf;
         f->size = (size_t)f->view.len;
+        f->unit = 1;
         f->contiguous = true;
         return 0;
     }
@@ -743,6 +744,12 @@ flat_open(PyObject *o, struct flat *f)
     }
     f->data = a->data;
     f->size = total_size(a);
+    f->unit = 1;
+    if (a->typekind != '\0' && strchr("iufcmM", a->typekind) != NULL) {
+        f->unit = a->itemsize == 2 || a->itemsize == 4 ? (size_t)a->itemsize
+                  : a->itemsize % 8 == 0               ? 8
+                                                       : 1;
+    }
     f->contiguous = f->capsule == NULL;
     Py_DECREF(capsule); /* the array itself stays, and its memory with it */
     return 0;

@@ -240,6 +240,7 @@ const char *share_bytes(PyObject *capsule, size_t *size);
 struct flat {
     char *data;
     size_t size;
+    size_t unit; /* bytes of a number, which is written as one; 1 where that is not known */
     bool contiguous;
     Py_buffer view;
     PyObject *capsule;

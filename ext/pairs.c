@@ -362,7 +362,10 @@ encode_set_changes(struct message *m, PyObject *now, PyObject *before, bool *cha
 struct ranges {
     struct message *m;
     PyObject *owner; /* borrowed: of the memory; NULL: all bytes are encoded */
+    const struct extent_copy
+        *copy; /* the memory, where it is known which pages were written; or NULL */
     const char *now, *before;
+    size_t unit;       /* bytes that are compared, and written, as one: 1, 2, 4 or 8 */
     size_t start, end; /* the run that may still grow */
     uint64_t n;
     int rc;
@@ -397,29 +400,48 @@ add_run(struct ranges *r, size_t start, size_t end)
     r->end = end;
 }
 
-/* The changed runs of bytes in a block, so that what did not change is not written over: another
- * array of the same memory, or another thread, may have. Past a number of runs the rest of the
- * block goes whole. */
-static void
-compare_block(struct ranges *r, size_t i, size_t end)
+/* The changed runs in a block, so that what did not change is not written over: another array of
+ * the same memory, or another thread, may have. Past a number of runs the rest of the block goes
+ * whole. Expanded for each `unit`, which memcmp() is no call for then. */
+static inline void
+compare_units(struct ranges *r, size_t i, size_t end, size_t unit)
 {
     const char *now = r->now, *before = r->before;
     int n = 0;
     while (i < end) {
-        while (i < end && now[i] == before[i]) {
-            i++;
+        while (i < end && memcmp(now + i, before + i, unit) == 0) {
+            i += unit;
         }
         size_t start = i;
         if (n == MAX_RUNS) {
             i = end;
         }
-        while (i < end && now[i] != before[i]) {
-            i++;
+        while (i < end && memcmp(now + i, before + i, unit) != 0) {
+            i += unit;
         }
         if (i > start) {
             add_run(r, start, i);
             n++;
         }
+    }
+}
+
+static void
+compare_block(struct ranges *r, size_t i, size_t end)
+{
+    switch ((end - i) % r->unit == 0 ? r->unit : 1) {
+    case 8:
+        compare_units(r, i, end, 8);
+        break;
+    case 4:
+        compare_units(r, i, end, 4);
+        break;
+    case 2:
+        compare_units(r, i, end, 2);
+        break;
+    default:
+        compare_units(r, i, end, 1);
+        break;
     }
 }
 
@@ -435,47 +457,47 @@ compare(void *argument, size_t at, size_t size)
     }
 }
 
-/* `copy`: the memory, where it is known which of its pages were written; or NULL. */
+/* Appends what changed, of so many bytes. */
 static int
-encode_ranges_of(struct message *m, const char *now, const char *before, size_t size,
-                 PyObject *owner, const struct extent_copy *copy, bool *changed)
+encode_changed(struct ranges *r, size_t size, bool *changed)
 {
-    struct ranges r = {.m = m, .owner = owner, .now = now, .before = before};
-    size_t count_at = m->w.size;
-    write_u64(&m->w, 0);
-    if (copy == NULL || !extent_copy_changes(copy, compare, &r)) {
+    struct writer *w = &r->m->w;
+    size_t count_at = w->size;
+    write_u64(w, 0);
+    if (r->copy == NULL || !extent_copy_changes(r->copy, compare, r)) {
         /* What part of an answer has told is not told twice: ranges only go up. */
-        r.start = r.end = 0;
-        r.n = 0;
-        m->w.size = count_at + sizeof r.n;
-        compare(&r, 0, size);
+        r->start = r->end = 0;
+        r->n = 0;
+        w->size = count_at + sizeof r->n;
+        compare(r, 0, size);
     }
-    end_run(&r);
-    if (!m->w.failed) {
-        memcpy(m->w.data + count_at, &r.n, sizeof r.n);
+    end_run(r);
+    if (!w->failed) {
+        memcpy(w->data + count_at, &r->n, sizeof r->n);
     }
-    *changed = r.n != 0;
-    return r.rc < 0 ? -1 : message_check(m);
+    *changed = r->n != 0;
+    return r->rc < 0 ? -1 : message_check(r->m);
 }
 
 int
 encode_ranges(struct message *m, const char *now, const char *before, size_t size, bool *changed)
 {
-    return encode_ranges_of(m, now, before, size, NULL, NULL, changed);
+    struct ranges r = {.m = m, .now = now, .before = before, .unit = 1};
+    return encode_changed(&r, size, changed);
 }
 
 static int
-encode_byte_changes(struct message *m, const char *now, size_t size, const char *before, size_t old,
-                    PyObject *owner, const struct extent_copy *copy, bool *changed)
+encode_byte_changes(struct ranges *r, size_t size, size_t old, bool *changed)
 {
+    struct writer *w = &r->m->w;
     if (size != old) {
         *changed = true;
-        write_u8(&m->w, 1);
-        write_bytes(&m->w, now, size);
-        return message_check(m);
+        write_u8(w, 1);
+        write_bytes(w, r->now, size);
+        return message_check(r->m);
     }
-    write_u8(&m->w, 0);
-    return encode_ranges_of(m, now, before, size, owner, copy, changed);
+    write_u8(w, 0);
+    return encode_changed(r, size, changed);
 }
 
 static int
@@ -489,11 +511,14 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
         return encode_dict_changes(m, pair->object, pair->snapshot, changed);
     case PAIR_SET:
         return encode_set_changes(m, pair->object, pair->snapshot, changed);
-    case PAIR_BYTEARRAY:
-        return encode_byte_changes(m, PyByteArray_AS_STRING(pair->object),
-                                   (size_t)PyByteArray_GET_SIZE(pair->object),
-                                   PyBytes_AS_STRING(pair->snapshot),
-                                   (size_t)PyBytes_GET_SIZE(pair->snapshot), NULL, NULL, changed);
+    case PAIR_BYTEARRAY: {
+        struct ranges r = {.m = m,
+                           .now = PyByteArray_AS_STRING(pair->object),
+                           .before = PyBytes_AS_STRING(pair->snapshot),
+                           .unit = 1};
+        return encode_byte_changes(&r, (size_t)PyByteArray_GET_SIZE(pair->object),
+                                   (size_t)PyBytes_GET_SIZE(pair->snapshot), changed);
+    }
     default: {
         struct flat flat;
         size_t old;
@@ -511,9 +536,14 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
                              flat.size != extent_copy_size(copy))) {
             copy = NULL; /* it has been compared before, with something else */
         }
-        /* The bytes of a strided array are in a copy that goes now. */
-        int rc = encode_byte_changes(m, flat.data, flat.size, before, old,
-                                     flat.contiguous ? pair->object : NULL, copy, changed);
+        struct ranges r = {.m = m,
+                           /* The bytes of a strided array are in a copy that goes now. */
+                           .owner = flat.contiguous ? pair->object : NULL,
+                           .copy = copy,
+                           .now = flat.data,
+                           .before = before,
+                           .unit = flat.unit};
+        int rc = encode_byte_changes(&r, flat.size, old, changed);
         flat_close(&flat);
         return rc;
     }

@@ -338,3 +338,19 @@ def test_a_buffer_that_is_let_go_while_it_is_written(context):
 
     assert context.call(write, b, view.release) == b"yyy"
     assert bytes(b[:3]) == b"yyy"
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u2", "f4", "f8", "c16", "m8[s]", "S3", "i4,f8", ">i2", "f2"])
+def test_written_here_and_there(context, dtype):
+    """Numbers are compared and written back as such: whatever their size, all that was written arrives, and no more."""
+
+    def write(a, at):
+        a[at] = a[0]
+        a[3000:3500] = a[1]
+
+    made = np.frombuffer(np.random.default_rng(1).bytes(20_002 * 24), "u1")
+    a = made[: 20_001 * np.dtype(dtype).itemsize].copy().view(dtype)
+    plain, at = a.copy(), np.arange(5, 20_001, 7)
+    write(plain, at)
+    context.call(write, a, at)
+    assert a.tobytes() == plain.tobytes()

@@ -94,17 +94,6 @@ class IsolatedShared(Isolated):
     label = "arrays shared"
     arrays = "shared"
 
-    @classmethod
-    def is_supported(cls):
-        """bool: the context takes the option."""
-        import ipython_isolation
-
-        try:
-            ipython_isolation.IsolationContext(arrays=cls.arrays).close()
-        except ValueError:
-            return False
-        return True
-
 
 class Raw:
     """libzmq alone, in C: tests/bench/pingpong.c."""
