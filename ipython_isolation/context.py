@@ -497,10 +497,9 @@ class IsolationContext:
     def _reload_changed(self, paths):
         names = sorted(os.path.basename(path) for path in paths)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        print(
+        output.say(
             f"ipython_isolation: {', '.join(names[:3])}{more} changed: context {self.name!r} runs a new process;"
-            " objects made in it before are lost",
-            file=sys.stderr,
+            " objects made in it before are lost"
         )
         self.reload()
 
@@ -647,20 +646,18 @@ class IsolationContext:
             self._starting = None
             self._replaying = False
         if kept is not None and self._unsaid:
-            print(
+            output.say(
                 f"ipython_isolation: the process of context {self.name!r} was rolled back: objects made in it are as"
-                f" they were {age} before it was killed",
-                file=sys.stderr,
+                f" they were {age} before it was killed"
             )
         self._unsaid = False
         cell = _cell()
         if lost and (cell is None or cell != self._said_in):
             # A loop over inputs of which many crash says it once.
             self._said_in = cell
-            print(
+            output.say(
                 f"ipython_isolation: the process of context {self.name!r} was restarted: objects made in it"
-                " before are lost",
-                file=sys.stderr,
+                " before are lost"
             )
 
     def _start_process(self):
@@ -751,10 +748,7 @@ class IsolationContext:
 
     def interrupt_hint(self):
         self.waiting = waiting.look(self._peer.pid)
-        print(
-            f"the isolated call has not stopped yet: {self.waiting.text}; interrupt again to kill its process",
-            file=sys.stderr,
-        )
+        output.say(f"the isolated call has not stopped yet: {self.waiting.text}; interrupt again to kill its process")
 
     def spawn(self, strand):
         def serve():

@@ -19,7 +19,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
-from . import _core, bundle, cells, completion, display, importer, limits
+from . import _core, bundle, cells, completion, display, importer, limits, output
 from .context import IsolationContext, cell_began, cell_ended, cell_executed, contexts, named_context
 
 _COMMAND = "%isolate"
@@ -530,4 +530,4 @@ def _module_names(start: str) -> list[str]:
 
 
 def _say(line: str) -> None:
-    print(f"%isolate: {line}", file=sys.stderr)
+    output.say(f"%isolate: {line}")

@@ -1,4 +1,4 @@
-"""What the child prints, into the session's own sys.stdout and sys.stderr."""
+"""What the child prints, and lines of our own, into the session's sys.stdout and sys.stderr."""
 
 import codecs
 import collections
@@ -9,6 +9,18 @@ import threading
 #: How much of the child's last output is kept, for the report of its death: characters, and pieces.
 _KEPT = 1 << 16
 _PIECES = 256
+
+
+def say(line):
+    """Writes a line of our own to the session's stderr, where a call is about to go on.
+
+    Parameters
+    ----------
+    line : str
+        Without the end of line.
+    """
+    # ipykernel sends its two streams on at different times: what the call then prints must not come first.
+    print(line, file=sys.stderr, flush=True)
 
 
 class OutputRelay:

@@ -14,6 +14,8 @@ import sys
 import sysconfig
 import time
 
+from . import output
+
 #: Seconds after which everything is looked at again, whatever inotify says; and the share of the time it may take.
 _ALWAYS = 1.0
 _SHARE = 0.01
@@ -350,7 +352,7 @@ class Watch:
         state = fingerprint(path)
         if why is not None and path.endswith(".py") and state is not None and self._said.get(path) != state:
             self._said[path] = state
-            print(f"ipython_isolation: {path} has changed, but the old one runs on: {why}", file=sys.stderr)
+            output.say(f"ipython_isolation: {path} has changed, but the old one runs on: {why}")
         return why is not None
 
     def await_finished(self, seconds=5.0):

@@ -27,6 +27,17 @@ def notebook(name, first=""):
     return made
 
 
+def joined(outputs):
+    """With adjacent texts of a stream in one piece: where ipykernel cuts them depends on the time they took."""
+    found = []
+    for output in outputs:
+        if found and output.output_type == "stream" and (found[-1].output_type, found[-1].get("name")) == ("stream", output.name):
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
+
+
 def run(made, directory):
     """Executes it: the outputs of each code cell but the first, without addresses and counts."""
     before = set(children())
@@ -38,7 +49,7 @@ def run(made, directory):
         if cell.cell_type != "code":
             continue
         shown.append((cell.source, []))
-        for output in cell.outputs:
+        for output in joined(cell.outputs):
             output = {key: value for key, value in output.items() if key not in ("execution_count", "metadata")}
             shown[-1][1].append(re.sub(r"0x[0-9a-f]+", "0x", repr(sorted(output.items()))))
     return shown

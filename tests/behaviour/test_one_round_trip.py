@@ -84,7 +84,7 @@ def test_one_request(shared_context, objects, name):
 
 def test_what_needs_no_request(shared_context, objects):
     o = objects
-    assert o.zoo.Animal and isinstance(o.animal, o.zoo.Animal)
+    assert o.zoo.Animal and o.zoo.identity and o.animal.rename and isinstance(o.animal, o.zoo.Animal)  # after first use
     before = shared_context.info()["requests"]
     assert type(o.animal) is o.zoo.Animal and isinstance(o.animal, o.zoo.Animal) and not isinstance(o.animal, o.zoo.Bag)
     assert o.animal.__class__ is o.zoo.Animal and callable(o.callable) and o.zoo.identity and o.animal.__doc__

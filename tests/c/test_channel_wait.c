@@ -1,8 +1,24 @@
 /* Tests of ext/channel.c: the one wait, for frames, descriptors and a time. */
+#define _GNU_SOURCE
 #include "channel_pair.h"
 
+#include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+/* In place of the C library's: what was asked for. */
+static cpu_set_t asked[1000];
+static int n_asked;
+
+int
+sched_setaffinity(pid_t pid, size_t size, const cpu_set_t *set)
+{
+    if (n_asked < 1000) {
+        asked[n_asked++] = *set;
+    }
+    return (int)syscall(SYS_sched_setaffinity, pid, size, set);
+}
 
 /* Sending takes in libzmq's news, so the descriptor stays silent about a frame that is there. */
 static void
@@ -127,6 +143,42 @@ test_idle(void)
     close_pair();
 }
 
+/* Both ends are this one thread, so they share a processor whatever happens: the accepting end goes
+ * elsewhere after a few waits, less and less often as that does not help, and may run where it
+ * might before. */
+static void
+test_ends_on_one_processor_part(void)
+{
+    cpu_set_t allowed;
+    unsigned ready;
+    int at_100 = 0;
+    CHECK_EQUAL(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    open_pair();
+    n_asked = 0;
+    for (int i = 0; i < 1000; i++) {
+        CHECK_EQUAL(channel_send(here, "a", 1), 0);
+        CHECK(channel_wait(there, NULL, 0, 5000, &ready) >= 0);
+        expect(there, "a");
+        CHECK_EQUAL(channel_send(there, "b", 1), 0);
+        CHECK(channel_wait(here, NULL, 0, 5000, &ready) >= 0);
+        expect(here, "b");
+        at_100 = i == 99 ? n_asked : at_100;
+    }
+    if (!with_lane || CPU_COUNT(&allowed) == 1) {
+        CHECK_EQUAL(n_asked, 0);
+    }
+    else {
+        CHECK(at_100 >= 2 * 2);
+        CHECK(n_asked > at_100 && n_asked <= 2 * 15);
+    }
+    for (int i = 0; i + 1 < n_asked; i += 2) {
+        CHECK_EQUAL(CPU_COUNT(&asked[i]), CPU_COUNT(&allowed) - 1);
+        CHECK(CPU_EQUAL(&asked[i + 1], &allowed));
+    }
+    CHECK_EQUAL(n_asked % 2, 0);
+    close_pair();
+}
+
 int
 main(void)
 {
@@ -137,6 +189,7 @@ main(void)
         test_descriptors();
         test_frames_and_descriptors();
         test_idle();
+        test_ends_on_one_processor_part();
     }
     return check_report();
 }
