@@ -237,7 +237,7 @@ class Child:
         return o(*args, **kwargs)
 
     def remote_represent(self, *asked):
-        return represent.represent(*asked)
+        return represent.represent(*asked, lambda error: self.reports.tell("format_failed", error))
 
     def remote_suggest(self, *asked):
         return suggest.suggest(*asked)

@@ -878,6 +878,9 @@ class IsolationContext:
         else:
             context.copy().run(function, *args)
 
+    def remote_format_failed(self, error):
+        self._reports.run(display.failed, error)
+
     def remote_shell_made(self):
         self._shell_made = True
 

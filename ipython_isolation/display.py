@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import sys
+import traceback
 import weakref
 
 from . import _core, errors, printers
@@ -80,6 +81,15 @@ def clear_output(cell, wait):
     shell = _shell()
     if shell is not None:
         _publisher(shell, cell).clear_output(wait)
+
+
+def failed(error):
+    """Shows that a display method of an isolated object has raised this, as IPython does; what else it has is shown."""
+    shell, details = _shell(), (type(error), error, error.__traceback__)
+    if shell is None:
+        traceback.print_exception(*details)
+    else:
+        shell.showtraceback(details)
 
 
 # -- isolated objects --------------------------------------------------------------------------
@@ -182,6 +192,17 @@ def _peer_of(o):
     return None if info is None or info[3] else info[0]
 
 
+def _put(data, metadata, mime, made):
+    """Adds what a formatter has made: None, data, or data and metadata."""
+    more = None
+    if isinstance(made, tuple) and len(made) == 2:
+        made, more = made
+    if made is not None:
+        data[mime] = made
+    if more is not None:
+        metadata[mime] = more
+
+
 def _format(formatter, original, obj, include=None, exclude=None):
     """As ``DisplayFormatter.format``: (data, metadata)."""
     peer = _peer_of(obj)
@@ -213,12 +234,14 @@ def _format(formatter, original, obj, include=None, exclude=None):
                 _texts.was_sent(peer)
     if made is None:
         return original(obj, include=include, exclude=exclude)
-    data, metadata = ({mime: part[mime] for mime in part if wanted(mime)} for part in made)
+    displayed, bundled, found = made
+    if displayed:
+        return {}, {}
+    # Each formatter looks at the type of what its method returned, as it does for objects that are here.
+    data, metadata = ({mime: part[mime] for mime in part if wanted(mime)} for part in bundle._check_return(bundled, obj))
+    for mime, value in found.items():
+        _put(data, metadata, mime, formatter.formatters[mime]._check_return(value, obj))
     for mime in mine:
-        found = formatter.formatters[mime](obj)
-        if isinstance(found, tuple) and len(found) == 2:
-            found, metadata[mime] = found
-        if found is not None:
-            data[mime] = found
+        _put(data, metadata, mime, formatter.formatters[mime](obj))
     order = [*(mime for mime in data if mime not in formatter.formatters), *formatter.formatters]  # IPython's
     return {mime: data[mime] for mime in order if mime in data}, metadata

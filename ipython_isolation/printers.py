@@ -9,7 +9,8 @@ import io
 import sys
 import types
 
-_NAME = "IPython.lib.pretty"
+#: Whose printers these are, and the file that its code is said to be in.
+MODULE = "IPython.lib.pretty"
 #: Stands for the printer of floats that every shell has, by its format.
 FLOAT = "float"
 
@@ -42,9 +43,9 @@ def load(source, constants):
     def import_(name, *args):
         return Others(name) if name.partition(".")[0] == "IPython" else builtins.__import__(name, *args)
 
-    made = types.ModuleType(_NAME)
+    made = types.ModuleType(MODULE)
     made.__builtins__ = {**vars(builtins), "__import__": import_}
-    exec(compile(source, _NAME, "exec", dont_inherit=True), vars(made))
+    exec(compile(source, MODULE, "exec", dont_inherit=True), vars(made))
     return made
 
 
@@ -55,7 +56,7 @@ def key(cls):
 
 def _origin(function):
     """What tells functions of ``IPython.lib.pretty`` apart: those of the module itself are as good as a copy's."""
-    if getattr(function, "__module__", None) != _NAME:
+    if getattr(function, "__module__", None) != MODULE:
         return function
     cells = getattr(function, "__closure__", None) or ()
     return function.__qualname__, tuple(cell.cell_contents for cell in cells)
@@ -163,9 +164,9 @@ class Kept:
 
 def of_session():
     """What is sent: (source, constants) of this process's ``IPython.lib.pretty``. None where that is not known."""
-    module = sys.modules[_NAME]
+    module = sys.modules[MODULE]
     try:
-        source = module.__spec__.loader.get_source(_NAME)
+        source = module.__spec__.loader.get_source(MODULE)
     except Exception:  # whatever keeps modules
         return None
     constants = tuple((name, value) for name, value in vars(module).items() if isinstance(value, bool))

@@ -9,6 +9,7 @@ _CANARY = "_ipython_canary_method_should_not_exist_"  # who has it has every nam
 _BUNDLE = "_repr_mimebundle_"
 _DISPLAY = "_ipython_display_"
 
+_HIDDEN = {__file__, printers.__file__, printers.MODULE}
 _kept = printers.Kept()
 
 
@@ -25,7 +26,7 @@ def _method(o, name):
     return method if callable(method) else None
 
 
-def represent(o, methods, include, exclude, text):
+def represent(o, methods, include, exclude, text, failed):
     """
     Parameters
     ----------
@@ -38,39 +39,69 @@ def represent(o, methods, include, exclude, text):
         How the plain text is made, if it is wanted: what `printers.load` needs, or None if that was sent before; the
         format of floats; what was registered in the session (`printers.changes`); whether it is more than the repr;
         and the other arguments of `Printers.print`.
+    failed : callable
+        Shows the exception that one of the methods has raised.
 
     Returns
     -------
-    (dict, dict) or None
-        Data and metadata by MIME type. None: it displays itself, or a method has failed; the session finds out.
+    tuple or None
+        Whether it displayed itself; what ``_repr_mimebundle_`` returned, or None; and a dict of what the others did, by
+        MIME type. None: the session has to make its text, and finds out the rest too.
     """
-    data, metadata = {}, {}
+
+    def made_by(method, *args, **kwargs):
+        """As `IPython.core.formatters.catch_format_error`: what fails is shown, and the others go on."""
+        try:
+            return None if method is None else method(*args, **kwargs)
+        except NotImplementedError:
+            return None
+        except Exception as error:
+            failed(error.with_traceback(_its_own(error.__traceback__)))
+            return None
+
     try:
+        plain = None
         if text is not None:
             _kept.get(text[0])  # first of all: what has been sent is not sent again
-        if _method(o, _DISPLAY) is not None:
-            return None
-        plain = None if text is None else _printers(*text[:3])
-        bundle = _method(o, _BUNDLE)
-        if bundle is not None:
-            made = bundle(include=include, exclude=exclude)
-            if isinstance(made, tuple) and len(made) == 2:
-                made, metadata = made
-            data.update(made or {})
-        for mime, name in methods:
-            method = _method(o, name) if mime not in data else None
-            found = None if method is None else method()
-            if isinstance(found, tuple) and len(found) == 2:
-                found, metadata[mime] = found
-            if found is not None:
-                data[mime] = found
-        _by_formatters(o, data, metadata, methods)
-        if plain is not None and ("text/plain" not in data or plain.known(o)):
-            pretty, *layout = text[3:]
-            data["text/plain"] = plain.print(o, *layout) if pretty else repr(o)
+            plain = _printers(*text[:3])
     except Exception:
         return None
-    return data, {mime: more for mime, more in metadata.items() if more is not None}
+    if made_by(_displayed, o):
+        return True, None, {}
+    bundle = made_by(_method(o, _BUNDLE), include=include, exclude=exclude)
+    if isinstance(bundle, tuple) and len(bundle) == 2 and isinstance(bundle[0], dict):
+        bundle = dict(bundle[0]), dict(bundle[1] or {})  # what code of the child keeps would not cross by copy
+    elif isinstance(bundle, dict):
+        bundle = dict(bundle)
+    bundled = bundle[0] if type(bundle) is tuple else bundle
+    bundled = bundled if type(bundled) is dict else {}
+    found = {mime: made_by(_method(o, name)) for mime, name in methods if mime not in bundled}
+    _by_formatters(o, found, methods)
+    if plain is not None and ("text/plain" not in bundled or plain.known(o)):
+        pretty, *layout = text[3:]
+        found["text/plain"] = made_by(plain.print, o, *layout) if pretty else made_by(repr, o)
+    found = {mime: made for mime, made in found.items() if made is not None}
+    # An exception that the session keeps has this frame, and what that refers to would not cross by copy.
+    result = [found, bundle]
+    del found, bundle, bundled
+    return False, result.pop(), result.pop()
+
+
+def _its_own(trace):
+    """Without the frames before the first of its methods, which IPython hides."""
+    first = trace
+    while first is not None and first.tb_frame.f_code.co_filename in _HIDDEN:
+        first = first.tb_next
+    return first or trace
+
+
+def _displayed(o):
+    """Whether it has displayed itself."""
+    method = _method(o, _DISPLAY)
+    if method is None:
+        return False
+    method()
+    return True
 
 
 def _shell():
@@ -90,7 +121,7 @@ def _printers(sent, float_format, changed):
     return made
 
 
-def _by_formatters(o, data, metadata, methods):
+def _by_formatters(o, found, methods):
     """Adds what functions make of it that code of the child has registered for its class, such as figures as PNG."""
     shell = _shell()
     if shell is None:
@@ -103,8 +134,6 @@ def _by_formatters(o, data, metadata, methods):
             formatter.lookup(o)
         except KeyError:
             continue
-        found = formatter(o)
-        if isinstance(found, tuple) and len(found) == 2:
-            found, metadata[mime] = found
-        if found is not None:
-            data[mime] = found
+        made = formatter(o)
+        if made is not None:
+            found[mime] = made

@@ -109,6 +109,38 @@ class Broken:
         raise ValueError("no html today")
 
 
+class BrokenText:
+    def __repr__(self):
+        raise ValueError("no text today")
+
+
+class BrokenItself(Html):
+    def _ipython_display_(self):
+        print("first")
+        raise KeyError("not today")
+
+
+class BrokenBundle(Html):
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        raise KeyError("not today")
+
+
+class NotImplementedHere(Html):
+    def _repr_markdown_(self):
+        raise NotImplementedError
+
+
+class WrongTypes:
+    def __repr__(self):
+        return "WrongTypes()"
+
+    def _repr_html_(self):
+        return 5
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return 5
+
+
 class OnInstance:
     """A method that only this instance has."""
 
