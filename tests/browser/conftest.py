@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -90,7 +91,8 @@ def nothing_is_left_at_the_end():
 def nothing_is_left(lab):
     """In place of the check of tests/conftest.py: after every test, its kernels end, and nothing is left of them.
     The server and Chromium live on, which starts helpers when it likes; these are looked at when all ends."""
-    assert not lab.processes()
+    gone = wait_until(lambda: not lab.processes())  # a server that has just started looks for programs
+    assert gone, f"started by the server: {commands(lab.processes())}"
     yield
     lab.end_kernels()
 
@@ -106,6 +108,11 @@ def read_json(path):
         return None
 
 
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Lab:
     """A running JupyterLab with directories and settings of its own.
 
@@ -115,9 +122,11 @@ class Lab:
         What its file browser shows.
     prefix : Path
         Below it kernels may be installed.
+    runtime : Path
+        Where its kernels' connection files are.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, *options):
         self.work = directory / "work"
         self.work.mkdir()
         self.prefix = directory / "prefix"
@@ -145,19 +154,22 @@ class Lab:
             # Nothing is asked of the network.
             *("--LabApp.extension_manager=readonly", "--LabApp.news_url=None"),
             "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+            *options,
         ]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 command, env=environment, cwd=self.work, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        # Written once it listens.
-        info = Path(own["JUPYTER_RUNTIME_DIR"], f"jpserver-{self.process.pid}.json")
+        self.runtime = Path(own["JUPYTER_RUNTIME_DIR"])
+        info = self.runtime / f"jpserver-{self.process.pid}.json"
         wait_until(lambda: read_json(info) or self.process.poll() is not None, SECONDS)
         if self.process.poll() is not None or not read_json(info):
             self.process.kill()
             self.process.wait()
             raise AssertionError(f"the server does not start:\n{self.log.read_text()}")
-        self.url = f"http://127.0.0.1:{read_json(info)['port']}"
+        port = read_json(info)["port"]  # which is chosen by then, and listened to a little later
+        assert wait_until(lambda: listens(port), SECONDS)
+        self.url = f"http://127.0.0.1:{port}"
 
     def ask(self, path, method="GET"):
         """The answer of the server's REST API."""

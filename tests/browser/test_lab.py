@@ -6,8 +6,11 @@ import sys
 
 import pytest
 from conftest import wait_until
+from jupyter_client.blocking import BlockingKernelClient
 from kernels import alive
 from playwright.sync_api import expect
+
+from .conftest import Lab
 
 ISOLATE = "%load_ext ipython_isolation\n%isolate {0}\nimport {0}"
 
@@ -189,3 +192,25 @@ def test_the_isolated_kernel(lab, open_notebook):
     assert "died in talker.die: SIGSEGV" in notebook.text(1)
     assert notebook.run(2) == f"[1, 2] 4\n{pid}"
     assert notebook.failed() == [1]
+
+
+def test_an_idle_kernel_is_culled(tmp_path):
+    """A server that ends kernels which do nothing sees no activity in a child that does nothing, and it ends too."""
+    options = (("cull_idle_timeout", 3), ("cull_interval", 1), ("cull_connected", True))
+    server = Lab(tmp_path, *(f"--MappingKernelManager.{name}={value}" for name, value in options))
+    try:
+        kernel = server.ask("kernels", "POST")["id"]
+        client = BlockingKernelClient(connection_file=str(server.runtime / f"kernel-{kernel}.json"))
+        client.load_connection_file()
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=30)
+            reply = client.execute_interactive(ISOLATE.format("zoo") + "\nanimal = zoo.Animal('rex')", timeout=30)
+            assert reply["content"]["status"] == "ok"
+            assert len(server.processes()) >= 3  # the kernel, the supervisor, the child
+            assert wait_until(lambda: server.ask("kernels") == [], 30)
+            assert wait_until(lambda: not server.processes())
+        finally:
+            client.stop_channels()
+    finally:
+        server.stop()
