@@ -394,7 +394,7 @@ encode_class(struct message *m, PyTypeObject *cls, enum class_use use)
             write_u8(&m->w, CLASS_NAMED);
             return encode_name(m, p->module) < 0 || encode_name(m, p->qualname) < 0 ? -1 : 0;
         }
-        peer_raise_stale(m->peer, (PyObject *)cls);
+        peer_raise_stale(m->peer, (PyObject *)cls, false);
         return -1;
     }
     if (use == CLASS_AS_BASE ? is_shared_base(cls)

@@ -135,7 +135,7 @@ encode_proxy(struct message *m, struct proxy *p)
         return encode_name(m, p->module) < 0 || encode_name(m, p->qualname) < 0 ? -1
                                                                                 : message_check(m);
     }
-    peer_raise_stale(m->peer, p->object);
+    peer_raise_stale(m->peer, p->object, false);
     return -1;
 }
 

@@ -37,11 +37,11 @@ proxy_is_lost(struct proxy *p)
 }
 
 void
-peer_raise_stale(PeerObject *peer, PyObject *proxy)
+peer_raise_stale(PeerObject *peer, PyObject *proxy, bool attribute)
 {
-    PyObject *exc = PyObject_CallMethod(peer->host, "stale", "s",
-                                        PyType_Check(proxy) ? ((PyTypeObject *)proxy)->tp_name
-                                                            : Py_TYPE(proxy)->tp_name);
+    PyTypeObject *type = PyType_Check(proxy) ? (PyTypeObject *)proxy : Py_TYPE(proxy);
+    PyObject *exc = PyObject_CallMethod(peer->host, "stale", "sO", type->tp_name,
+                                        attribute ? Py_True : Py_False);
     if (exc != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
         Py_DECREF(exc);

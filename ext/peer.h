@@ -50,8 +50,8 @@ int peer_send_event(PeerObject *peer, struct strand *s, enum op op, const void *
 
 /* Kernel: the life ends now, by a wish and not by itself: requests under way are told so. */
 void peer_ending(PeerObject *peer, enum ending_how how);
-/* Raises what the use of a lost target raises. */
-void peer_raise_stale(PeerObject *peer, PyObject *proxy);
+/* Raises what the use of a lost target raises; attribute: as an AttributeError too. */
+void peer_raise_stale(PeerObject *peer, PyObject *proxy, bool attribute);
 /* True when the target of p is certainly lost, so that only local answers are possible. */
 bool proxy_is_lost(struct proxy *p);
 /* New reference to what a name of the other side means here. */

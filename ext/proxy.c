@@ -128,6 +128,34 @@ is_slot_there(PyObject *descr)
            (PyDescr_TYPE(descr)->tp_flags & Py_TPFLAGS_HEAPTYPE);
 }
 
+/* What a front-end's view of the variables asks of each of them: hasattr() must have an answer when
+ * the target is lost, else the view of all of them fails. Names that the language looks up in the
+ * class alone are known here; what an instance had in its __dict__ is not. Sets AttributeError, or
+ * returns false. */
+static bool
+is_known_of_lost(PyObject *self, struct proxy *p, PyObject *name)
+{
+    static const char *const names[] = {
+        "__len__",     "__iter__",        "__next__", "__reversed__", "__contains__", "__getitem__",
+        "__setitem__", "__length_hint__", "__bool__", "__call__",     "__index__",    "__await__",
+    };
+    if (!proxy_is_lost(p)) {
+        return false;
+    }
+    if (name == core_get()->str___dict__) {
+        peer_raise_stale(p->peer, self, true);
+        return true;
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (PyUnicode_CompareWithASCIIString(name, names[i]) == 0) {
+            PyErr_Format(PyExc_AttributeError, "'%.100s' object has no attribute '%U'",
+                         Py_TYPE(self)->tp_name, name);
+            return true;
+        }
+    }
+    return false;
+}
+
 PyObject *
 proxy_getattro(PyObject *self, PyObject *name)
 {
@@ -174,7 +202,7 @@ proxy_getattro(PyObject *self, PyObject *name)
             return bound_new(self, (StubObject *)descr);
         }
     }
-    return remote_getattr(p->peer, self, name);
+    return is_known_of_lost(self, p, name) ? NULL : remote_getattr(p->peer, self, name);
 }
 
 int

@@ -71,7 +71,7 @@ class Child:
     def ensure_running(self):
         raise RuntimeError("the session has gone")
 
-    def stale(self, name):
+    def stale(self, name, attribute):
         return ReferenceError(f"this {name} object of the session is gone")
 
     def spawn(self, strand):

@@ -757,10 +757,9 @@ class IsolationContext:
 
         threading.Thread(target=serve, name=f"isolation-callbacks-{strand}", daemon=True).start()
 
-    def stale(self, name):
-        return errors.StaleProxyError(
-            f"this {name} was lost when the process of context {self.name!r} ended; make it again"
-        )
+    def stale(self, name, attribute):
+        cls = errors.StaleAttributeError if attribute else errors.StaleProxyError
+        return cls(f"this {name} was lost when the process of context {self.name!r} ended; make it again")
 
     def terminated(self, facts, first):
         if facts["ended"]:

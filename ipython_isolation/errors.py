@@ -19,6 +19,10 @@ class StaleProxyError(ClientStateError):
     """The object behind this proxy was lost when its process ended."""
 
 
+class StaleAttributeError(StaleProxyError, AttributeError):
+    """Of ``__dict__``: views of the variables ask each for it by ``hasattr``, and would show none if that failed."""
+
+
 class ProcessTerminationError(Exception):
     """The isolated process died. The session and its variables are unharmed.
 

@@ -91,10 +91,10 @@ class Kernel:
     def children(self):
         return children(self.pid)
 
-    def send(self, code, allow_stdin=False):
-        """Queues a cell: its id."""
+    def send(self, code, allow_stdin=False, silent=False):
+        """Queues a cell, or, silent, what a front-end asks by itself between two of them: its id."""
         # ipykernel 6 aborts what comes within moments of a cell that raised, unless it is told not to.
-        message = self.client.execute(code, allow_stdin=allow_stdin, stop_on_error=False)
+        message = self.client.execute(code, silent=silent, allow_stdin=allow_stdin, stop_on_error=False)
         self.cells[message] = Cell()
         return message
 

@@ -1,5 +1,6 @@
 """Rich display: what code of the child shows, and what the session shows of its objects, is as if the module ran here."""
 
+import json
 import re
 
 import pytest
@@ -140,6 +141,33 @@ def test_late_display_belongs_to_its_cell(kernel):  # noqa: F811
     cell = kernel.wait(first, "late text")
     assert [kind for kind, _ in outputs(cell)] == ["data", "stdout"]
     assert kernel.run("shower.html()").out.split() == ["before", "between", "after"]
+
+
+VIEW = """
+def described(value):
+    return type(value).__name__, hasattr(value, "__len__"), hasattr(value, "__dict__"), repr(value)[:9]
+shown = {name: described(value) for name, value in dict(globals()).items() if name in ("text", "thing", "figure")}
+print(__import__("json").dumps(shown))
+"""
+
+
+def test_a_view_of_the_variables(kernel):  # noqa: F811
+    """VS Code asks for them by silent code after each cell: it sees what they are, and no cell is disturbed."""
+    kernel.run("%isolate shower\nimport shower; event = shower.threading.Event(); text = 'a'")
+    first = kernel.send("thing = shower.Html(); figure = shower.figure(); shower.later(event)")
+    kernel.wait(first)
+    seen = kernel.wait(kernel.send(VIEW, silent=True))
+    assert json.loads(seen.out) == {
+        "text": ["str", True, False, "'a'"],
+        "thing": ["Html", False, True, "Html()"],
+        "figure": ["Figure", False, True, "<Figure s"],
+    }
+    assert seen.err == "" and [kind for kind, _ in outputs(seen)] == ["stdout"]
+    kernel.run("event.set()")
+    assert [kind for kind, _ in outputs(kernel.wait(first, "late text"))][-2:] == ["data", "stdout"]
+    drawn = kernel.run("shower.draw()")
+    assert "image/png" in outputs(drawn)[-1][1]
+    assert kernel.wait(kernel.send(VIEW, silent=True)).outputs == seen.outputs
 
 
 def test_late_display_is_not_captured_by_another_cell(kernel):  # noqa: F811

@@ -144,6 +144,13 @@ def test_variables_of_a_context_that_is_over(kernel, end):  # noqa: F811
         "[looked_at(value) for value in (talker, shown, thing, table, items, function, bound)]"
     )
     assert "Thing" in cell.value
+    # VS Code's view asks this of all but modules, functions, methods and classes; one that raises, and it shows none.
+    cell = kernel.run(
+        "def described(value):\n"
+        "    return type(value).__name__, hasattr(value, '__len__'), hasattr(value, '__dict__') or isinstance(value, dict), "
+        "repr(value)\n[described(value)[:2] for value in (thing, table, items)]"
+    )
+    assert cell.value == "[('Thing', False), ('dict', True), ('deque', True)]"
     # %whos itself asks what is called dict, list or tuple for its length, and fails where that fails.
     listed = kernel.run("del table\n%whos").out
     assert re.search(r"^thing +Thing", listed, re.M) and re.search(r"^pid +int", listed, re.M)

@@ -1,4 +1,4 @@
-"""Tutorials of libraries, as notebooks: isolated they show what they show plain. Run by nbclient."""
+"""Tutorials of libraries, as notebooks: isolated they show what they show plain. Run by nbclient; and by papermill."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from conftest import children, wait_until
 from kernels import event_loop_of_jupyter, session_environment  # noqa: F401
 from nbclient import NotebookClient
+from papermill import execute_notebook
 
 #: Whole libraries under the sanitizer take minutes, and are not ours.
 pytestmark = pytest.mark.no_asan
@@ -69,3 +70,28 @@ def test_tutorial(name, tmp_path, event_loop_of_jupyter):  # noqa: F811
     for (source, expected), (_, got) in zip(plain, isolated, strict=True):
         assert got == expected, source
     assert sum(len(outputs) for _, outputs in plain) >= 8
+
+
+def test_papermill(tmp_path, monkeypatch, event_loop_of_jupyter):  # noqa: F811
+    """A batch run: parameters that it puts in, inputs that kill, what is shown in the file that it writes."""
+    for name, value in session_environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    made = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
+    made.cells = [
+        nbformat.v4.new_code_cell("%load_ext ipython_isolation\n%isolate talker\nimport talker"),
+        nbformat.v4.new_code_cell("last = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(
+            "from ipython_isolation import ProcessTerminationError\nresults, crashed = {}, []\nfor n in range(last):\n"
+            "    try:\n        results[n] = talker.check(n)\n    except ProcessTerminationError as error:\n"
+            "        crashed.append(n)"
+        ),
+        nbformat.v4.new_code_cell("talker.say_in_c('from C')\nlen(results), crashed"),
+    ]
+    nbformat.write(made, tmp_path / "in.ipynb")
+    before = set(children())
+    execute_notebook(
+        tmp_path / "in.ipynb", tmp_path / "out.ipynb", {"last": 200}, kernel_name="python3", progress_bar=False, cwd=tmp_path
+    )
+    assert wait_until(lambda: set(children()) <= before)
+    text, value = joined(nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs)
+    assert (text.text, value.data["text/plain"]) == ("from C\n", "(198, [3, 128])")
