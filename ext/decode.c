@@ -91,6 +91,18 @@ decode_call(struct incoming *in, struct call *call, PyObject *first)
     return rc;
 }
 
+/* As decode(): most of what long sequences hold is numbers. */
+static inline PyObject *
+decode_item(struct incoming *in)
+{
+    struct reader *r = &in->r;
+    if (reader_left(r) > sizeof(uint64_t) && *r->at == TAG_INT) {
+        r->at++;
+        return PyLong_FromLongLong((long long)read_u64(r));
+    }
+    return decode(in);
+}
+
 static PyObject *
 decode_tuple(struct incoming *in, bool kept)
 {
@@ -110,7 +122,7 @@ decode_tuple(struct incoming *in, bool kept)
         }
     }
     for (uint64_t i = 0; tuple != NULL && i < n; i++) {
-        PyObject *item = decode(in);
+        PyObject *item = decode_item(in);
         if (item == NULL) {
             Py_CLEAR(tuple);
             break;

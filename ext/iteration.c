@@ -167,47 +167,57 @@ cursor_consumed(CursorObject *self, uint64_t consumed)
     return 0;
 }
 
-/* The next items, as a list; *done: there are no more. */
+/* The next item of `exact`, as a tuple; *done: there are no more. */
 static PyObject *
-cursor_next(CursorObject *self, uint64_t want, bool *done)
+cursor_one(CursorObject *self, bool *done)
 {
-    PyObject *items = PyList_New(0);
-    Py_ssize_t cost = 0;
-    bool one = want <= 1 || self->ahead == NULL;
-    if (one) {
-        Py_CLEAR(self->ahead);
+    Py_CLEAR(self->ahead);
+    PyObject *item = PyIter_Next(self->exact);
+    if (item == NULL) {
+        *done = !PyErr_Occurred();
+        return *done ? PyTuple_New(0) : NULL;
     }
-    while (items != NULL) {
-        PyObject *item = PyIter_Next(one ? self->exact : self->ahead);
+    PyObject *items = PyTuple_Pack(1, item);
+    Py_DECREF(item);
+    return items;
+}
+
+/* The next items of `ahead`, as a tuple; *done: there are no more. */
+static PyObject *
+cursor_several(CursorObject *self, Py_ssize_t want, bool *done)
+{
+    Py_ssize_t cost = 0, n = 0, room = PyObject_LengthHint(self->ahead, 16);
+    if (room < 0) {
+        return NULL;
+    }
+    room = room < 1 ? 1 : room < want ? room : want;
+    PyObject *items = PyTuple_New(room);
+    while (items != NULL && cost < want) {
+        PyObject *item = PyIter_Next(self->ahead);
         if (item == NULL) {
             *done = !PyErr_Occurred();
-            if (one && !*done) {
-                Py_CLEAR(items);
-            }
-            else if (!one) {
-                /* An error is raised when `exact` comes there; and a list iterator that has found
-                 * the end stays there, even if the list grows before the other side comes there. */
-                PyErr_Clear();
-                Py_CLEAR(self->ahead);
-            }
+            /* An error is raised when `exact` comes there; and a list iterator that has found the
+             * end stays there, even if the list grows before the other side comes there. */
+            PyErr_Clear();
+            Py_CLEAR(self->ahead);
             break;
         }
-        cost += cost_of(item);
-        int rc = PyList_Append(items, item);
-        Py_DECREF(item);
-        if (rc < 0) {
-            Py_CLEAR(items);
+        cost += PyLong_CheckExact(item) ? COST_VALUE : cost_of(item);
+        if (n == room) {
+            room *= 2;
+            _PyTuple_Resize(&items, room);
         }
-        else if (one) {
-            break;
+        if (items == NULL) {
+            Py_DECREF(item);
+            return NULL;
         }
-        else {
-            self->pending++;
-        }
-        if (cost >= (Py_ssize_t)want) {
-            break;
-        }
+        PyTuple_SET_ITEM(items, n, item);
+        n++;
     }
+    if (items != NULL && n < room) {
+        _PyTuple_Resize(&items, n);
+    }
+    self->pending += items == NULL ? 0 : (uint64_t)n;
     return items;
 }
 
@@ -230,8 +240,8 @@ static PyObject *
 values_of(PyObject *mapping, PyObject *keys)
 {
     PyObject *values = PyDict_New();
-    for (Py_ssize_t i = 0; values != NULL && i < PyList_GET_SIZE(keys); i++) {
-        PyObject *key = PyList_GET_ITEM(keys, i);
+    for (Py_ssize_t i = 0; values != NULL && i < PyTuple_GET_SIZE(keys); i++) {
+        PyObject *key = PyTuple_GET_ITEM(keys, i);
         PyObject *value = is_small_value(key) ? PyDict_GetItemWithError(mapping, key) : NULL;
         if (PyErr_Occurred() ||
             (value != NULL && is_small_value(value) && PyDict_SetItem(values, key, value) < 0)) {
@@ -257,7 +267,7 @@ PyObject *
 iteration_answer(PyObject *descriptor, PyObject *o, uint64_t consumed, uint64_t want)
 {
     CursorObject *cursor = NULL;
-    PyObject *mapping = NULL, *items = NULL, *values = NULL, *result = NULL, *sent = NULL;
+    PyObject *mapping = NULL, *items = NULL, *values = NULL, *result = NULL;
     Py_ssize_t length = -1;
     bool done = false;
     if (Py_IS_TYPE(o, core_get()->cursor_type)) {
@@ -283,21 +293,21 @@ iteration_answer(PyObject *descriptor, PyObject *o, uint64_t consumed, uint64_t 
         result = Py_NewRef(cursor->exact);
         goto done;
     }
-    items = cursor_next(cursor, want, &done);
+    items = want == 1 || cursor->ahead == NULL
+                ? cursor_one(cursor, &done)
+                : cursor_several(cursor, want < MOST ? (Py_ssize_t)want : MOST, &done);
     values = items == NULL     ? NULL
              : mapping == NULL ? Py_NewRef(Py_None)
                                : values_of(mapping, items);
-    sent = values == NULL ? NULL : PyList_AsTuple(items);
-    result = sent == NULL
+    result = values == NULL
                  ? NULL
                  : Py_BuildValue("(OOOnOO)", o == (PyObject *)cursor ? Py_None : (PyObject *)cursor,
-                                 sent, done ? Py_True : Py_False, length,
+                                 items, done ? Py_True : Py_False, length,
                                  mapping == NULL ? Py_None : mapping, values);
 done:
     Py_XDECREF(cursor);
     Py_XDECREF(items);
     Py_XDECREF(values);
-    Py_XDECREF(sent);
     return result;
 }
 
