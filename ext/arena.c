@@ -112,9 +112,10 @@ may_have_more(void)
     return arena.nlive < files.rlim_cur / 4;
 }
 
-/* Maps a descriptor, which is its own from here on. NULL and errno. */
+/* Maps a descriptor, which is its own from here on; made: nobody has used its memory yet. NULL and
+ * errno. */
 static struct block *
-map(int fd, size_t size, const struct stat *facts)
+map(int fd, size_t size, const struct stat *facts, bool made)
 {
     size_t page = extent_round(1);
     struct block *b = calloc(1, sizeof *b);
@@ -134,13 +135,15 @@ map(int fd, size_t size, const struct stat *facts)
         unmap(b);
         return NULL;
     }
-    /* Shared memory is not counted before it is used: what malloc() would refuse is refused. */
-    void *probe = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (probe == MAP_FAILED) {
-        unmap(b);
-        return NULL;
+    if (made) {
+        /* Shared memory is not counted before it is used: what malloc() would refuse is refused. */
+        void *probe = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (probe == MAP_FAILED) {
+            unmap(b);
+            return NULL;
+        }
+        munmap(probe, size);
     }
-    munmap(probe, size);
     b->data = b->reserved + page;
     if (mmap(b->data, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
         unmap(b);
@@ -174,7 +177,7 @@ make(size_t size)
         close(fd);
         return NULL;
     }
-    return map(fd, size, &facts);
+    return map(fd, size, &facts, true);
 }
 
 struct block *
@@ -230,7 +233,7 @@ block_take(int fd)
         close(fd);
     }
     else {
-        b = map(fd, (size_t)facts.st_size, &facts);
+        b = map(fd, (size_t)facts.st_size, &facts, false);
         if (b) {
             b->passed = true;
             add(b);

@@ -13,6 +13,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "bigcopy.h"
 #include "fdfloor.h"
 #include "pages.h"
 
@@ -100,7 +101,7 @@ struct extents_out {
         size_t used;      /* bytes from the start that may have memory */
         char *map;        /* its bytes, or NULL before they are wanted a second time */
         size_t populated; /* bytes of the map that take no page fault */
-        bool closed;      /* the map cannot be written to */
+        bool closed;      /* the map cannot be accessed */
         struct {          /* what it was written from, where that was one big piece */
             const void *data;
             size_t size;
@@ -317,6 +318,23 @@ write_all(int fd, const void *data, size_t size, size_t at)
     return 0;
 }
 
+static bool
+open_map(struct slot *s)
+{
+    if (s->closed && mprotect(s->map, s->capacity, PROT_READ | PROT_WRITE) < 0)
+        return false;
+    s->closed = false;
+    return true;
+}
+
+/* Stray writes of this process do not get to what the reader sees. */
+static void
+close_map(struct slot *s, size_t from)
+{
+    if (s->map && mprotect(s->map + from, s->capacity - from, PROT_NONE) == 0)
+        s->closed = true;
+}
+
 /* Into memory that is there already a mapping writes faster than a system call, which looks each
  * page up; getting new memory is faster by system calls, which take no page faults. */
 static bool
@@ -330,9 +348,8 @@ prepare_map(struct slot *s, size_t size)
         }
         madvise(s->map, s->capacity, MADV_DONTFORK);
     }
-    else if (s->closed && mprotect(s->map, s->capacity, PROT_READ | PROT_WRITE) < 0)
+    if (s->populated < size && !open_map(s))
         return false;
-    s->closed = false;
     if (s->populated < size) {
         /* Without it (Linux before 5.14) the pages are faulted in one by one. */
         madvise(s->map, extent_round(size), MADV_POPULATE_WRITE);
@@ -341,15 +358,28 @@ prepare_map(struct slot *s, size_t size)
     return true;
 }
 
+/* One of several: the map is closed after the last. */
 static int
-write_piece(struct extents_out *out, struct slot *s, const struct piece *piece, size_t at,
-            size_t had)
+write_piece(struct slot *s, const struct piece *piece, size_t at, size_t had)
 {
-    if (piece->size < EXTENTS_APART || at + piece->size > had || !prepare_map(s, at + piece->size))
+    if (piece->size < EXTENTS_APART || at + piece->size > had ||
+        !prepare_map(s, at + piece->size) || !open_map(s))
         return write_all(s->fd, piece->data, piece->size, at);
-    memcpy(s->map + at, piece->data, piece->size);
-    if (out->guarded && mprotect(s->map, s->capacity, PROT_NONE) == 0)
-        s->closed = true;
+    big_copy(s->map + at, piece->data, piece->size, false, false);
+    return 0;
+}
+
+static int
+write_alone(struct extents_out *out, struct slot *s, const struct piece *piece, size_t had)
+{
+    if (piece->size > had || !prepare_map(s, piece->size))
+        return write_all(s->fd, piece->data, piece->size, 0);
+    if (!big_copy(s->map, piece->data, piece->size, s->closed, out->guarded)) {
+        close_map(s, 0);
+        return write_all(s->fd, piece->data, piece->size, 0);
+    }
+    if (out->guarded && !s->closed)
+        close_map(s, extent_round(piece->size));
     return 0;
 }
 
@@ -416,7 +446,7 @@ write_apart(struct extents_out *out, struct slot *s, const struct piece *piece)
     }
     if (s->used < piece->size)
         s->used = piece->size;
-    return write_piece(out, s, piece, 0, had);
+    return write_alone(out, s, piece, had);
 }
 
 static int
@@ -445,9 +475,11 @@ write_together(struct extents_out *out, const struct piece *pieces, size_t n, st
             placed[i].slot = (unsigned)slot;
             placed[i].fresh = fresh;
             fresh = false;
-            if (write_piece(out, s, &pieces[i], placed[i].at, had) < 0)
+            if (write_piece(s, &pieces[i], placed[i].at, had) < 0)
                 return -1;
         }
+    if (out->guarded && !s->closed)
+        close_map(s, 0);
     return 0;
 }
 
@@ -595,10 +627,11 @@ memfd_is_safe(int fd, struct stat *facts)
     int seals = fcntl(fd, F_GET_SEALS);
 
     if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW) ||
-        fstatfs(fd, &file_system) < 0 || file_system.f_type != TMPFS_MAGIC ||
         fstat(fd, facts) < 0 || facts->st_size < 0)
         return false;
-    return true;
+    /* What can be sealed is a tmpfs's or hugetlbfs's, whose blocks are huge pages. */
+    return (size_t)facts->st_blksize == extent_round(1) ||
+           (fstatfs(fd, &file_system) == 0 && file_system.f_type == TMPFS_MAGIC);
 }
 
 int
