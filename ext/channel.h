@@ -107,7 +107,8 @@ bool channel_spin(channel *c, unsigned us);
  * timeout_ms (-1: for ever); it may give up earlier than that. Sets *ready to a bit mask, 0 on
  * time-out; CHANNEL_FRAME means that channel_recv() is worth a try. -1 with errno (EINTR: a signal)
  * on failure. Cheapest right after a channel_recv() that found none. Where frames take the lane it
- * first spins, for a time that follows how soon frames came lately: up to SPIN_US (channel.c). */
+ * first spins, for a time that follows how soon frames came lately: up to SPIN_US
+ * (channel_wait.c). */
 #define CHANNEL_FRAME (1u << 31)
 #define CHANNEL_MAX_FDS 8
 int channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *ready);

@@ -1,4 +1,4 @@
-/* For the tests of ext/channel.c: its two ends, in one process. */
+/* For the tests of channels: its two ends, in one process. */
 #ifndef CHANNEL_PAIR_H
 #define CHANNEL_PAIR_H
 

@@ -1,4 +1,5 @@
-/* Tests of ext/channel.c: which frames take the lane and its extents, and which go over libzmq. */
+/* Tests of ext/channel.c and ext/channel_extents.c: which frames take the lane and its extents, and
+ * which go over libzmq. */
 #include "channel_pair.h"
 #include "extents.h"
 

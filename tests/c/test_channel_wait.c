@@ -1,4 +1,4 @@
-/* Tests of ext/channel.c: the one wait, for frames, descriptors and a time. */
+/* Tests of ext/channel_wait.c: the one wait, for frames, descriptors and a time. */
 #define _GNU_SOURCE
 #include "channel_pair.h"
 

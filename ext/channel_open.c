@@ -1,0 +1,272 @@
+/* channel_open.c: how a channel is made, its libzmq socket opened, and both are closed. */
+#define _GNU_SOURCE 1
+#include "channel_parts.h"
+
+#include "fdfloor.h"
+#include "zmq_late.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* The kernel connects right after it has offered the socket. */
+#define ACCEPT_TIMEOUT_MS 10000
+/* How long a socket that was closed may still send what is queued. */
+#define FINISH_TIMEOUT_MS 1000
+
+int
+channel_listen(char endpoint[CHANNEL_ENDPOINT_SIZE])
+{
+    unsigned char secret[16];
+    char hex[2 * sizeof secret + 1];
+    if (getrandom(secret, sizeof secret, 0) != (ssize_t)sizeof secret) {
+        return -1;
+    }
+    for (size_t i = 0; i < sizeof secret; i++) {
+        snprintf(hex + 2 * i, 3, "%02x", secret[i]);
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return -1;
+    }
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char name[64];
+    int n = snprintf(name, sizeof name, "ipython_isolation-%s", hex);
+    memcpy(address.sun_path + 1, name, (size_t)n);
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
+    if (bind(fd, (struct sockaddr *)&address, size) < 0 || listen(fd, 1) < 0) {
+        int saved = errno;
+        close(fd);
+        errno = saved;
+        return -1;
+    }
+    snprintf(endpoint, CHANNEL_ENDPOINT_SIZE, "ipc://@%s", name);
+    return fd;
+}
+
+/* ---- the socket ----------------------------------------------------------------------------- */
+
+/* Threads of this class do not interrupt the one that wakes them: libzmq's let the thread that has
+ * just sent something go on until it waits, which saves a switch of threads each way where they
+ * share a processor. It aborts where a sandbox does not allow that, so this tries it first. */
+static bool
+may_be_batch(void)
+{
+    const struct sched_param none = {0};
+    return sched_getscheduler(0) == SCHED_OTHER && sched_setscheduler(0, SCHED_BATCH, &none) == 0 &&
+           sched_setscheduler(0, SCHED_OTHER, &none) == 0;
+}
+
+/* The context, which several threads may be the first to need: 0, or -1 and errno. */
+static int
+need_context(void **zmq)
+{
+    void *none = NULL, *made;
+    if (zmq_late_load() < 0) {
+        return -1;
+    }
+    if (__atomic_load_n(zmq, __ATOMIC_ACQUIRE) != NULL) {
+        return 0;
+    }
+    made = zmq_ctx_new();
+    if (made == NULL) {
+        return -1;
+    }
+    zmq_ctx_set(made, ZMQ_BLOCKY, 0); /* frames that nobody will read hold up nobody */
+    if (may_be_batch()) {
+        zmq_ctx_set(made, ZMQ_THREAD_SCHED_POLICY, SCHED_BATCH);
+    }
+    if (!__atomic_compare_exchange_n(zmq, &none, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        zmq_ctx_term(made);
+    }
+    return 0;
+}
+
+/* The socket, not yet connected. */
+static int
+open_socket(channel *c)
+{
+    int zero = 0, never = -1;
+    size_t size = sizeof c->signal_fd;
+    if (need_context(c->zmq) < 0) {
+        return -1;
+    }
+    c->socket = zmq_socket(*c->zmq, ZMQ_PAIR);
+    if (c->socket == NULL || zmq_getsockopt(c->socket, ZMQ_FD, &c->signal_fd, &size) < 0) {
+        return -1;
+    }
+    /* No lingering (a dead child must not hold up close), no limit on queued frames (a request is
+     * never dropped; strict nesting bounds them), no reconnecting (a new life is a new socket), and
+     * no limit to when the other end opens its own. */
+    zmq_setsockopt(c->socket, ZMQ_LINGER, &zero, sizeof zero);
+    zmq_setsockopt(c->socket, ZMQ_SNDHWM, &zero, sizeof zero);
+    zmq_setsockopt(c->socket, ZMQ_RCVHWM, &zero, sizeof zero);
+    zmq_setsockopt(c->socket, ZMQ_RECONNECT_IVL, &never, sizeof never);
+    zmq_setsockopt(c->socket, ZMQ_HANDSHAKE_IVL, &zero, sizeof zero);
+    return 0;
+}
+
+/* The accepting end's socket. */
+static int
+open_accepting(channel *c)
+{
+    int patience = ACCEPT_TIMEOUT_MS, listen_fd = c->listen_fd;
+    if (open_socket(c) < 0) {
+        return -1;
+    }
+    zmq_setsockopt(c->socket, ZMQ_SNDTIMEO, &patience, sizeof patience);
+    if (zmq_setsockopt(c->socket, ZMQ_USE_FD, &listen_fd, sizeof listen_fd) < 0 ||
+        zmq_bind(c->socket, c->endpoint) < 0) {
+        return -1;
+    }
+    c->listen_fd = -1; /* libzmq's */
+    return 0;
+}
+
+void
+channel_connected(channel *c)
+{
+    if (c->filled) {
+        c->filled = false;
+        fd_unfill();
+    }
+}
+
+int
+channel_need_socket(channel *c)
+{
+    if (c->socket != NULL) {
+        return 0;
+    }
+    if (c->listen_fd < 0) {
+        errno = ENOTCONN; /* it could not be opened before */
+        return -1;
+    }
+    fd_fill();
+    c->filled = true;
+    if (open_accepting(c) == 0) {
+        return 0;
+    }
+    int saved = errno;
+    if (c->socket != NULL) {
+        zmq_close(c->socket);
+        c->socket = NULL;
+        c->signal_fd = -1;
+    }
+    channel_connected(c);
+    errno = saved;
+    return -1;
+}
+
+bool
+channel_is_open(const channel *c)
+{
+    return c->socket != NULL;
+}
+
+/* ---- the channel ---------------------------------------------------------------------------- */
+
+/* Frees what needs nothing of libzmq. */
+static void
+free_rest(channel *c)
+{
+    channel_connected(c);
+    extents_out_free(c->out);
+    extents_in_free(c->in);
+    lane_free(c->lane);
+    if (c->listen_fd >= 0) {
+        close(c->listen_fd);
+    }
+    if (c->timer_fd >= 0) {
+        close(c->timer_fd);
+    }
+    free(c);
+}
+
+void
+channel_close(channel *c)
+{
+    if (c != NULL) {
+        if (c->socket != NULL) {
+            zmq_close(c->socket);
+        }
+        free_rest(c);
+    }
+}
+
+void
+channel_finish(channel *c)
+{
+    if (c != NULL) {
+        int patience = FINISH_TIMEOUT_MS;
+        if (c->socket != NULL) {
+            zmq_setsockopt(c->socket, ZMQ_LINGER, &patience, sizeof patience);
+        }
+        channel_close(c);
+    }
+}
+
+void
+channel_forget(channel *c)
+{
+    if (c != NULL) {
+        free_rest(c);
+    }
+}
+
+/* Takes what has been made so far away again, but for the lane. NULL. */
+static channel *
+give_up(channel *c)
+{
+    int saved = errno;
+    c->lane = NULL;
+    channel_close(c);
+    errno = saved;
+    return NULL;
+}
+
+static channel *
+channel_new(void **zmq, const char *endpoint, lane *l)
+{
+    channel *c = calloc(1, sizeof *c);
+    if (c == NULL) {
+        return NULL;
+    }
+    c->zmq = zmq;
+    c->listen_fd = c->signal_fd = -1;
+    snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint);
+    c->lane = l;
+    return channel_set_up_wait(c) < 0 ? give_up(c) : c;
+}
+
+channel *
+channel_connect(void **zmq, const char *endpoint, lane *l)
+{
+    channel *c = channel_new(zmq, endpoint, l);
+    if (c == NULL) {
+        return NULL;
+    }
+    c->send_flags = ZMQ_DONTWAIT;
+    return open_socket(c) < 0 || zmq_connect(c->socket, endpoint) < 0 ? give_up(c) : c;
+}
+
+channel *
+channel_accept(void **zmq, const char *endpoint, int listen_fd, lane *l)
+{
+    channel *c = channel_new(zmq, endpoint, l);
+    if (c == NULL) {
+        close(listen_fd);
+        return NULL;
+    }
+    c->listen_fd = listen_fd;
+    c->accepts = c->moves = true;
+    c->lane_in = l != NULL; /* what goes over libzmq is announced there */
+    return l == NULL && open_accepting(c) < 0 ? give_up(c) : c;
+}
