@@ -5,6 +5,9 @@
 #include "codec.h"
 #include "state.h"
 
+/* A request is sent when it has so many calls; the child takes no more. */
+#define BATCH_CALLS 1000
+
 /* Where the ways of a request lead to batches: each is one test there. */
 
 /* Kernel: a request of this thread begins. 1: it is a call that a batch takes in: `m` is that of

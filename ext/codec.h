@@ -100,11 +100,12 @@ struct incoming {
     struct strand *strand;
     struct frame frame;
     struct frame_header header;
-    PyObject *seen;            /* strong or NULL: dict of the exceptions in this frame, by handle */
-    struct values *values;     /* borrowed: of the request that is read; NULL in any other frame */
-    bool discarded;            /* read for its handles alone: requests it refers to may be over */
-    struct batch_calls *batch; /* borrowed or NULL: the batch that is being served; see batch.c */
-    bool unanswered;           /* a call of it could not be answered: this end has to give up */
+    PyObject *seen;        /* strong or NULL: dict of the exceptions in this frame, by handle */
+    struct values *values; /* borrowed: of the request that is read; NULL in any other frame */
+    bool discarded;        /* read for its handles alone: requests it refers to may be over */
+    struct batch_calls
+        *batch;      /* borrowed or NULL: the batch that is being served; see batch_serve.c */
+    bool unanswered; /* a call of it could not be answered: this end has to give up */
 };
 
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);

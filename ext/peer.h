@@ -25,7 +25,7 @@ void request_abandon(struct message *m);
 
 /* Kernel: the child is to be told first what has changed in the session's state. */
 bool sync_due(PeerObject *peer);
-/* Parts of these, for requests that are several calls (batch.c). Of the message request_await()
+/* Parts of these, for requests that are several calls (batch*.c). Of the message request_await()
  * needs only what frame_send() (exchange.h) leaves of it: the result, or NULL with an exception. */
 PyObject *request_await(struct message *m);
 void request_end(PeerObject *peer, struct strand *s);

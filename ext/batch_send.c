@@ -1,0 +1,277 @@
+/* batch_send.c: the calls of a batch are sent, and the replies awaited; each settles its future. */
+#include "batch_parts.h"
+
+#include "exchange.h"
+#include "iteration.h"
+#include "shared.h"
+#include "strands.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool
+batch_keep(BatchObject *b, struct incoming *in)
+{
+    uint64_t request = in->header.request, base = b->base;
+    if (request != base &&
+        (request < base || request > base + (uint64_t)PyList_GET_SIZE(b->futures))) {
+        return false;
+    }
+    if (b->nkept == b->capkept) {
+        size_t capacity = b->capkept ? b->capkept * 2 : 16;
+        struct incoming *more = realloc(b->kept, capacity * sizeof *more);
+        if (more == NULL) {
+            return false;
+        }
+        b->kept = more;
+        b->capkept = capacity;
+    }
+    b->kept[b->nkept++] = *in;
+    return true;
+}
+
+bool
+batch_kept(BatchObject *b, uint64_t request, struct incoming *in)
+{
+    for (size_t i = 0; i < b->nkept; i++) {
+        if (b->kept[i].header.request == request) {
+            *in = b->kept[i];
+            memmove(b->kept + i, b->kept + i + 1, (--b->nkept - i) * sizeof *b->kept);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* m asks for this call from here on. */
+static void
+ask_for(struct message *m, const FutureObject *f)
+{
+    m->request = m->batch->base + 1 + f->index;
+    m->operation = f->operation;
+    m->operand = f->operand;
+    m->arguments =
+        (struct arguments){.nargs = f->nargs, .kwnames = f->kwnames, .kwargs = f->kwargs};
+    if (f->by_tuple) {
+        m->arguments.tuple = f->args;
+    }
+    else {
+        m->arguments.vector = ((PyTupleObject *)f->args)->ob_item;
+    }
+}
+
+void
+batch_blame(struct message *m, const struct ending *ending)
+{
+    BatchObject *b = m->batch;
+    Py_ssize_t n = PyList_GET_SIZE(b->futures), at = b->at;
+    /* Of the main thread it is known which call it had begun; replies to earlier ones may be lost.
+     */
+    if (m->strand->id == STRAND_MAIN && ending->taken > b->base &&
+        ending->taken - b->base <= (uint64_t)n && (Py_ssize_t)(ending->taken - b->base) > at) {
+        at = (Py_ssize_t)(ending->taken - b->base) - 1;
+    }
+    if (at < n) {
+        FutureObject *f = (FutureObject *)PyList_GET_ITEM(b->futures, at);
+        if (f->state == FUTURE_PENDING) {
+            ask_for(m, f);
+            b->blamed = f->number;
+        }
+    }
+}
+
+int
+batch_add_facts(const struct message *m, PyObject *facts)
+{
+    PyObject *number = PyLong_FromUnsignedLongLong(m->batch->blamed);
+    int rc = number == NULL ? -1 : PyDict_SetItemString(facts, "batch", number);
+    Py_XDECREF(number);
+    return rc;
+}
+
+/* Settles a future with the exception that is set. What failed because a call before it had failed
+ * has failed of that. New reference to the exception. */
+static PyObject *
+settle_failed(BatchObject *b, FutureObject *f)
+{
+    PyObject *exc = compat_take_exception();
+    for (Py_ssize_t i = 0; f->needs != NULL && i < PyList_GET_SIZE(f->needs); i++) {
+        FutureObject *needed = (FutureObject *)PyList_GET_ITEM(f->needs, i);
+        if (needed->state == FUTURE_FAILED) {
+            Py_SETREF(exc, Py_NewRef(needed->value));
+            break;
+        }
+    }
+    future_settle(f, FUTURE_FAILED, Py_NewRef(exc));
+    if (PyList_Append(b->failed, (PyObject *)f) < 0) {
+        PyErr_Clear(); /* no memory: it still raises when asked */
+    }
+    return exc;
+}
+
+static void
+fail_rest(BatchObject *b, PyObject *futures, Py_ssize_t from, PyObject *exc)
+{
+    for (Py_ssize_t i = from; i < PyList_GET_SIZE(futures); i++) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+        Py_DECREF(settle_failed(b, (FutureObject *)PyList_GET_ITEM(futures, i)));
+    }
+}
+
+static bool
+life_is_over(PeerObject *peer, struct strand *s)
+{
+    return s->closed || s->epoch != peer->epoch || peer->state != PEER_RUNNING;
+}
+
+/* No call after this one is begun any more. */
+static void
+cancel_rest(BatchObject *b, struct message *m)
+{
+    struct shared_page *page = process_shared(b->peer->process);
+    if (page != NULL && m->strand->id == STRAND_MAIN) {
+        atomic_store(&page->cancelled_request, b->base + BATCH_CALLS);
+    }
+}
+
+/* Waits for the replies to what has been sent. A new reference to what interrupted that, or NULL.
+ */
+static PyObject *
+await_calls(BatchObject *b, struct message *m)
+{
+    PeerObject *peer = b->peer;
+    struct strand *s = m->strand;
+    Py_ssize_t n = PyList_GET_SIZE(b->futures);
+    PyObject *interrupt = NULL;
+    bool over = false;
+    for (b->at = 0; b->at < n && !over; b->at++) {
+        FutureObject *f = (FutureObject *)PyList_GET_ITEM(b->futures, b->at);
+        bool before = m->interrupted = interrupt != NULL;
+        ask_for(m, f);
+        PyObject *result = request_await(m);
+        if (result != NULL) {
+            future_settle(f, FUTURE_DONE, result);
+            continue;
+        }
+        PyObject *exc = settle_failed(b, f);
+        over = life_is_over(peer, s);
+        if (over) {
+            fail_rest(b, b->futures, b->at + 1, exc);
+        }
+        if (m->interrupted && !before && !PyErr_GivenExceptionMatches(exc, PyExc_Exception)) {
+            interrupt = exc;
+            cancel_rest(b, m);
+        }
+        else {
+            Py_DECREF(exc);
+        }
+    }
+    if (!over) {
+        /* That the child is through with it. */
+        m->request = b->base;
+        m->interrupted = false;
+        m->operation = NULL;
+        m->operand = NULL;
+        m->arguments = (struct arguments){0};
+        PyObject *none = request_await(m);
+        if (none == NULL && interrupt == NULL) {
+            interrupt = compat_take_exception();
+        }
+        PyErr_Clear();
+        Py_XDECREF(none);
+    }
+    struct shared_page *page = process_shared(peer->process);
+    if (interrupt != NULL && page != NULL && s->id == STRAND_MAIN && !life_is_over(peer, s)) {
+        atomic_store(&page->interrupt_request, 0);
+    }
+    return interrupt;
+}
+
+void
+batch_drop(BatchObject *b, PyObject *why)
+{
+    struct message m;
+    Py_ssize_t n = PyList_GET_SIZE(b->futures);
+    b->pending = false;
+    batch_move_message(&m, &b->message);
+    struct strand *s = m.strand;
+    if (why != NULL) {
+        fail_rest(b, b->futures, 0, why);
+    }
+    PyList_SetSlice(b->futures, 0, n, NULL);
+    b->first += (uint64_t)n;
+    request_resume(b->peer, s);
+    s->framing++;
+    m.begun = true;
+    m.batch = NULL;
+    if (s->epoch != b->peer->epoch) {
+        m.nsent = 0;    /* the counts are those of the new life */
+        m.released = 0; /* of a life that is over */
+    }
+    s->pins--;
+    request_abandon(&m);
+    Py_XDECREF(why);
+}
+
+int
+batch_flush(BatchObject *b)
+{
+    PeerObject *peer = b->peer;
+    if (!b->pending || b->busy) {
+        return 0;
+    }
+    struct strand *s = b->message.strand;
+    if (s->closed || s->epoch != peer->epoch) {
+        raise_error("ClientStateError",
+                    "this call of a batch was not made: the process it was for has ended");
+        batch_drop(b, compat_take_exception());
+        return 0;
+    }
+    struct message m;
+    PyObject *interrupt = NULL;
+    uint64_t n = (uint64_t)PyList_GET_SIZE(b->futures);
+    b->pending = false;
+    b->busy = true;
+    batch_move_message(&m, &b->message);
+    if (!m.w.failed) {
+        memcpy(m.w.data + b->count_at, &n, sizeof n);
+    }
+    b->base = m.request;
+    struct values *values = m.values;
+    size_t npairs = m.npairs;
+    m.values = NULL;
+    request_resume(peer, s);
+    peer->requests_sent++;
+    pairs_forget(s, npairs);
+    if (values != NULL) {
+        values_begin(s, values);
+    }
+    m.op = OP_BATCH;
+    if (frame_send(&m) == 0) {
+        interrupt = await_calls(b, &m);
+    }
+    else {
+        PyObject *exc = compat_take_exception();
+        fail_rest(b, b->futures, 0, exc);
+        Py_DECREF(exc);
+    }
+    blobs_collect();
+    iteration_effect(peer);
+    if (values != NULL) {
+        values_end(s, values);
+    }
+    pairs_truncate(s, npairs);
+    if (s->npairs > 0 && !s->closed && pairs_snapshot(s, 0) < 0) {
+        Py_XSETREF(interrupt, compat_take_exception());
+    }
+    s->pins--;
+    request_end(peer, s);
+    b->first += n;
+    PyList_SetSlice(b->futures, 0, PY_SSIZE_T_MAX, NULL);
+    b->busy = false;
+    if (interrupt != NULL) {
+        compat_raise(interrupt);
+        return -1;
+    }
+    return 0;
+}
