@@ -6,18 +6,16 @@ import atexit
 import contextlib
 import contextvars
 import importlib.machinery
-import io
 import itertools
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import threading
 import types
 import weakref
 
-from . import _core, adapters, batch, bundle, diagnosis, display, errors, limits, oom, output, prompts, reports, shipping, waiting
+from . import _core, adapters, batch, bundle, copies, diagnosis, display, errors, limits, oom, output, prompts, reports, shipping, waiting
 from .child import register_default_values
 from .reload import Watch
 from .rollback import Rollback
@@ -50,14 +48,6 @@ class _Client:
     def cleanup(self):
         """As `IsolationContext.close`."""
         self._context.close()
-
-
-def _own_class(o: object) -> object:
-    """Return the class of this process that a mirrored, un-isolated one has the name of; anything else as it is."""
-    if not (isinstance(o, type) and _core.isproxy(o)):
-        return o
-    here = getattr(sys.modules.get(o.__module__), o.__qualname__, None)
-    return here if isinstance(here, type) and not _core.isproxy(here) else o
 
 
 class IsolationContext:
@@ -626,7 +616,7 @@ class IsolationContext:
                 if self._setup or self._init is not None:
                     self._prepare()
                 for function, args, kwargs in self._setup:
-                    self._call(function, *_copied((args, kwargs)))
+                    self._call(function, *copies.containers((args, kwargs)))
                 if self._init is not None:
                     self._init()
             if self._bundle is not None:
@@ -817,31 +807,10 @@ class IsolationContext:
             raise AttributeError("__signature__") from error
 
     def reduce_function(self, function):
-        """What rebuilds the proxy of a function: its name, if that leads to it here; else the function of that name."""
-        module, qualname = function.__module__, function.__qualname__
-        try:
-            local = errors.find(module, qualname)
-        except (ImportError, AttributeError, TypeError, ValueError):
-            return qualname
-        return qualname if local is function else (errors.find, (module, qualname))
+        return copies.reduce_function(function)
 
     def reduced(self, parts):
-        """What `__reduce_ex__` of a proxy's target said, for pickling here."""
-        if not isinstance(parts, tuple):
-            return parts
-        parts = (*parts[:3], *(iter(part) if type(part) is tuple else part for part in parts[3:5]), *parts[5:])
-        if len(parts) > 1 and isinstance(parts[1], tuple):
-            parts = (parts[0], tuple(map(_own_class, parts[1])), *parts[2:])
-        function = parts[0]
-        module, name = getattr(function, "__module__", None), getattr(function, "__name__", None)
-        if module == "copyreg" and name in _NEW:
-            return (_NEW[name], *parts[1:])
-        if _core.isproxy(function) and isinstance(module, str) and isinstance(name, str):
-            # A function that is here too: copyreg's, functools' ...
-            here = getattr(sys.modules.get(module), name, None)
-            if here is not None and not _core.isproxy(here):
-                return (here, *parts[1:])
-        return parts
+        return copies.reduced(parts)
 
     def reduce_container(self, proxy):
         return errors.container(proxy.__class__, self._peer.host_call("content", proxy))
@@ -1013,7 +982,7 @@ class IsolationContext:
         if setup:
             self._prepare()
         # As they are now: the call may change them, and leave objects of this life in them.
-        step = (function, *_copied((args, kwargs))) if setup else None
+        step = (function, *copies.containers((args, kwargs))) if setup else None
         result = self._call(function, args, kwargs)
         if setup:
             self._setup.append(step)
@@ -1083,27 +1052,6 @@ def _is_within(name, module):
 def _service(peer, relay):
     relay.service_thread()
     peer.run_service()
-
-
-def _copied(o, seen=None):
-    """Built-in containers copied at all depths, everything else as it is."""
-    seen = {} if seen is None else seen
-    if id(o) in seen:
-        return seen[id(o)]
-    kind = type(o)
-    if kind is tuple:
-        return tuple(_copied(item, seen) for item in o)
-    if kind is list:
-        copy = seen[id(o)] = []
-        copy.extend(_copied(item, seen) for item in o)
-    elif kind is dict:
-        copy = seen[id(o)] = {}
-        copy.update((key, _copied(value, seen)) for key, value in o.items())
-    elif kind in (set, bytearray):
-        copy = seen[id(o)] = o.copy()
-    else:
-        return o
-    return copy
 
 
 def _cell():
@@ -1231,78 +1179,6 @@ def contexts():
     """The contexts of this process that are not closed: list of IsolationContext."""
     with _lock:
         return [c for c in _all if c._peer.state not in ("closed", "forked")]
-
-
-def _new_object(cls, *args):
-    return cls.__new__(cls, *args)
-
-
-def _new_object_ex(cls, args, kwargs):
-    return cls.__new__(cls, *args, **kwargs)
-
-
-# Under their own names pickle writes an opcode that calls tp_new, which for a mirrored class is the whole
-# construction.
-_NEW = {"__newobj__": _new_object, "__newobj_ex__": _new_object_ex}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds real classes, also of modules whose name stands for an isolated one here."""
-
-    def find_class(self, module, name):
-        found = sys.modules.get(module)
-        if found is not None and not _core.isproxy(found):
-            return super().find_class(module, name)
-        from . import importer
-
-        o = importer.real_module(module)
-        for part in name.split("."):
-            o = getattr(o, part)
-        return o
-
-
-def byvalue(proxy):
-    """A copy, in this process, of the object behind a proxy.
-
-    Parameters
-    ----------
-    proxy : object
-        A proxy; its target must be picklable.
-
-    Returns
-    -------
-    object
-        Independent of the original, like a deep copy. Its methods run in this process.
-
-    Raises
-    ------
-    AssertionError
-        When it is no proxy.
-    """
-    if not _core.isproxy(proxy):
-        raise AssertionError(f"byvalue() needs a proxy, not {type(proxy).__name__}")
-    peer = _core.proxy_info(proxy)[0]
-    return _Unpickler(io.BytesIO(peer.host_call("byvalue", proxy))).load()
-
-
-def register_value_type(cls):
-    """From now on, instances of `cls` cross by value: rebuilt from what ``__reduce_ex__`` says.
-
-    Parameters
-    ----------
-    cls : type
-        Immutable, importable by name in both processes.
-
-    Returns
-    -------
-    type
-        `cls`, so that this can be used as a decorator.
-    """
-    if not isinstance(cls, type):
-        raise TypeError(f"a class is needed, not {cls!r}")
-    _core.value_types[cls] = True
-    _core.value_types[f"{cls.__module__}.{cls.__qualname__}"] = True
-    return cls
 
 
 @atexit.register
