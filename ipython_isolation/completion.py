@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from IPython.core.error import TryNext
 
 from . import _core, errors, importer
-from .context import contexts
+from .registry import contexts
 
 if TYPE_CHECKING:
     from IPython.core.completer import IPCompleter

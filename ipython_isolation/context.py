@@ -13,23 +13,21 @@ import subprocess
 import sys
 import threading
 import types
-import weakref
 
-from . import _core, adapters, batch, bundle, copies, diagnosis, display, errors, limits, oom, output, prompts, reports, shipping, waiting
+from . import _core, adapters, batch, bundle, copies, diagnosis, display, errors, limits, oom, output, prompts, registry, reports, shipping, waiting
 from .child import register_default_values
+from .following import Following, cwd
+from .registry import contexts
 from .reload import Watch
 from .rollback import Rollback
 
 _SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_supervisor")
 _BOOT = "import sys; sys.path[:] = {path!r}; from ipython_isolation.child import main; main({spare})"
 
-_lock = threading.RLock()
 #: How many cells back a thread of a child still prints to its own.
 _CELLS_KEPT = 1000
 _cells: dict[int, contextvars.Context] = {}  # number -> where its output goes
 _cell_numbers = itertools.count(1)
-_named: dict[str, IsolationContext] = {}
-_all: weakref.WeakSet[IsolationContext] = weakref.WeakSet()
 
 register_default_values()
 adapters.install()
@@ -196,13 +194,12 @@ class IsolationContext:
         self._said_in = None  # the cell in which a loss of state was said last
         self._pid_of_owner = os.getpid()
         self._starting = None
-        self._sent = {"path": None, "environ": None, "cwd": None, "levels": None}
-        self._spare_made = None  # of the spare: what it was started with (`_recipe`, part of `_sent`)
-        self._env_started = {}  # variables that are not the session's, of the child that runs
+        self._spare_made = None  # of the spare: what it was started with (`_recipe`, part of `Following.told`)
         self._limits_started = {"memory": None, "cpu": None}  # of the child that runs, or ran last
         self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
         self._peer.main_thread = threading.main_thread().ident
         self._peer.cell = next(reversed(_cells), 0)
+        self._following = Following(self._peer)
         if arrays == "shared":
             _core.share_arrays(1)
             self._peer.shares_arrays = True
@@ -216,8 +213,7 @@ class IsolationContext:
         for option, value in given.items():
             self._set(option, value)
         self._reports = reports.SessionReports(self._peer)
-        with _lock:
-            _all.add(self)
+        registry.add(self)
 
     def __repr__(self):
         info = self.info()
@@ -279,7 +275,7 @@ class IsolationContext:
             raise errors.ClientStateError("a checkpoint can only be made while no call is under way")
         if threading.get_ident() != self._peer.main_thread:
             raise errors.ClientStateError("a checkpoint can only be made by the main thread")
-        self.sync()
+        self._following.sync()
         if not self._snapshots.take():
             raise errors.ClientStateError(f"no checkpoint can be made of context {self.name!r}: {self._snapshots.reason}")
 
@@ -499,9 +495,7 @@ class IsolationContext:
 
     def close(self):
         """Ends the child for good. Waits for half a second at most for it to exit by itself."""
-        with _lock:
-            if _named.get(self.name) is self:
-                del _named[self.name]
+        registry.drop_name(self)
         if self._peer.state not in ("closed", "forked"):
             if not self._state_lock.acquire(blocking=False):
                 self._peer.kill(9)  # a start in another thread, which ends so; or a close, which is as good
@@ -586,9 +580,8 @@ class IsolationContext:
             raise errors.ClientStateError(f"context {self.name!r} is being started")
         lost = self._lost
         self._starting = threading.get_ident()
-        _watch_log_levels()
         try:
-            self._sent = dict.fromkeys(self._sent)
+            self._following.life_begins()
             self._output.reset()
             self._reports.reset()
             age = self._snapshots.age()
@@ -596,7 +589,7 @@ class IsolationContext:
             if kept is None:
                 self._start_process()
             else:
-                modules, self._sent = kept
+                modules, self._following.told = kept
             thread = threading.Thread(
                 target=_service, args=(self._peer, self._output), name=f"isolation-{self.name}", daemon=True
             )
@@ -605,7 +598,7 @@ class IsolationContext:
             isolated = tuple(self._peer.isolated)  # of earlier lives
             self._shell_made = self._peer.host_call(
                 "setup", [str(a) for a in sys.argv], paths, isolated, display.shell_name(), self._arrays == "shared",
-                *self._changes()
+                *self._following.changes()
             )
             if kept is not None:
                 lost = False
@@ -657,11 +650,11 @@ class IsolationContext:
             made, self._spare_made = self._spare_made, None
             if made[0] == self._recipe():
                 if self._peer.take_spare():
-                    self._sent.update(made[1])  # what it was started with, and has not followed since
-                    self._env_started = self._env
+                    self._following.told.update(made[1])  # what it was started with, and has not followed since
+                    self._following.own_environ = self._env
                     return
             self._peer.drop_spare()
-        self._env_started = self._env
+        self._following.own_environ = self._env
         try:
             self._peer.start(*self._command(spare=False))
         except PermissionError as error:
@@ -683,7 +676,7 @@ class IsolationContext:
         ]
         environ = [f"{k}={v}" for k, v in {**os.environ, **self._env}.items() if v is not None]
         self._peer.set_limits(self._memory or 0, self._cpu or 0, self._nice or 0)
-        return arguments, environ, _cwd()
+        return arguments, environ, cwd()
 
     def _recipe(self):
         """What a process is started with and cannot follow later."""
@@ -700,34 +693,13 @@ class IsolationContext:
             except OSError:
                 return  # then the next life takes as long as the first
             environ = {name: text for name, text in os.environ.items() if name not in self._env}
-            self._spare_made = self._recipe(), {"environ": environ, "cwd": _cwd()}
+            self._spare_made = self._recipe(), {"environ": environ, "cwd": cwd()}
 
     # -- what the core calls --------------------------------------------------------------------
 
     def sync(self):
         """Tells the child what changed here of sys.path, environ, cwd and log levels."""
-        changes = self._changes()
-        if any(change is not None for change in changes):
-            self._peer.host_call("sync", *changes)
-
-    def _changes(self):
-        sent, changes = self._sent, []
-        path = tuple(p for p in sys.path if isinstance(p, str))
-        changes.append(None if path == sent["path"] else path)
-        environ = {name: text for name, text in os.environ.items() if name not in self._env_started}
-        before = sent["environ"]
-        if before is None:
-            before = environ  # it was started with it
-        removed = tuple(k for k in before if k not in environ)
-        changed = tuple((k, v) for k, v in environ.items() if before.get(k) != v)
-        changes.append((changed, removed) if changed or removed else None)
-        cwd = _cwd()
-        changes.append(None if cwd == (sent["cwd"] or cwd) else cwd)
-        levels = _log_levels()
-        gone = tuple((name, 0) for name, _ in (sent["levels"] or ()) if name not in dict(levels))
-        changes.append(None if levels == sent["levels"] else levels + gone)
-        self._sent = {"path": path, "environ": environ, "cwd": cwd, "levels": levels}
-        return changes
+        self._following.sync()
 
     def on_output(self, stream, data):
         self._output.feed(stream, data)
@@ -903,7 +875,7 @@ class IsolationContext:
             return known[0]
         if known is not None and path is None:
             path = known[1]
-        self.sync()
+        self._following.sync()
         isolated = self._peer.isolated
         isolated.update(_also_named(name))
         module, file, search, package, doc = self._peer.host_call("load", name, path, tuple(isolated))
@@ -951,7 +923,7 @@ class IsolationContext:
     def find_module(self, name):
         """Whether the child can import `name`: bool. Nothing is imported."""
         self.ensure_started()
-        self.sync()
+        self._following.sync()
         return self._peer.host_call("find", name)
 
     def call(self, function, /, *args, **kwargs):
@@ -1060,38 +1032,6 @@ def _cell():
     return shell.instance().execution_count if shell is not None and shell.initialized() else None
 
 
-def _cwd():
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"
-
-
-def _watch_log_levels():
-    """Has every context look at the levels again whenever one changes: loggers then clear this cache."""
-    manager = logging.root.manager
-    if hasattr(manager, "_isolation_watches"):
-        return
-    clear, manager._isolation_watches = manager._clear_cache, True
-
-    def clear_cache():
-        clear()
-        for context in list(_all):
-            context._peer.sync = True
-
-    manager._clear_cache = clear_cache
-
-
-def _log_levels():
-    """The levels set in this process, for the child's loggers: tuple of (name, level). None: for all."""
-    levels = [("", logging.root.level), (None, logging.root.manager.disable)]
-    for name, logger in list(logging.root.manager.loggerDict.items()):
-        level = getattr(logger, "level", 0)
-        if level:
-            levels.append((name, level))
-    return tuple(levels)
-
-
 def _resident(pid):
     if pid is None:
         return None
@@ -1130,20 +1070,16 @@ def named_context(name, **options):
     ValueError
         When the context exists with other options.
     """
-    with _lock:
-        context = _named.get(name)
-        if context is None:
-            context = _named[name] = IsolationContext(**{"restart": "auto", **options, "name": name})
-            return context
-        for option, value in options.items():
-            if option in limits.READ:
-                value = limits.READ[option](value)
-            if getattr(context, "_" + option, None) != value:
-                raise ValueError(
-                    f"context {name!r} exists with {option}={getattr(context, '_' + option, None)!r};"
-                    " close it first, or use another name"
-                )
-        return context
+    context, made = registry.named(name, lambda: IsolationContext(**{"restart": "auto", **options, "name": name}))
+    for option, value in () if made else options.items():
+        if option in limits.READ:
+            value = limits.READ[option](value)
+        if getattr(context, "_" + option, None) != value:
+            raise ValueError(
+                f"context {name!r} exists with {option}={getattr(context, '_' + option, None)!r};"
+                " close it first, or use another name"
+            )
+    return context
 
 
 def cell_began(*_):
@@ -1175,12 +1111,6 @@ def cell_executed(*_):
             context._seen_requests = peer.requests
 
 
-def contexts():
-    """The contexts of this process that are not closed: list of IsolationContext."""
-    with _lock:
-        return [c for c in _all if c._peer.state not in ("closed", "forked")]
-
-
 @atexit.register
 def _close_all():
     for context in contexts():
@@ -1188,15 +1118,3 @@ def _close_all():
             context.close()
         except Exception:
             pass
-
-
-def _forget_all():
-    global _lock
-    _lock = threading.RLock()  # another thread may have held it, and is not here
-    for context in list(_all):
-        context._peer.forget()
-        context._watch.forget()
-    _named.clear()
-
-
-os.register_at_fork(after_in_child=_forget_all)

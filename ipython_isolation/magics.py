@@ -20,7 +20,8 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
 from . import _core, bundle, cells, completion, display, importer, limits, output
-from .context import IsolationContext, cell_began, cell_ended, cell_executed, contexts, named_context
+from .context import IsolationContext, cell_began, cell_ended, cell_executed, named_context
+from .registry import contexts
 
 _COMMAND = "%isolate"
 _ACTIONS = ("off", "restart", "reload", "attach", "release")
