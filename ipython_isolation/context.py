@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import contextvars
 import importlib.machinery
-import itertools
-import logging
 import os
 import subprocess
 import sys
 import threading
 import types
 
-from . import _core, adapters, batch, bundle, copies, diagnosis, display, errors, limits, oom, output, prompts, registry, reports, shipping, waiting
+from . import _core, adapters, batch, copies, display, errors, limits, output, registry, shipping
 from .child import register_default_values
+from .deaths import Deaths
 from .following import Following, cwd
+from .host import Host
 from .registry import contexts
 from .reload import Watch
 from .rollback import Rollback
 
-_SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_supervisor")
 _BOOT = "import sys; sys.path[:] = {path!r}; from ipython_isolation.child import main; main({spare})"
-
-#: How many cells back a thread of a child still prints to its own.
-_CELLS_KEPT = 1000
-_cells: dict[int, contextvars.Context] = {}  # number -> where its output goes
-_cell_numbers = itertools.count(1)
 
 register_default_values()
 adapters.install()
@@ -179,26 +172,15 @@ class IsolationContext:
         self._setup = []  # (function, args, kwargs), replayed at each start
         self._replaying = False
         self._in_transaction = False
-        self._unsaid = False  # that a frozen copy takes over
         self._loaded = {}  # name -> (proxy, path)
         self._loaded_in = {}  # name -> epoch
-        self._lost = False
-        self._crashes = 0
-        self._last_death = None
-        self._bundle = None  # of the last death; may wait for a frozen copy
-        self._diagnosis = (None, None)  # of the last death: pid, Diagnosis
-        self._oom = None
-        self.waiting = None  # waiting.Waiting: what the last interrupt that was not answered found
-        self._shell_made = False  # in the child that runs
-        self._seen_requests = 0  # when the last cell ended
-        self._said_in = None  # the cell in which a loss of state was said last
         self._pid_of_owner = os.getpid()
         self._starting = None
         self._spare_made = None  # of the spare: what it was started with (`_recipe`, part of `Following.told`)
         self._limits_started = {"memory": None, "cpu": None}  # of the child that runs, or ran last
-        self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
-        self._peer.main_thread = threading.main_thread().ident
-        self._peer.cell = next(reversed(_cells), 0)
+        self._host = Host(self, transport != "zmq")
+        self._peer = self._host.peer
+        self._deaths = Deaths(self, self._peer, self._host.output)
         self._following = Following(self._peer)
         if arrays == "shared":
             _core.share_arrays(1)
@@ -207,12 +189,8 @@ class IsolationContext:
         self._bundles = bundles
         self._snapshots = Rollback(self, self._peer, rollback == "auto")
         self._watch = Watch(self, self._peer)
-        self._output = output.OutputRelay(self._peer)
-        self._output.muted = self._is_muted
-        self._muted = {}  # module -> bool, where it is not as for the others
         for option, value in given.items():
             self._set(option, value)
-        self._reports = reports.SessionReports(self._peer)
         registry.add(self)
 
     def __repr__(self):
@@ -245,7 +223,7 @@ class IsolationContext:
     def ensure_started(self):
         """Starts the child if it does not run; also after a crash, when ``restart="auto"``."""
         if self._peer.state != "running" or self._starting is not None:
-            self.ensure_running()
+            self._ensure_running()
 
     def restart(self):
         """Ends the child, if it runs, and starts another. Objects of the old one are lost; modules,
@@ -367,7 +345,7 @@ class IsolationContext:
         elif option == "hold":
             self._peer.hold = value
         elif option == "mute":
-            self._muted.clear()
+            self._host.output.mute(value)
         elif option == "spare":
             self._keep_spare()
 
@@ -387,21 +365,7 @@ class IsolationContext:
             False: it is shown, even if the others are muted. Setting the option ``mute`` forgets all of these.
         """
         for each in _also_named(name):
-            self._muted[each] = bool(on)
-
-    def _is_muted(self):
-        """Whether what the child shows at this moment is not to be seen."""
-        if not self._muted:
-            return self._mute
-        name = self._peer.module
-        if name is not None and any(_is_within(name, known) for known in (*self._loaded, *self._muted)):
-            return self._mutes(name)
-        return all(map(self._mutes, self._loaded)) if self._loaded else self._mute
-
-    def _mutes(self, name):
-        while name and name not in self._muted:
-            name = name.rpartition(".")[0]
-        return self._muted[name] if name else self._mute
+            self._host.output.mute_module(each, bool(on))
 
     @property
     def timeout(self):
@@ -475,11 +439,6 @@ class IsolationContext:
             for name in names:
                 self.load_module(name)
 
-    def files_changed(self):
-        """What the core calls before a request when a file that the child runs may have changed."""
-        with self._state_lock:
-            self._watch.look()
-
     def _reload_changed(self, paths):
         names = sorted(os.path.basename(path) for path in paths)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -488,10 +447,6 @@ class IsolationContext:
             " objects made in it before are lost"
         )
         self.reload()
-
-    def renew_snapshot(self):
-        """What the core calls before a request when another frozen copy is due."""
-        self._snapshots.renew()
 
     def close(self):
         """Ends the child for good. Waits for half a second at most for it to exit by itself."""
@@ -506,8 +461,7 @@ class IsolationContext:
                 if self._peer.shares_arrays:
                     self._peer.shares_arrays = False
                     _core.share_arrays(-1)
-                if self._bundle is not None:
-                    self._bundle.finish(False)
+                self._deaths.closed()
                 self._peer.close()
             finally:
                 self._state_lock.release()
@@ -540,7 +494,7 @@ class IsolationContext:
             "epoch": peer.epoch,
             "state": state,
             "requests": peer.requests,
-            "crashes": self._crashes,
+            "crashes": self._deaths.count,
             "rss": _resident(pid),
             "modules": sorted(self._loaded),
             "transport": peer.transport,
@@ -560,8 +514,8 @@ class IsolationContext:
         if self._peer.state == "closed":
             raise errors.ClientStateError(f"context {self.name!r} is closed; make a new one")
 
-    def ensure_running(self):
-        """What the core calls before a request when the child does not run."""
+    def _ensure_running(self):
+        """Starts the child if it does not run, or says why there is none."""
         self._check_usable()
         with self._state_lock:
             self._check_usable()  # it may have been closed meanwhile
@@ -570,7 +524,7 @@ class IsolationContext:
                 return
             if state == "dead" and self._restart == "never":
                 raise errors.ClientStateError(
-                    f"the process of context {self.name!r} has died ({self._last_death}); call restart()"
+                    f"the process of context {self.name!r} has died ({self._deaths.last}); call restart()"
                 )
             self._begin_life(fresh=False)
 
@@ -578,25 +532,21 @@ class IsolationContext:
         """Starts a child; or lets a frozen copy of the last one take over, unless it is to be a fresh one."""
         if self._starting == threading.get_ident():
             raise errors.ClientStateError(f"context {self.name!r} is being started")
-        lost = self._lost
+        lost = self._deaths.lost
         self._starting = threading.get_ident()
         try:
             self._following.life_begins()
-            self._output.reset()
-            self._reports.reset()
+            self._host.life_begins()
             age = self._snapshots.age()
             kept = None if fresh else self._snapshots.take_over()
             if kept is None:
                 self._start_process()
             else:
                 modules, self._following.told = kept
-            thread = threading.Thread(
-                target=_service, args=(self._peer, self._output), name=f"isolation-{self.name}", daemon=True
-            )
-            thread.start()
+            threading.Thread(target=self._host.run_service, name=f"isolation-{self.name}", daemon=True).start()
             paths = tuple((name, tuple(path)) for name, (_, path) in self._loaded.items() if path)
             isolated = tuple(self._peer.isolated)  # of earlier lives
-            self._shell_made = self._peer.host_call(
+            self._host.shell_made = self._peer.host_call(
                 "setup", [str(a) for a in sys.argv], paths, isolated, display.shell_name(), self._arrays == "shared",
                 *self._following.changes()
             )
@@ -612,36 +562,19 @@ class IsolationContext:
                     self._call(function, *copies.containers((args, kwargs)))
                 if self._init is not None:
                     self._init()
-            if self._bundle is not None:
-                self._bundle.finish(kept is not None)
-            self._lost = False
-            self._oom = oom.Watch(self._peer.pid)
+            self._deaths.life_began(kept is not None)
             self._peer.started()
             self._watch.life_began(fresh=kept is None)
             self._keep_spare()
         except BaseException as error:
             # A child that is not set up as asked for (a jail, limits) must not run anything.
-            if not isinstance(error, errors.ProcessTerminationError):
-                self._last_death = f"it could not be set up: {type(error).__name__}: {error}"
+            self._deaths.set_up_failed(error)
             self._peer.give_up()
             raise
         finally:
             self._starting = None
             self._replaying = False
-        if kept is not None and self._unsaid:
-            output.say(
-                f"ipython_isolation: the process of context {self.name!r} was rolled back: objects made in it are as"
-                f" they were {age} before it was killed"
-            )
-        self._unsaid = False
-        cell = _cell()
-        if lost and (cell is None or cell != self._said_in):
-            # A loop over inputs of which many crash says it once.
-            self._said_in = cell
-            output.say(
-                f"ipython_isolation: the process of context {self.name!r} was restarted: objects made in it"
-                " before are lost"
-            )
+        self._deaths.say(lost, age if kept is not None else None)
 
     def _start_process(self):
         self._snapshots.forget()
@@ -695,150 +628,6 @@ class IsolationContext:
             environ = {name: text for name, text in os.environ.items() if name not in self._env}
             self._spare_made = self._recipe(), {"environ": environ, "cwd": cwd()}
 
-    # -- what the core calls --------------------------------------------------------------------
-
-    def sync(self):
-        """Tells the child what changed here of sys.path, environ, cwd and log levels."""
-        self._following.sync()
-
-    def on_output(self, stream, data):
-        self._output.feed(stream, data)
-
-    def killed(self):
-        """The user's second interrupt has killed the child, and no error will say what that means for its objects."""
-        self._unsaid = True
-
-    def interrupt_hint(self):
-        self.waiting = waiting.look(self._peer.pid)
-        output.say(f"the isolated call has not stopped yet: {self.waiting.text}; interrupt again to kill its process")
-
-    def spawn(self, strand):
-        def serve():
-            self._output.service_thread()
-            self._reports.serve_callbacks(strand)
-
-        threading.Thread(target=serve, name=f"isolation-callbacks-{strand}", daemon=True).start()
-
-    def stale(self, name, attribute):
-        cls = errors.StaleAttributeError if attribute else errors.StaleProxyError
-        return cls(f"this {name} was lost when the process of context {self.name!r} ended; make it again")
-
-    def terminated(self, facts, first):
-        if facts["ended"]:
-            name = errors.describe_operation(facts["operation"], facts["operand"])
-            during = f" during the call of {name}" if name else ""
-            return errors.ClientStateError(f"context {self.name!r} was {facts['ended']}{during}")
-        kept = self._snapshots.describe()
-        error = errors.terminated(facts, self.name, self._diagnose(facts), kept)
-        limits.explain(error, facts, self)
-        if first:
-            self._crashes += 1
-            self._last_death = error.reason
-            self._lost = bool(self._loaded) and kept is None
-        if self._hold and self._peer.held is not None:
-            what = "it is" if self._peer.held == error.pid else f"process {self._peer.held}, of an earlier crash, is"
-            held = f"{what} held for a debugger (gdb -p {self._peer.held}) until %isolate --release"
-            errors.set_summary(error, f"{error.summary}; {held}")
-        if first:
-            self._write_bundle(facts, error, kept is not None)
-        return error
-
-    def timed_out(self, operation, operand, arguments, timeout):
-        """What the core raises for a call that took too long, and has stopped."""
-        facts = {"operation": operation, "operand": operand, "arguments": arguments}
-        return limits.interrupted(facts, timeout, self)
-
-    def _write_bundle(self, facts, error, kept):
-        where = bundle.directory(self._bundles)
-        if where is None or not facts["operation"] or facts["operation"] == "start":
-            return
-        self._bundle = bundle.Writer(bundle.call_of(facts), error.report(), self.name, kept, where)
-        errors.add_bundle(error, self._bundle.path, self._bundle.reason)
-
-    def _diagnose(self, facts):
-        """Made once for each life, however many threads of the session are told of its end."""
-        pid, known = self._diagnosis
-        if pid != facts["pid"] or known is None:
-            output, stderr = self._output.last(), self._output.last(1)
-            try:
-                known = diagnosis.Diagnosis(facts, self._peer.death_record(), output, stderr, self._memory_ran_out)
-            except Exception:  # whatever the child left behind: that it died must be said
-                known = diagnosis.Diagnosis(facts)
-            self._diagnosis = facts["pid"], known
-        return known
-
-    def _memory_ran_out(self):
-        return None if self._oom is None else self._oom.proof()
-
-    def signature(self, function):
-        import inspect
-
-        try:
-            return inspect.signature(function)
-        except (ValueError, TypeError) as error:
-            raise AttributeError("__signature__") from error
-
-    def reduce_function(self, function):
-        return copies.reduce_function(function)
-
-    def reduced(self, parts):
-        return copies.reduced(parts)
-
-    def reduce_container(self, proxy):
-        return errors.container(proxy.__class__, self._peer.host_call("content", proxy))
-
-    def remote_plain(self, o):
-        return adapters.plain(o)
-
-    def remote_content(self, o):
-        return errors.content(o)
-
-    def remote_log(self, fields):
-        record = logging.makeLogRecord(dict(fields))
-        logger = logging.getLogger(record.name)
-        if logger.isEnabledFor(record.levelno):
-            logger.handle(record)
-
-    def remote_late_output(self, cell, stream, text):
-        self._in_cell(cell, self._output.late, stream, text)
-
-    def remote_display(self, cell, *what):
-        if not self._is_muted():
-            self._in_cell(cell, display.publish, cell, *what)
-
-    def remote_clear_output(self, cell, wait):
-        if not self._is_muted():
-            self._in_cell(cell, display.clear_output, cell, wait)
-
-    def _in_cell(self, cell, function, *args):
-        """Calls it as part of an earlier cell; 0: of the one that makes the call which led here."""
-        context = _cells.get(cell)
-        if context is None:
-            self._reports.run(function, *args)
-        else:
-            context.copy().run(function, *args)
-
-    def remote_format_failed(self, error):
-        self._reports.run(display.failed, error)
-
-    def remote_shell_made(self):
-        self._shell_made = True
-
-    def remote_input(self, prompt, hidden):
-        return self._reports.run(prompts.ask, prompt, hidden)
-
-    def remote_warn(self, *details):
-        return self._reports.warn(*details)
-
-    def remote_unraisable(self, *details):
-        self._reports.unraisable(*details)
-
-    def remote_thread_ended(self, *details):
-        self._reports.thread_ended(*details)
-
-    def remote_uncaught(self, *details):
-        self._reports.uncaught(*details)
-
     # -- use ------------------------------------------------------------------------------------
 
     def load_module(self, name, path=None):
@@ -883,7 +672,7 @@ class IsolationContext:
         self._loaded[name] = module, path
         self._loaded_in[name] = self._peer.epoch
         if first:
-            self._oom = oom.Watch(self._peer.pid)  # the set-up may have moved it to another control group
+            self._deaths.watch_memory()  # the set-up may have moved it to another control group
             self._snapshots.life_began()
         else:
             self._snapshots.loaded()
@@ -1017,21 +806,6 @@ def _also_named(name):
     return names
 
 
-def _is_within(name, module):
-    return name == module or name.startswith(module + ".")
-
-
-def _service(peer, relay):
-    relay.service_thread()
-    peer.run_service()
-
-
-def _cell():
-    """The number of the cell that runs: int, or None outside of IPython."""
-    shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
-    return shell.instance().execution_count if shell is not None and shell.initialized() else None
-
-
 def _resident(pid):
     if pid is None:
         return None
@@ -1080,35 +854,6 @@ def named_context(name, **options):
                 " close it first, or use another name"
             )
     return context
-
-
-def cell_began(*_):
-    """A cell of the session begins: what its calls make in a child may be lost with it, what earlier cells made not."""
-    number = next(_cell_numbers)
-    _cells[number] = contextvars.copy_context()
-    _cells.pop(number - _CELLS_KEPT, None)
-    display.cell_began(number, number - _CELLS_KEPT)
-    for context in contexts():
-        context._peer.cell = number
-        context._snapshots.cell_began()
-        context._watch.soon()
-
-
-def cell_ended(*_):
-    """A cell of the session has ended."""
-    for context in contexts():
-        context._snapshots.cell_ended()
-
-
-def cell_executed(*_):
-    """The code of a cell has run: the child's figures that were drawn in it are shown, if it may have drawn any."""
-    for context in contexts():
-        peer = context._peer
-        # That it has died meanwhile is for the next use to raise.
-        alive = peer.state == "running" and not peer.is_over()
-        if context._shell_made and alive and peer.requests != context._seen_requests:
-            peer.host_call("cell_ended")
-            context._seen_requests = peer.requests
 
 
 @atexit.register

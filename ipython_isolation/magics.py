@@ -20,8 +20,9 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
 from . import _core, bundle, cells, completion, display, importer, limits, output
-from .context import IsolationContext, cell_began, cell_ended, cell_executed, named_context
+from .context import IsolationContext, named_context
 from .registry import contexts
+from .session_cells import cell_began, cell_ended, cell_executed
 
 _COMMAND = "%isolate"
 _ACTIONS = ("off", "restart", "reload", "attach", "release")
