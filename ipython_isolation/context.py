@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import importlib.machinery
 import os
-import subprocess
 import sys
 import threading
 import types
@@ -14,13 +13,12 @@ import types
 from . import _core, adapters, batch, copies, display, errors, limits, output, registry, shipping
 from .child import register_default_values
 from .deaths import Deaths
-from .following import Following, cwd
+from .following import Following
 from .host import Host
+from .launch import Launcher
 from .registry import contexts
 from .reload import Watch
 from .rollback import Rollback
-
-_BOOT = "import sys; sys.path[:] = {path!r}; from ipython_isolation.child import main; main({spare})"
 
 register_default_values()
 adapters.install()
@@ -166,7 +164,6 @@ class IsolationContext:
         self._init = init
         self._arrays = arrays
         self._transport = transport
-        self._python = python or sys.executable
         self._state_lock = threading.RLock()
         self._prepared = None  # the life that has done so
         self._setup = []  # (function, args, kwargs), replayed at each start
@@ -176,12 +173,11 @@ class IsolationContext:
         self._loaded_in = {}  # name -> epoch
         self._pid_of_owner = os.getpid()
         self._starting = None
-        self._spare_made = None  # of the spare: what it was started with (`_recipe`, part of `Following.told`)
-        self._limits_started = {"memory": None, "cpu": None}  # of the child that runs, or ran last
         self._host = Host(self, transport != "zmq")
         self._peer = self._host.peer
         self._deaths = Deaths(self, self._peer, self._host.output)
         self._following = Following(self._peer)
+        self._launcher = Launcher(self, self._peer, self._following, python or sys.executable)
         if arrays == "shared":
             _core.share_arrays(1)
             self._peer.shares_arrays = True
@@ -347,7 +343,7 @@ class IsolationContext:
         elif option == "mute":
             self._host.output.mute(value)
         elif option == "spare":
-            self._keep_spare()
+            self._launcher.keep_spare()
 
     def mute_module(self, name, on=True):
         """Shows nothing of what the child prints and displays during calls of one module, and of those below it.
@@ -540,7 +536,8 @@ class IsolationContext:
             age = self._snapshots.age()
             kept = None if fresh else self._snapshots.take_over()
             if kept is None:
-                self._start_process()
+                self._snapshots.forget()
+                self._launcher.start()
             else:
                 modules, self._following.told = kept
             threading.Thread(target=self._host.run_service, name=f"isolation-{self.name}", daemon=True).start()
@@ -565,7 +562,7 @@ class IsolationContext:
             self._deaths.life_began(kept is not None)
             self._peer.started()
             self._watch.life_began(fresh=kept is None)
-            self._keep_spare()
+            self._launcher.keep_spare()
         except BaseException as error:
             # A child that is not set up as asked for (a jail, limits) must not run anything.
             self._deaths.set_up_failed(error)
@@ -575,58 +572,6 @@ class IsolationContext:
             self._starting = None
             self._replaying = False
         self._deaths.say(lost, age if kept is not None else None)
-
-    def _start_process(self):
-        self._snapshots.forget()
-        self._limits_started = {"memory": self._memory, "cpu": self._cpu}
-        if self._spare_made is not None:
-            made, self._spare_made = self._spare_made, None
-            if made[0] == self._recipe():
-                if self._peer.take_spare():
-                    self._following.told.update(made[1])  # what it was started with, and has not followed since
-                    self._following.own_environ = self._env
-                    return
-            self._peer.drop_spare()
-        self._following.own_environ = self._env
-        try:
-            self._peer.start(*self._command(spare=False))
-        except PermissionError as error:
-            if not (self._nice or 0) < 0:
-                raise
-            raise PermissionError(
-                error.errno, f"nice={self._nice} is refused: this user may not raise priorities; use a positive number"
-            ) from None
-
-    def _command(self, spare):
-        """What to start an interpreter with: its arguments, environment and working directory. Sets its limits."""
-        arguments = [
-            *self._wrapper,
-            self._python,
-            *subprocess._args_from_interpreter_flags(),
-            "-u",  # what was printed before a crash is not lost, C stdio included
-            "-c",
-            _BOOT.format(path=[p for p in sys.path if isinstance(p, str)], spare=spare),
-        ]
-        environ = [f"{k}={v}" for k, v in {**os.environ, **self._env}.items() if v is not None]
-        self._peer.set_limits(self._memory or 0, self._cpu or 0, self._nice or 0)
-        return arguments, environ, cwd()
-
-    def _recipe(self):
-        """What a process is started with and cannot follow later."""
-        return self._wrapper, tuple(self._env.items()), self._memory, self._cpu, self._nice
-
-    def _keep_spare(self):
-        """Starts another interpreter in advance, or ends the one there is, as the option says. Waits for nothing."""
-        if not self._spare:
-            self._spare_made = None
-            self._peer.drop_spare()
-        elif self._spare_made is None and self._peer.state == "running":
-            try:
-                self._peer.start_spare(*self._command(spare=True))
-            except OSError:
-                return  # then the next life takes as long as the first
-            environ = {name: text for name, text in os.environ.items() if name not in self._env}
-            self._spare_made = self._recipe(), {"environ": environ, "cwd": cwd()}
 
     # -- use ------------------------------------------------------------------------------------
 
