@@ -1,4 +1,4 @@
-"""Isolation contexts: one child over its lives."""
+"""Isolation contexts: one child over its lives. What the core and the child ask of a context is in `host`."""
 
 from __future__ import annotations
 
