@@ -87,6 +87,7 @@ class Host:
         self._context._following.sync()
 
     def on_output(self, stream, data):
+        """Bytes that the child has printed; as for `OutputRelay.feed`."""
         self.output.feed(stream, data)
 
     def killed(self):
@@ -94,10 +95,12 @@ class Host:
         self._context._deaths.unsaid = True
 
     def interrupt_hint(self):
+        """The child has not answered the user's interrupt: says what it does, and how to end it."""
         self.waiting = waiting.look(self.peer.pid)
         output.say(f"the isolated call has not stopped yet: {self.waiting.text}; interrupt again to kill its process")
 
     def spawn(self, strand):
+        """A thread of the child wants to call here: gets one that serves its strand."""
         def serve():
             self.output.service_thread()
             self.reports.serve_callbacks(strand)
@@ -105,16 +108,20 @@ class Host:
         threading.Thread(target=serve, name=f"isolation-callbacks-{strand}", daemon=True).start()
 
     def stale(self, name, attribute):
+        """What the use of an object of an earlier life raises; `attribute`: as it is asked for one, by hasattr() too."""
         cls = errors.StaleAttributeError if attribute else errors.StaleProxyError
         return cls(f"this {name} was lost when the process of context {self.name!r} ended; make it again")
 
     def terminated(self, facts, first):
+        """As `Deaths.terminated`."""
         return self._context._deaths.terminated(facts, first)
 
     def timed_out(self, operation, operand, arguments, timeout):
+        """As `Deaths.timed_out`."""
         return self._context._deaths.timed_out(operation, operand, arguments, timeout)
 
     def signature(self, function):
+        """What `inspect` says of a function of this process that the child asks about."""
         import inspect
 
         try:
@@ -123,12 +130,15 @@ class Host:
             raise AttributeError("__signature__") from error
 
     def reduce_function(self, function):
+        """As `copies.reduce_function`."""
         return copies.reduce_function(function)
 
     def reduced(self, parts):
+        """As `copies.reduced`."""
         return copies.reduced(parts)
 
     def reduce_container(self, proxy):
+        """What rebuilds a container of the child, for pickling here."""
         return errors.container(proxy.__class__, self.peer.host_call("content", proxy))
 
     # -- what the child asks --------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The cells of the session: where the output of each goes once it is over, and what the contexts do as one begins and ends."""
+"""The cells of the session: where the output of each goes once it is over, and what contexts do as one begins or ends."""
 
 import contextvars
 import itertools
