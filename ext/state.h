@@ -192,7 +192,7 @@ struct PeerObject {
     bool is_kernel;
     bool wants_lane; /* kernel: strands are offered with a lane */
     enum peer_state state;
-    PyObject *host; /* strong: the Python object that knows policy (context.py, child.py) */
+    PyObject *host; /* strong: the Python object that knows policy (host.py, child.py) */
     uint32_t epoch;
     uint64_t next_handle, next_request, requests_sent;
     uint64_t effects; /* requests of either side that may have changed something */

@@ -30,7 +30,8 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from .batch import Future
-    from .context import IsolationContext, byvalue, default_context, register_value_type
+    from .context import IsolationContext, default_context
+    from .copies import byvalue, register_value_type
     from .decorator import isolated
     from .errors import (
         ClientStateError,
@@ -67,7 +68,8 @@ __all__ = [
 
 #: Where each name comes from. Imported once it is asked for: a child, which imports this package too, does without.
 _HOMES = {
-    **dict.fromkeys(("IsolationContext", "byvalue", "default_context", "register_value_type"), "context"),
+    **dict.fromkeys(("IsolationContext", "default_context"), "context"),
+    **dict.fromkeys(("byvalue", "register_value_type"), "copies"),
     "Future": "batch",
     "isolated": "decorator",
     **dict.fromkeys(("import_isolated", "isolate", "release"), "importer"),

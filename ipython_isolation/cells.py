@@ -17,7 +17,8 @@ from IPython.core.magic import Magics, cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from . import cellspace
-from .context import IsolationContext, contexts
+from .context import IsolationContext
+from .registry import contexts
 
 COMMAND = "%%isolate"
 _NAMES_OF_FLAGS = {"-i": "-i", "--input": "-i", "-o": "-o", "--output": "-o", "--context": "--context"}

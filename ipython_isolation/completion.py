@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from IPython.core.error import TryNext
 
 from . import _core, errors, importer
-from .context import contexts
+from .registry import contexts
 
 if TYPE_CHECKING:
     from IPython.core.completer import IPCompleter
@@ -37,8 +37,10 @@ _EARLY = 10  # before IPython's own hooks, which have 50
 def install(shell: InteractiveShell) -> None:
     """From now on the shell's completer asks the child about isolated objects.
 
-    Args:
-        shell: Its `Completer` is changed, where it has the method that this replaces.
+    Parameters
+    ----------
+    shell : InteractiveShell
+        Its `Completer` is changed, where it has the method that this replaces.
     """
     own = getattr(shell.Completer, _METHOD, None)
     if own is not None:
@@ -48,7 +50,12 @@ def install(shell: InteractiveShell) -> None:
 
 
 def uninstall(shell: InteractiveShell) -> None:
-    """Undo `install`."""
+    """Undo `install`.
+
+    Parameters
+    ----------
+    shell : InteractiveShell
+    """
     vars(shell.Completer).pop(_METHOD, None)
     for command in _COMMANDS:
         chain = shell.strdispatchers["complete_command"].strs[command].chain
@@ -82,11 +89,16 @@ def _complete_import(shell: InteractiveShell, event: SimpleNamespace) -> list[st
 class Suggestion:
     """What IPython uses of a ``jedi.api.classes.Completion``.
 
-    Attributes:
-        name: The name that is completed.
-        name_with_symbols: The same with what belongs behind it, such as ``=``.
-        complete: The part of that which is yet to be typed.
-        type: What jedi calls it: "function", "instance", ...
+    Attributes
+    ----------
+    name : str
+        The name that is completed.
+    name_with_symbols : str
+        The same with what belongs behind it, such as ``=``.
+    complete : str
+        The part of that which is yet to be typed.
+    type : str
+        What jedi calls it: "function", "instance", ...
     """
 
     def __init__(self, name: str, with_symbols: str, complete: str, kind: str | None, signature: str | None) -> None:
@@ -264,7 +276,9 @@ def _look_up(name: str, namespaces: list[Mapping[str, object]]) -> object:
 def _walk(found: object, leaf: Any, end: Any) -> tuple[object, Any]:
     """Follow attributes and items of objects of the session up to an isolated one, without running anybody's code.
 
-    Returns:
+    Returns
+    -------
+    (object, leaf)
         What was reached, and the leaf behind it.
     """
     while leaf is not end and not _core.isproxy(found):

@@ -1,37 +1,24 @@
-"""Isolation contexts: one child over its lives."""
+"""Isolation contexts: one child over its lives. What the core and the child ask of a context is in `host`."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import contextvars
 import importlib.machinery
-import io
-import itertools
-import logging
 import os
-import pickle
-import subprocess
 import sys
 import threading
 import types
-import weakref
 
-from . import _core, adapters, batch, bundle, diagnosis, display, errors, limits, oom, output, prompts, reports, shipping, waiting
+from . import _core, adapters, batch, copies, display, errors, limits, output, registry, shipping
 from .child import register_default_values
+from .deaths import Deaths
+from .following import Following
+from .host import Host
+from .launch import Launcher
+from .registry import contexts
 from .reload import Watch
 from .rollback import Rollback
-
-_SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_supervisor")
-_BOOT = "import sys; sys.path[:] = {path!r}; from ipython_isolation.child import main; main({spare})"
-
-_lock = threading.RLock()
-#: How many cells back a thread of a child still prints to its own.
-_CELLS_KEPT = 1000
-_cells: dict[int, contextvars.Context] = {}  # number -> where its output goes
-_cell_numbers = itertools.count(1)
-_named: dict[str, IsolationContext] = {}
-_all: weakref.WeakSet[IsolationContext] = weakref.WeakSet()
 
 register_default_values()
 adapters.install()
@@ -50,14 +37,6 @@ class _Client:
     def cleanup(self):
         """As `IsolationContext.close`."""
         self._context.close()
-
-
-def _own_class(o: object) -> object:
-    """Return the class of this process that a mirrored, un-isolated one has the name of; anything else as it is."""
-    if not (isinstance(o, type) and _core.isproxy(o)):
-        return o
-    here = getattr(sys.modules.get(o.__module__), o.__qualname__, None)
-    return here if isinstance(here, type) and not _core.isproxy(here) else o
 
 
 class IsolationContext:
@@ -185,34 +164,20 @@ class IsolationContext:
         self._init = init
         self._arrays = arrays
         self._transport = transport
-        self._python = python or sys.executable
         self._state_lock = threading.RLock()
         self._prepared = None  # the life that has done so
         self._setup = []  # (function, args, kwargs), replayed at each start
         self._replaying = False
         self._in_transaction = False
-        self._unsaid = False  # that a frozen copy takes over
         self._loaded = {}  # name -> (proxy, path)
         self._loaded_in = {}  # name -> epoch
-        self._lost = False
-        self._crashes = 0
-        self._last_death = None
-        self._bundle = None  # of the last death; may wait for a frozen copy
-        self._diagnosis = (None, None)  # of the last death: pid, Diagnosis
-        self._oom = None
-        self.waiting = None  # waiting.Waiting: what the last interrupt that was not answered found
-        self._shell_made = False  # in the child that runs
-        self._seen_requests = 0  # when the last cell ended
-        self._said_in = None  # the cell in which a loss of state was said last
         self._pid_of_owner = os.getpid()
         self._starting = None
-        self._sent = {"path": None, "environ": None, "cwd": None, "levels": None}
-        self._spare_made = None  # of the spare: what it was started with (`_recipe`, part of `_sent`)
-        self._env_started = {}  # variables that are not the session's, of the child that runs
-        self._limits_started = {"memory": None, "cpu": None}  # of the child that runs, or ran last
-        self._peer = _core.Peer(self, _SUPERVISOR, transport != "zmq")
-        self._peer.main_thread = threading.main_thread().ident
-        self._peer.cell = next(reversed(_cells), 0)
+        self._host = Host(self, transport != "zmq")
+        self._peer = self._host.peer
+        self._deaths = Deaths(self, self._peer, self._host.output)
+        self._following = Following(self._peer)
+        self._launcher = Launcher(self, self._peer, self._following, python or sys.executable)
         if arrays == "shared":
             _core.share_arrays(1)
             self._peer.shares_arrays = True
@@ -220,14 +185,9 @@ class IsolationContext:
         self._bundles = bundles
         self._snapshots = Rollback(self, self._peer, rollback == "auto")
         self._watch = Watch(self, self._peer)
-        self._output = output.OutputRelay(self._peer)
-        self._output.muted = self._is_muted
-        self._muted = {}  # module -> bool, where it is not as for the others
         for option, value in given.items():
             self._set(option, value)
-        self._reports = reports.SessionReports(self._peer)
-        with _lock:
-            _all.add(self)
+        registry.add(self)
 
     def __repr__(self):
         info = self.info()
@@ -259,7 +219,7 @@ class IsolationContext:
     def ensure_started(self):
         """Starts the child if it does not run; also after a crash, when ``restart="auto"``."""
         if self._peer.state != "running" or self._starting is not None:
-            self.ensure_running()
+            self._ensure_running()
 
     def restart(self):
         """Ends the child, if it runs, and starts another. Objects of the old one are lost; modules,
@@ -289,7 +249,7 @@ class IsolationContext:
             raise errors.ClientStateError("a checkpoint can only be made while no call is under way")
         if threading.get_ident() != self._peer.main_thread:
             raise errors.ClientStateError("a checkpoint can only be made by the main thread")
-        self.sync()
+        self._following.sync()
         if not self._snapshots.take():
             raise errors.ClientStateError(f"no checkpoint can be made of context {self.name!r}: {self._snapshots.reason}")
 
@@ -381,9 +341,9 @@ class IsolationContext:
         elif option == "hold":
             self._peer.hold = value
         elif option == "mute":
-            self._muted.clear()
+            self._host.output.mute(value)
         elif option == "spare":
-            self._keep_spare()
+            self._launcher.keep_spare()
 
     def mute_module(self, name, on=True):
         """Shows nothing of what the child prints and displays during calls of one module, and of those below it.
@@ -401,21 +361,7 @@ class IsolationContext:
             False: it is shown, even if the others are muted. Setting the option ``mute`` forgets all of these.
         """
         for each in _also_named(name):
-            self._muted[each] = bool(on)
-
-    def _is_muted(self):
-        """Whether what the child shows at this moment is not to be seen."""
-        if not self._muted:
-            return self._mute
-        name = self._peer.module
-        if name is not None and any(_is_within(name, known) for known in (*self._loaded, *self._muted)):
-            return self._mutes(name)
-        return all(map(self._mutes, self._loaded)) if self._loaded else self._mute
-
-    def _mutes(self, name):
-        while name and name not in self._muted:
-            name = name.rpartition(".")[0]
-        return self._muted[name] if name else self._mute
+            self._host.output.mute_module(each, bool(on))
 
     @property
     def timeout(self):
@@ -489,11 +435,6 @@ class IsolationContext:
             for name in names:
                 self.load_module(name)
 
-    def files_changed(self):
-        """What the core calls before a request when a file that the child runs may have changed."""
-        with self._state_lock:
-            self._watch.look()
-
     def _reload_changed(self, paths):
         names = sorted(os.path.basename(path) for path in paths)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -503,15 +444,9 @@ class IsolationContext:
         )
         self.reload()
 
-    def renew_snapshot(self):
-        """What the core calls before a request when another frozen copy is due."""
-        self._snapshots.renew()
-
     def close(self):
         """Ends the child for good. Waits for half a second at most for it to exit by itself."""
-        with _lock:
-            if _named.get(self.name) is self:
-                del _named[self.name]
+        registry.drop_name(self)
         if self._peer.state not in ("closed", "forked"):
             if not self._state_lock.acquire(blocking=False):
                 self._peer.kill(9)  # a start in another thread, which ends so; or a close, which is as good
@@ -522,8 +457,7 @@ class IsolationContext:
                 if self._peer.shares_arrays:
                     self._peer.shares_arrays = False
                     _core.share_arrays(-1)
-                if self._bundle is not None:
-                    self._bundle.finish(False)
+                self._deaths.closed()
                 self._peer.close()
             finally:
                 self._state_lock.release()
@@ -556,7 +490,7 @@ class IsolationContext:
             "epoch": peer.epoch,
             "state": state,
             "requests": peer.requests,
-            "crashes": self._crashes,
+            "crashes": self._deaths.count,
             "rss": _resident(pid),
             "modules": sorted(self._loaded),
             "transport": peer.transport,
@@ -576,8 +510,8 @@ class IsolationContext:
         if self._peer.state == "closed":
             raise errors.ClientStateError(f"context {self.name!r} is closed; make a new one")
 
-    def ensure_running(self):
-        """What the core calls before a request when the child does not run."""
+    def _ensure_running(self):
+        """Starts the child if it does not run, or says why there is none."""
         self._check_usable()
         with self._state_lock:
             self._check_usable()  # it may have been closed meanwhile
@@ -586,7 +520,7 @@ class IsolationContext:
                 return
             if state == "dead" and self._restart == "never":
                 raise errors.ClientStateError(
-                    f"the process of context {self.name!r} has died ({self._last_death}); call restart()"
+                    f"the process of context {self.name!r} has died ({self._deaths.last}); call restart()"
                 )
             self._begin_life(fresh=False)
 
@@ -594,28 +528,24 @@ class IsolationContext:
         """Starts a child; or lets a frozen copy of the last one take over, unless it is to be a fresh one."""
         if self._starting == threading.get_ident():
             raise errors.ClientStateError(f"context {self.name!r} is being started")
-        lost = self._lost
+        lost = self._deaths.lost
         self._starting = threading.get_ident()
-        _watch_log_levels()
         try:
-            self._sent = dict.fromkeys(self._sent)
-            self._output.reset()
-            self._reports.reset()
+            self._following.life_begins()
+            self._host.life_begins()
             age = self._snapshots.age()
             kept = None if fresh else self._snapshots.take_over()
             if kept is None:
-                self._start_process()
+                self._snapshots.forget()
+                self._launcher.start()
             else:
-                modules, self._sent = kept
-            thread = threading.Thread(
-                target=_service, args=(self._peer, self._output), name=f"isolation-{self.name}", daemon=True
-            )
-            thread.start()
+                modules, self._following.told = kept
+            threading.Thread(target=self._host.run_service, name=f"isolation-{self.name}", daemon=True).start()
             paths = tuple((name, tuple(path)) for name, (_, path) in self._loaded.items() if path)
             isolated = tuple(self._peer.isolated)  # of earlier lives
-            self._shell_made = self._peer.host_call(
+            self._host.shell_made = self._peer.host_call(
                 "setup", [str(a) for a in sys.argv], paths, isolated, display.shell_name(), self._arrays == "shared",
-                *self._changes()
+                *self._following.changes()
             )
             if kept is not None:
                 lost = False
@@ -626,277 +556,22 @@ class IsolationContext:
                 if self._setup or self._init is not None:
                     self._prepare()
                 for function, args, kwargs in self._setup:
-                    self._call(function, *_copied((args, kwargs)))
+                    self._call(function, *copies.containers((args, kwargs)))
                 if self._init is not None:
                     self._init()
-            if self._bundle is not None:
-                self._bundle.finish(kept is not None)
-            self._lost = False
-            self._oom = oom.Watch(self._peer.pid)
+            self._deaths.life_began(kept is not None)
             self._peer.started()
             self._watch.life_began(fresh=kept is None)
-            self._keep_spare()
+            self._launcher.keep_spare()
         except BaseException as error:
             # A child that is not set up as asked for (a jail, limits) must not run anything.
-            if not isinstance(error, errors.ProcessTerminationError):
-                self._last_death = f"it could not be set up: {type(error).__name__}: {error}"
+            self._deaths.set_up_failed(error)
             self._peer.give_up()
             raise
         finally:
             self._starting = None
             self._replaying = False
-        if kept is not None and self._unsaid:
-            output.say(
-                f"ipython_isolation: the process of context {self.name!r} was rolled back: objects made in it are as"
-                f" they were {age} before it was killed"
-            )
-        self._unsaid = False
-        cell = _cell()
-        if lost and (cell is None or cell != self._said_in):
-            # A loop over inputs of which many crash says it once.
-            self._said_in = cell
-            output.say(
-                f"ipython_isolation: the process of context {self.name!r} was restarted: objects made in it"
-                " before are lost"
-            )
-
-    def _start_process(self):
-        self._snapshots.forget()
-        self._limits_started = {"memory": self._memory, "cpu": self._cpu}
-        if self._spare_made is not None:
-            made, self._spare_made = self._spare_made, None
-            if made[0] == self._recipe():
-                if self._peer.take_spare():
-                    self._sent.update(made[1])  # what it was started with, and has not followed since
-                    self._env_started = self._env
-                    return
-            self._peer.drop_spare()
-        self._env_started = self._env
-        try:
-            self._peer.start(*self._command(spare=False))
-        except PermissionError as error:
-            if not (self._nice or 0) < 0:
-                raise
-            raise PermissionError(
-                error.errno, f"nice={self._nice} is refused: this user may not raise priorities; use a positive number"
-            ) from None
-
-    def _command(self, spare):
-        """What to start an interpreter with: its arguments, environment and working directory. Sets its limits."""
-        arguments = [
-            *self._wrapper,
-            self._python,
-            *subprocess._args_from_interpreter_flags(),
-            "-u",  # what was printed before a crash is not lost, C stdio included
-            "-c",
-            _BOOT.format(path=[p for p in sys.path if isinstance(p, str)], spare=spare),
-        ]
-        environ = [f"{k}={v}" for k, v in {**os.environ, **self._env}.items() if v is not None]
-        self._peer.set_limits(self._memory or 0, self._cpu or 0, self._nice or 0)
-        return arguments, environ, _cwd()
-
-    def _recipe(self):
-        """What a process is started with and cannot follow later."""
-        return self._wrapper, tuple(self._env.items()), self._memory, self._cpu, self._nice
-
-    def _keep_spare(self):
-        """Starts another interpreter in advance, or ends the one there is, as the option says. Waits for nothing."""
-        if not self._spare:
-            self._spare_made = None
-            self._peer.drop_spare()
-        elif self._spare_made is None and self._peer.state == "running":
-            try:
-                self._peer.start_spare(*self._command(spare=True))
-            except OSError:
-                return  # then the next life takes as long as the first
-            environ = {name: text for name, text in os.environ.items() if name not in self._env}
-            self._spare_made = self._recipe(), {"environ": environ, "cwd": _cwd()}
-
-    # -- what the core calls --------------------------------------------------------------------
-
-    def sync(self):
-        """Tells the child what changed here of sys.path, environ, cwd and log levels."""
-        changes = self._changes()
-        if any(change is not None for change in changes):
-            self._peer.host_call("sync", *changes)
-
-    def _changes(self):
-        sent, changes = self._sent, []
-        path = tuple(p for p in sys.path if isinstance(p, str))
-        changes.append(None if path == sent["path"] else path)
-        environ = {name: text for name, text in os.environ.items() if name not in self._env_started}
-        before = sent["environ"]
-        if before is None:
-            before = environ  # it was started with it
-        removed = tuple(k for k in before if k not in environ)
-        changed = tuple((k, v) for k, v in environ.items() if before.get(k) != v)
-        changes.append((changed, removed) if changed or removed else None)
-        cwd = _cwd()
-        changes.append(None if cwd == (sent["cwd"] or cwd) else cwd)
-        levels = _log_levels()
-        gone = tuple((name, 0) for name, _ in (sent["levels"] or ()) if name not in dict(levels))
-        changes.append(None if levels == sent["levels"] else levels + gone)
-        self._sent = {"path": path, "environ": environ, "cwd": cwd, "levels": levels}
-        return changes
-
-    def on_output(self, stream, data):
-        self._output.feed(stream, data)
-
-    def killed(self):
-        """The user's second interrupt has killed the child, and no error will say what that means for its objects."""
-        self._unsaid = True
-
-    def interrupt_hint(self):
-        self.waiting = waiting.look(self._peer.pid)
-        output.say(f"the isolated call has not stopped yet: {self.waiting.text}; interrupt again to kill its process")
-
-    def spawn(self, strand):
-        def serve():
-            self._output.service_thread()
-            self._reports.serve_callbacks(strand)
-
-        threading.Thread(target=serve, name=f"isolation-callbacks-{strand}", daemon=True).start()
-
-    def stale(self, name, attribute):
-        cls = errors.StaleAttributeError if attribute else errors.StaleProxyError
-        return cls(f"this {name} was lost when the process of context {self.name!r} ended; make it again")
-
-    def terminated(self, facts, first):
-        if facts["ended"]:
-            name = errors.describe_operation(facts["operation"], facts["operand"])
-            during = f" during the call of {name}" if name else ""
-            return errors.ClientStateError(f"context {self.name!r} was {facts['ended']}{during}")
-        kept = self._snapshots.describe()
-        error = errors.terminated(facts, self.name, self._diagnose(facts), kept)
-        limits.explain(error, facts, self)
-        if first:
-            self._crashes += 1
-            self._last_death = error.reason
-            self._lost = bool(self._loaded) and kept is None
-        if self._hold and self._peer.held is not None:
-            what = "it is" if self._peer.held == error.pid else f"process {self._peer.held}, of an earlier crash, is"
-            held = f"{what} held for a debugger (gdb -p {self._peer.held}) until %isolate --release"
-            errors.set_summary(error, f"{error.summary}; {held}")
-        if first:
-            self._write_bundle(facts, error, kept is not None)
-        return error
-
-    def timed_out(self, operation, operand, arguments, timeout):
-        """What the core raises for a call that took too long, and has stopped."""
-        facts = {"operation": operation, "operand": operand, "arguments": arguments}
-        return limits.interrupted(facts, timeout, self)
-
-    def _write_bundle(self, facts, error, kept):
-        where = bundle.directory(self._bundles)
-        if where is None or not facts["operation"] or facts["operation"] == "start":
-            return
-        self._bundle = bundle.Writer(bundle.call_of(facts), error.report(), self.name, kept, where)
-        errors.add_bundle(error, self._bundle.path, self._bundle.reason)
-
-    def _diagnose(self, facts):
-        """Made once for each life, however many threads of the session are told of its end."""
-        pid, known = self._diagnosis
-        if pid != facts["pid"] or known is None:
-            output, stderr = self._output.last(), self._output.last(1)
-            try:
-                known = diagnosis.Diagnosis(facts, self._peer.death_record(), output, stderr, self._memory_ran_out)
-            except Exception:  # whatever the child left behind: that it died must be said
-                known = diagnosis.Diagnosis(facts)
-            self._diagnosis = facts["pid"], known
-        return known
-
-    def _memory_ran_out(self):
-        return None if self._oom is None else self._oom.proof()
-
-    def signature(self, function):
-        import inspect
-
-        try:
-            return inspect.signature(function)
-        except (ValueError, TypeError) as error:
-            raise AttributeError("__signature__") from error
-
-    def reduce_function(self, function):
-        """What rebuilds the proxy of a function: its name, if that leads to it here; else the function of that name."""
-        module, qualname = function.__module__, function.__qualname__
-        try:
-            local = errors.find(module, qualname)
-        except (ImportError, AttributeError, TypeError, ValueError):
-            return qualname
-        return qualname if local is function else (errors.find, (module, qualname))
-
-    def reduced(self, parts):
-        """What `__reduce_ex__` of a proxy's target said, for pickling here."""
-        if not isinstance(parts, tuple):
-            return parts
-        parts = (*parts[:3], *(iter(part) if type(part) is tuple else part for part in parts[3:5]), *parts[5:])
-        if len(parts) > 1 and isinstance(parts[1], tuple):
-            parts = (parts[0], tuple(map(_own_class, parts[1])), *parts[2:])
-        function = parts[0]
-        module, name = getattr(function, "__module__", None), getattr(function, "__name__", None)
-        if module == "copyreg" and name in _NEW:
-            return (_NEW[name], *parts[1:])
-        if _core.isproxy(function) and isinstance(module, str) and isinstance(name, str):
-            # A function that is here too: copyreg's, functools' ...
-            here = getattr(sys.modules.get(module), name, None)
-            if here is not None and not _core.isproxy(here):
-                return (here, *parts[1:])
-        return parts
-
-    def reduce_container(self, proxy):
-        return errors.container(proxy.__class__, self._peer.host_call("content", proxy))
-
-    def remote_plain(self, o):
-        return adapters.plain(o)
-
-    def remote_content(self, o):
-        return errors.content(o)
-
-    def remote_log(self, fields):
-        record = logging.makeLogRecord(dict(fields))
-        logger = logging.getLogger(record.name)
-        if logger.isEnabledFor(record.levelno):
-            logger.handle(record)
-
-    def remote_late_output(self, cell, stream, text):
-        self._in_cell(cell, self._output.late, stream, text)
-
-    def remote_display(self, cell, *what):
-        if not self._is_muted():
-            self._in_cell(cell, display.publish, cell, *what)
-
-    def remote_clear_output(self, cell, wait):
-        if not self._is_muted():
-            self._in_cell(cell, display.clear_output, cell, wait)
-
-    def _in_cell(self, cell, function, *args):
-        """Calls it as part of an earlier cell; 0: of the one that makes the call which led here."""
-        context = _cells.get(cell)
-        if context is None:
-            self._reports.run(function, *args)
-        else:
-            context.copy().run(function, *args)
-
-    def remote_format_failed(self, error):
-        self._reports.run(display.failed, error)
-
-    def remote_shell_made(self):
-        self._shell_made = True
-
-    def remote_input(self, prompt, hidden):
-        return self._reports.run(prompts.ask, prompt, hidden)
-
-    def remote_warn(self, *details):
-        return self._reports.warn(*details)
-
-    def remote_unraisable(self, *details):
-        self._reports.unraisable(*details)
-
-    def remote_thread_ended(self, *details):
-        self._reports.thread_ended(*details)
-
-    def remote_uncaught(self, *details):
-        self._reports.uncaught(*details)
+        self._deaths.say(lost, age if kept is not None else None)
 
     # -- use ------------------------------------------------------------------------------------
 
@@ -934,7 +609,7 @@ class IsolationContext:
             return known[0]
         if known is not None and path is None:
             path = known[1]
-        self.sync()
+        self._following.sync()
         isolated = self._peer.isolated
         isolated.update(_also_named(name))
         module, file, search, package, doc = self._peer.host_call("load", name, path, tuple(isolated))
@@ -942,7 +617,7 @@ class IsolationContext:
         self._loaded[name] = module, path
         self._loaded_in[name] = self._peer.epoch
         if first:
-            self._oom = oom.Watch(self._peer.pid)  # the set-up may have moved it to another control group
+            self._deaths.watch_memory()  # the set-up may have moved it to another control group
             self._snapshots.life_began()
         else:
             self._snapshots.loaded()
@@ -982,7 +657,7 @@ class IsolationContext:
     def find_module(self, name):
         """Whether the child can import `name`: bool. Nothing is imported."""
         self.ensure_started()
-        self.sync()
+        self._following.sync()
         return self._peer.host_call("find", name)
 
     def call(self, function, /, *args, **kwargs):
@@ -1013,7 +688,7 @@ class IsolationContext:
         if setup:
             self._prepare()
         # As they are now: the call may change them, and leave objects of this life in them.
-        step = (function, *_copied((args, kwargs))) if setup else None
+        step = (function, *copies.containers((args, kwargs))) if setup else None
         result = self._call(function, args, kwargs)
         if setup:
             self._setup.append(step)
@@ -1076,74 +751,6 @@ def _also_named(name):
     return names
 
 
-def _is_within(name, module):
-    return name == module or name.startswith(module + ".")
-
-
-def _service(peer, relay):
-    relay.service_thread()
-    peer.run_service()
-
-
-def _copied(o, seen=None):
-    """Built-in containers copied at all depths, everything else as it is."""
-    seen = {} if seen is None else seen
-    if id(o) in seen:
-        return seen[id(o)]
-    kind = type(o)
-    if kind is tuple:
-        return tuple(_copied(item, seen) for item in o)
-    if kind is list:
-        copy = seen[id(o)] = []
-        copy.extend(_copied(item, seen) for item in o)
-    elif kind is dict:
-        copy = seen[id(o)] = {}
-        copy.update((key, _copied(value, seen)) for key, value in o.items())
-    elif kind in (set, bytearray):
-        copy = seen[id(o)] = o.copy()
-    else:
-        return o
-    return copy
-
-
-def _cell():
-    """The number of the cell that runs: int, or None outside of IPython."""
-    shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
-    return shell.instance().execution_count if shell is not None and shell.initialized() else None
-
-
-def _cwd():
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"
-
-
-def _watch_log_levels():
-    """Has every context look at the levels again whenever one changes: loggers then clear this cache."""
-    manager = logging.root.manager
-    if hasattr(manager, "_isolation_watches"):
-        return
-    clear, manager._isolation_watches = manager._clear_cache, True
-
-    def clear_cache():
-        clear()
-        for context in list(_all):
-            context._peer.sync = True
-
-    manager._clear_cache = clear_cache
-
-
-def _log_levels():
-    """The levels set in this process, for the child's loggers: tuple of (name, level). None: for all."""
-    levels = [("", logging.root.level), (None, logging.root.manager.disable)]
-    for name, logger in list(logging.root.manager.loggerDict.items()):
-        level = getattr(logger, "level", 0)
-        if level:
-            levels.append((name, level))
-    return tuple(levels)
-
-
 def _resident(pid):
     if pid is None:
         return None
@@ -1182,127 +789,16 @@ def named_context(name, **options):
     ValueError
         When the context exists with other options.
     """
-    with _lock:
-        context = _named.get(name)
-        if context is None:
-            context = _named[name] = IsolationContext(**{"restart": "auto", **options, "name": name})
-            return context
-        for option, value in options.items():
-            if option in limits.READ:
-                value = limits.READ[option](value)
-            if getattr(context, "_" + option, None) != value:
-                raise ValueError(
-                    f"context {name!r} exists with {option}={getattr(context, '_' + option, None)!r};"
-                    " close it first, or use another name"
-                )
-        return context
-
-
-def cell_began(*_):
-    """A cell of the session begins: what its calls make in a child may be lost with it, what earlier cells made not."""
-    number = next(_cell_numbers)
-    _cells[number] = contextvars.copy_context()
-    _cells.pop(number - _CELLS_KEPT, None)
-    display.cell_began(number, number - _CELLS_KEPT)
-    for context in contexts():
-        context._peer.cell = number
-        context._snapshots.cell_began()
-        context._watch.soon()
-
-
-def cell_ended(*_):
-    """A cell of the session has ended."""
-    for context in contexts():
-        context._snapshots.cell_ended()
-
-
-def cell_executed(*_):
-    """The code of a cell has run: the child's figures that were drawn in it are shown, if it may have drawn any."""
-    for context in contexts():
-        peer = context._peer
-        # That it has died meanwhile is for the next use to raise.
-        alive = peer.state == "running" and not peer.is_over()
-        if context._shell_made and alive and peer.requests != context._seen_requests:
-            peer.host_call("cell_ended")
-            context._seen_requests = peer.requests
-
-
-def contexts():
-    """The contexts of this process that are not closed: list of IsolationContext."""
-    with _lock:
-        return [c for c in _all if c._peer.state not in ("closed", "forked")]
-
-
-def _new_object(cls, *args):
-    return cls.__new__(cls, *args)
-
-
-def _new_object_ex(cls, args, kwargs):
-    return cls.__new__(cls, *args, **kwargs)
-
-
-# Under their own names pickle writes an opcode that calls tp_new, which for a mirrored class is the whole
-# construction.
-_NEW = {"__newobj__": _new_object, "__newobj_ex__": _new_object_ex}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds real classes, also of modules whose name stands for an isolated one here."""
-
-    def find_class(self, module, name):
-        found = sys.modules.get(module)
-        if found is not None and not _core.isproxy(found):
-            return super().find_class(module, name)
-        from . import importer
-
-        o = importer.real_module(module)
-        for part in name.split("."):
-            o = getattr(o, part)
-        return o
-
-
-def byvalue(proxy):
-    """A copy, in this process, of the object behind a proxy.
-
-    Parameters
-    ----------
-    proxy : object
-        A proxy; its target must be picklable.
-
-    Returns
-    -------
-    object
-        Independent of the original, like a deep copy. Its methods run in this process.
-
-    Raises
-    ------
-    AssertionError
-        When it is no proxy.
-    """
-    if not _core.isproxy(proxy):
-        raise AssertionError(f"byvalue() needs a proxy, not {type(proxy).__name__}")
-    peer = _core.proxy_info(proxy)[0]
-    return _Unpickler(io.BytesIO(peer.host_call("byvalue", proxy))).load()
-
-
-def register_value_type(cls):
-    """From now on, instances of `cls` cross by value: rebuilt from what ``__reduce_ex__`` says.
-
-    Parameters
-    ----------
-    cls : type
-        Immutable, importable by name in both processes.
-
-    Returns
-    -------
-    type
-        `cls`, so that this can be used as a decorator.
-    """
-    if not isinstance(cls, type):
-        raise TypeError(f"a class is needed, not {cls!r}")
-    _core.value_types[cls] = True
-    _core.value_types[f"{cls.__module__}.{cls.__qualname__}"] = True
-    return cls
+    context, made = registry.named(name, lambda: IsolationContext(**{"restart": "auto", **options, "name": name}))
+    for option, value in () if made else options.items():
+        if option in limits.READ:
+            value = limits.READ[option](value)
+        if getattr(context, "_" + option, None) != value:
+            raise ValueError(
+                f"context {name!r} exists with {option}={getattr(context, '_' + option, None)!r};"
+                " close it first, or use another name"
+            )
+    return context
 
 
 @atexit.register
@@ -1312,15 +808,3 @@ def _close_all():
             context.close()
         except Exception:
             pass
-
-
-def _forget_all():
-    global _lock
-    _lock = threading.RLock()  # another thread may have held it, and is not here
-    for context in list(_all):
-        context._peer.forget()
-        context._watch.forget()
-    _named.clear()
-
-
-os.register_at_fork(after_in_child=_forget_all)

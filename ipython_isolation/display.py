@@ -130,7 +130,7 @@ class _Texts:
     def __init__(self):
         self._source = self._pretty = None
         self._looked = False
-        self._sent = weakref.WeakKeyDictionary()  # context -> its life in which the source was sent
+        self._sent = weakref.WeakKeyDictionary()  # host -> the life in which the source was sent
 
     def _load(self):
         self._looked = True

@@ -58,12 +58,18 @@ _entries: dict[str, _Entry] = {}
 class _Entry:
     """One isolated name: where it lives, and what it stands in for.
 
-    Attributes:
-        name: The isolated name; everything below it belongs to it.
-        context: The `IsolationContext` that runs it.
-        path: Directories to find it in instead of ``sys.path``, or None.
-        proxies: The module proxies handed out, by full name: two imports give the same object.
-        displaced: The un-isolated modules that were in ``sys.modules`` before, by full name.
+    Attributes
+    ----------
+    name : str
+        The isolated name; everything below it belongs to it.
+    context : IsolationContext
+        The one that runs it.
+    path : list of str or None
+        Directories to find it in instead of ``sys.path``.
+    proxies : dict of str to module
+        The module proxies handed out, by full name: two imports give the same object.
+    displaced : dict of str to module
+        The un-isolated modules that were in ``sys.modules`` before, by full name.
     """
 
     def __init__(self, name: str, context: IsolationContext, path: list[str] | None) -> None:
@@ -158,12 +164,17 @@ class NotIsolatableError(ValueError):
 class Report:
     """What isolating some names has done, and what it could not do.
 
-    Attributes:
-        context: The `IsolationContext` they now belong to.
-        unknown: Names that no finder finds.
-        rebound: Variables of the session that now hold a proxy, each with the module's name.
-        leftovers: For each isolated name, what still holds the un-isolated module or a function or class of
-            it: variables of the session (``"blur"``) and globals of other modules (``"gzip.zlib"``).
+    Attributes
+    ----------
+    context : IsolationContext
+        The one they now belong to.
+    unknown : list of str
+        Names that no finder finds.
+    rebound : dict of str to str
+        Variables of the session that now hold a proxy, each with the module's name.
+    leftovers : dict of str to list of str
+        For each isolated name, what still holds the un-isolated module or a function or class of it: variables
+        of the session (``"blur"``) and globals of other modules (``"gzip.zlib"``).
     """
 
     context: IsolationContext
@@ -192,22 +203,33 @@ def isolate(
     and variables of the session that hold it are bound to the isolated one, which imports it at once. What
     still holds the un-isolated one, and a name that is not found, is said in a warning.
 
-    Args:
-        names: Module names such as ``"cv2"`` or ``"scipy.linalg"``; a package includes its submodules.
-        context: The context to run them in, or its name; by default the one named "default", which
-            restarts by itself.
-        path: Directories to find the modules in, instead of ``sys.path``.
-        namespace: The session's variables; by default those of ``__main__``.
-        options: For a context made by this call: options of `IsolationContext`.
+    Parameters
+    ----------
+    *names : str
+        Module names such as ``"cv2"`` or ``"scipy.linalg"``; a package includes its submodules.
+    context : IsolationContext, str or None
+        The context to run them in, or its name; by default the one named "default", which restarts by itself.
+    path : str, iterable of str, or None
+        Directories to find the modules in, instead of ``sys.path``.
+    namespace : mutable mapping of str to object, or None
+        The session's variables; by default those of ``__main__``.
+    **options
+        For a context made by this call: options of `IsolationContext`.
 
-    Returns:
-        The `IsolationContext` that the modules now belong to.
+    Returns
+    -------
+    IsolationContext
+        The one that the modules now belong to.
 
-    Raises:
-        TypeError: `options` are given for a context that exists already.
-        NotIsolatableError: A ValueError. A name is no module name, belongs to the interpreter or this session,
-            or belongs to a package that is isolated in another context. Nothing is isolated then.
-        Exception: Whatever importing a module raised in the child, if it had to be imported at once.
+    Raises
+    ------
+    TypeError
+        When `options` are given for a context that exists already.
+    NotIsolatableError
+        A ValueError: when a name is no module name, belongs to the interpreter or this session, or belongs to a
+        package that is isolated in another context. Nothing is isolated then.
+    Exception
+        Whatever importing a module raised in the child, if it had to be imported at once.
     """
     report = isolate_with_report(names, _resolve(context, options), path=path, namespace=namespace)
     for line in report.lines():
@@ -224,18 +246,26 @@ def isolate_with_report(
 ) -> Report:
     """Do what `isolate` does, and return a `Report` instead of warning.
 
-    Args:
-        names: Module names.
-        context: The context to run them in.
-        path: Directories to find the modules in, instead of ``sys.path``.
-        namespace: The session's variables; by default those of ``__main__``.
+    Parameters
+    ----------
+    names : iterable of str
+        Module names.
+    context : IsolationContext
+        The context to run them in.
+    path : str, iterable of str, or None
+        Directories to find the modules in, instead of ``sys.path``.
+    namespace : mutable mapping of str to object, or None
+        The session's variables; by default those of ``__main__``.
 
-    Returns:
+    Returns
+    -------
+    Report
         What was done, and what could not be.
 
-    Raises:
-        NotIsolatableError: As for `isolate`.
-        Exception: As for `isolate`.
+    Raises
+    ------
+    NotIsolatableError, Exception
+        As for `isolate`.
     """
     names = list(names)
     path = _search_path(path)
@@ -269,20 +299,28 @@ def import_isolated(
     Modules that this interpreter itself runs on (``sys``, ``os``, ``threading`` ...) are loaded in the child
     and returned like any other, but the ones of this process stay in place.
 
-    Args:
-        name: The module's full name.
-        path: Directories to find it in, instead of ``sys.path``.
-        context: Where to load it; by default the context that the name is isolated in, else
-            `default_context`.
+    Parameters
+    ----------
+    name : str
+        The module's full name.
+    path : str, iterable of str, or None
+        Directories to find it in, instead of ``sys.path``.
+    context : IsolationContext or None
+        Where to load it; by default the context that the name is isolated in, else `default_context`.
 
-    Returns:
+    Returns
+    -------
+    module
         The module's proxy. A second call with the same context returns the same object.
 
-    Raises:
-        ModuleNotFoundError: The child does not find it.
-        NotIsolatableError: A ValueError. `name` is no module name, or lies in a package isolated in another
-            context.
-        Exception: Whatever the module itself raised while it was imported, with the child's traceback.
+    Raises
+    ------
+    ModuleNotFoundError
+        When the child does not find it.
+    NotIsolatableError
+        A ValueError: when `name` is no module name, or lies in a package isolated in another context.
+    Exception
+        Whatever the module itself raised while it was imported, with the child's traceback.
     """
     _check_name(name)
     path = _search_path(path)
@@ -308,12 +346,17 @@ def release(*names: str, namespace: MutableMapping[str, object] | None = None) -
     package and in the session's variables. The child goes on running, and so do the proxies that are held
     elsewhere.
 
-    Args:
-        names: Names given to `isolate`.
-        namespace: The session's variables; by default those of ``__main__``.
+    Parameters
+    ----------
+    *names : str
+        Names given to `isolate`.
+    namespace : mutable mapping of str to object, or None
+        The session's variables; by default those of ``__main__``.
 
-    Raises:
-        ValueError: A name is not isolated, or only as part of a package. Nothing is released then.
+    Raises
+    ------
+    ValueError
+        When a name is not isolated, or only as part of a package. Nothing is released then.
     """
     if namespace is None:
         namespace = vars(sys.modules["__main__"])
@@ -338,11 +381,19 @@ def real_module(name: str) -> types.ModuleType:
 
     For `byvalue`, whose copies are objects of this process. ``sys.modules`` is left as it is.
 
-    Args:
-        name: The module's full name.
+    Parameters
+    ----------
+    name : str
+        The module's full name.
 
-    Raises:
-        ModuleNotFoundError: There is none here.
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    ModuleNotFoundError
+        When there is none here.
     """
     entry = _owner(name)
     module = entry.displaced.get(name) if entry is not None else None
@@ -373,7 +424,12 @@ def real_module(name: str) -> types.ModuleType:
 
 
 def isolated() -> dict[str, IsolationContext]:
-    """Return the isolated names, in the order they were isolated, each with its context."""
+    """Return the isolated names, in the order they were isolated, each with its context.
+
+    Returns
+    -------
+    dict of str to IsolationContext
+    """
     with _lock:
         return {name: entry.context for name, entry in _entries.items()}
 
@@ -381,11 +437,15 @@ def isolated() -> dict[str, IsolationContext]:
 def context_for(fullname: str) -> IsolationContext | None:
     """Return the context that a module is isolated in.
 
-    Args:
-        fullname: A module name; one below an isolated package belongs to the package.
+    Parameters
+    ----------
+    fullname : str
+        A module name; one below an isolated package belongs to the package.
 
-    Returns:
-        Its context, or None if the module is not isolated.
+    Returns
+    -------
+    IsolationContext or None
+        None if the module is not isolated.
     """
     entry = _owner(fullname)
     return entry.context if entry is not None else None
@@ -394,11 +454,16 @@ def context_for(fullname: str) -> IsolationContext | None:
 def locate(name: str, path: str | Iterable[str] | None = None) -> ModuleSpec | None:
     """Find a module as an import in this process would, importing neither it nor the packages above it.
 
-    Args:
-        name: The module's full name.
-        path: Directories to look in, instead of ``sys.path``.
+    Parameters
+    ----------
+    name : str
+        The module's full name.
+    path : str, iterable of str, or None
+        Directories to look in, instead of ``sys.path``.
 
-    Returns:
+    Returns
+    -------
+    ModuleSpec or None
         The spec that a finder other than ours gives, or None if none finds the module.
     """
     search = _search_path(path)
@@ -500,7 +565,9 @@ def _registered(
 ) -> Iterator[tuple[_Entry, dict[str, types.ModuleType]]]:
     """Make `name` belong to `context`; if the body raises, as a failed import does, undo it.
 
-    Yields:
+    Yields
+    ------
+    (_Entry, dict of str to module)
         The new entry, and the modules that were taken out of ``sys.modules``, by full name: un-isolated
         ones, or proxies where the name moves here from another context.
     """
@@ -576,7 +643,9 @@ def _rebind(
 
     Only what is held anywhere is imported: otherwise the child need not start yet.
 
-    Returns:
+    Returns
+    -------
+    list of str
         The variables for which that was not possible.
     """
     full_names = {id(module): key for key, module in previous.items() if module is not None}

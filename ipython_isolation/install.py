@@ -33,19 +33,29 @@ def install(
 ) -> Path:
     """Install a kernelspec for this interpreter.
 
-    Args:
-        user: Install for the current user, whatever the environment.
-        prefix: Install below this directory, such as `sys.prefix`; without `user` this must be given.
-        name: The kernel's name, its directory's name.
-        display_name: What front-ends show; by default that of the shipped kernelspec.
-        modules: Modules that the kernel isolates from the start.
+    Parameters
+    ----------
+    user : bool
+        Install for the current user, whatever the environment.
+    prefix : str or None
+        Install below this directory, such as `sys.prefix`; without `user` this must be given.
+    name : str
+        The kernel's name, its directory's name.
+    display_name : str or None
+        What front-ends show; by default that of the shipped kernelspec.
+    modules : sequence of str
+        Modules that the kernel isolates from the start.
 
-    Returns:
+    Returns
+    -------
+    Path
         The directory written.
 
-    Raises:
-        InstallError: jupyter_client is missing, `name` or a module name is not valid, a kernel of that name
-            that is not ours is in the way, or the directory cannot be written.
+    Raises
+    ------
+    InstallError
+        When jupyter_client is missing, `name` or a module name is not valid, a kernel of that name that is not
+        ours is in the way, or the directory cannot be written.
     """
     manager = _manager()
     for module in modules:
@@ -70,16 +80,24 @@ def install(
 def uninstall(*, user: bool = False, prefix: str | None = None, name: str = KERNEL_NAME) -> Path:
     """Remove a kernelspec that `install` has written.
 
-    Args:
-        user: Remove the one of the current user.
-        prefix: Remove the one below this directory.
-        name: The kernel's name.
+    Parameters
+    ----------
+    user : bool
+        Remove the one of the current user.
+    prefix : str or None
+        Remove the one below this directory.
+    name : str
+        The kernel's name.
 
-    Returns:
+    Returns
+    -------
+    Path
         The directory removed.
 
-    Raises:
-        InstallError: There is no such kernel, it is not ours, or it cannot be removed.
+    Raises
+    ------
+    InstallError
+        When there is no such kernel, it is not ours, or it cannot be removed.
     """
     directory = _directory(name, user, prefix)
     if not directory.is_dir():
@@ -95,11 +113,15 @@ def uninstall(*, user: bool = False, prefix: str | None = None, name: str = KERN
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``python -m ipython_isolation``.
 
-    Args:
-        arguments: The command line without the program's name; by default that of this process.
+    Parameters
+    ----------
+    arguments : sequence of str or None
+        The command line without the program's name; by default that of this process.
 
-    Raises:
-        SystemExit: Something is wrong; the message is one line.
+    Raises
+    ------
+    SystemExit
+        When something is wrong; the message is one line.
     """
     args = _parser().parse_args(arguments)
     prefix = sys.prefix if args.sys_prefix else args.prefix

@@ -200,7 +200,7 @@ def explain(error, facts, context):
     """
     why = None
     # Those that it was started with: what `configure` has changed since holds for the next process.
-    memory, cpu = context._limits_started["memory"], context._limits_started["cpu"]
+    memory, cpu = context._launcher.memory, context._launcher.cpu
     if facts["timeout"]:
         limit = f"timeout={facts['timeout']:g} s"
         error.limit = "timeout"

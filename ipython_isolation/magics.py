@@ -20,7 +20,9 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
 from . import _core, bundle, cells, completion, display, importer, limits, output
-from .context import IsolationContext, cell_began, cell_ended, cell_executed, contexts, named_context
+from .context import IsolationContext, named_context
+from .registry import contexts
+from .session_cells import cell_began, cell_ended, cell_executed
 
 _COMMAND = "%isolate"
 _ACTIONS = ("off", "restart", "reload", "attach", "release")
@@ -384,9 +386,10 @@ def _replay(path: str) -> object:
 class IsolationTable:
     """What is isolated right now: the answer of ``%isolate`` without arguments.
 
-    Attributes:
-        rows: One tuple of strings for each isolated module, in the order of `COLUMNS`; contexts without
-            isolated modules come last.
+    Attributes
+    ----------
+    rows : list of tuple of str
+        One for each isolated module, in the order of `COLUMNS`; contexts without isolated modules come last.
     """
 
     COLUMNS = ("module", "context", "pid", "state", "calls", "crashes", "memory", "roll-back")
@@ -415,8 +418,10 @@ class IsolationTable:
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Add ``%isolate`` to a session, and isolate the modules configured in ``c.Isolate.modules``.
 
-    Args:
-        shell: The IPython shell that loads the extension.
+    Parameters
+    ----------
+    shell : InteractiveShell
+        The IPython shell that loads the extension.
     """
     if Isolate.__name__ in shell.magics_manager.registry:
         return
@@ -437,8 +442,10 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension` and everything done with ``%isolate``: its children end.
 
-    Args:
-        shell: The IPython shell that unloads the extension.
+    Parameters
+    ----------
+    shell : InteractiveShell
+        The IPython shell that unloads the extension.
     """
     # IPython has no way back for these registrations; left in place they would stack at each %reload_ext.
     magics = shell.magics_manager.registry.pop(Isolate.__name__, None)

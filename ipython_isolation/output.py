@@ -1,4 +1,4 @@
-"""What the child prints, and lines of our own, into the session's sys.stdout and sys.stderr."""
+"""What the child prints, and lines of our own, into the session's sys.stdout and sys.stderr; and what is muted."""
 
 import codecs
 import collections
@@ -30,12 +30,15 @@ class OutputRelay:
     ----------
     peer : _core.Peer
         Says in which context variables (which cell) the last call was made.
+    loaded : collection of str
+        The modules of the child, as they are at any time.
     """
 
-    def __init__(self, peer):
+    def __init__(self, peer, loaded):
         self._peer = peer
-        #: Whether what is read now is not written, but kept all the same.
-        self.muted = bool
+        self._loaded = loaded
+        self._mute = False
+        self._muted = {}  # module -> bool, where it is not as for the others
         self._foreign = threading.local()
         self.reset()
 
@@ -75,7 +78,7 @@ class OutputRelay:
         if not text:
             return
         self._keep(stream, text)
-        if self.muted():
+        if self.is_muted():
             return
         context = self._peer.call_context
         if hasattr(self._foreign, "here") and context is not None:
@@ -87,7 +90,7 @@ class OutputRelay:
     def late(self, stream, text):
         """Writes a text that a thread of the child has printed, of a cell that is over."""
         self._keep(stream, text)
-        if not self.muted():
+        if not self.is_muted():
             self._write(stream, text)
 
     @staticmethod
@@ -97,3 +100,32 @@ class OutputRelay:
             return
         target.write(text)
         target.flush()
+
+    # -- muting ---------------------------------------------------------------------------------
+
+    def mute(self, on):
+        """What the child shows is not seen, or is; whatever was said of single modules. It is kept all the same."""
+        self._mute = on
+        self._muted.clear()
+
+    def mute_module(self, name, on):
+        """The same for what is shown during calls of one module, and of those below it."""
+        self._muted[name] = on
+
+    def is_muted(self):
+        """Whether what the child shows at this moment is not to be seen."""
+        if not self._muted:
+            return self._mute
+        name = self._peer.module
+        if name is not None and any(_is_within(name, known) for known in (*self._loaded, *self._muted)):
+            return self._mutes(name)
+        return all(map(self._mutes, self._loaded)) if self._loaded else self._mute
+
+    def _mutes(self, name):
+        while name and name not in self._muted:
+            name = name.rpartition(".")[0]
+        return self._muted[name] if name else self._mute
+
+
+def _is_within(name, module):
+    return name == module or name.startswith(module + ".")

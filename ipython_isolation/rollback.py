@@ -51,7 +51,7 @@ class Rollback:
         self._credit = 0.0
         self._free = 0
         self._modules = ()  # loaded when the copy was made
-        self._sent = None  # of the session's state, at that time
+        self._told = None  # of the session's state, at that time
         self._cell_start = None
         self._cell_seconds = None  # of the last cell
         self._copying = 0.0  # seconds that copying memory took after the last copy but one
@@ -154,7 +154,7 @@ class Rollback:
         self.made_at = time.monotonic()
         self.cost = self.made_at - start
         self.count += 1
-        self._sent = self._context._sent
+        self._told = self._context._following.told
         epoch = self._peer.epoch
         self._modules = tuple(n for n, e in self._context._loaded_in.items() if e == epoch)
         return True
@@ -176,12 +176,12 @@ class Rollback:
         Returns
         -------
         (tuple of str, dict) or None
-            The modules that it has loaded, and what it knows of the session's state (`IsolationContext._sent`).
+            The modules that it has loaded, and what it knows of the session's state (`Following.told`).
             None: there is no copy, or it has died too.
         """
         if not self.ready:
             return None
-        kept = self._modules, self._sent
+        kept = self._modules, self._told
         try:
             if not self._peer.take_over():
                 return None
@@ -192,7 +192,7 @@ class Rollback:
             return None
         finally:
             self.made_at = None
-            self._modules, self._sent = (), None
+            self._modules, self._told = (), None
         self.take_overs += 1
         return kept
 

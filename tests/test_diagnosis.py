@@ -294,15 +294,15 @@ def test_the_call_is_named(context, call, operation, expected):
 @pytest.fixture
 def block(context, deaths):
     seen = []
-    diagnose = context._diagnose
+    diagnose = context._deaths.diagnose
 
     def spy(facts):
         seen.append(context._peer.death_record())
         return diagnose(facts)
 
-    context._diagnose = spy
+    context._deaths.diagnose = spy
     die(deaths.segfault)
-    del context._diagnose
+    del context._deaths.diagnose
     return seen[0]
 
 

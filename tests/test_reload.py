@@ -489,6 +489,6 @@ def test_what_is_mapped(project, context, rebuilt):
 
 def test_not_asked_for_nothing_is_looked_at(project, context, rebuilt):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "files_changed", lambda: pytest.fail("looked"))
+        patch.setattr(context._host, "files_changed", lambda: pytest.fail("looked"))
         for _ in range(10):
             rebuilt.value()

@@ -270,8 +270,9 @@ def test_an_error_while_a_module_is_imported(context):
 
 def test_ignored_in_a_hot_loop_is_reported_rarely(reporter, shared_context, monkeypatch):
     reports, count = [], 3000
-    warn = shared_context._reports.warn
-    monkeypatch.setattr(shared_context._reports, "warn", lambda *args: (reports.append(args), warn(*args))[1])
+    session = shared_context._host.reports
+    warn = session.warn
+    monkeypatch.setattr(session, "warn", lambda *args: (reports.append(args), warn(*args))[1])
     for action in ("ignore", "default"):
         with warnings.catch_warnings(record=True) as log:
             warnings.simplefilter(action)

@@ -741,22 +741,23 @@ def killed_after_another(context, corpus):
 
 def _interrupted(context, call, *args):
     """Interrupts a call twice, the second time when the session has said what it sees."""
-    hint = context.interrupt_hint
+    host = context._host
+    hint = host.interrupt_hint
     seen = []
 
     def hinted():
         hint()
-        seen.append(context.waiting)
+        seen.append(host.waiting)
         os.kill(os.getpid(), signal.SIGINT)
 
-    context.interrupt_hint = hinted
+    host.interrupt_hint = hinted
     try:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         call(*args)
     except KeyboardInterrupt:
         raise StillAlive(seen[0]) from None
     finally:
-        del context.interrupt_hint
+        del host.interrupt_hint
 
 
 @dataclass
