@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "arena_parts.h"
 #include "extents.h"
 #include "fdfloor.h"
 
@@ -19,21 +20,10 @@
  * memory that has been used. */
 #define IDLE_MOST ((size_t)128 << 20)
 
-struct block {
-    struct block *next;
-    char *data, *reserved;
-    size_t size, reserved_size;
-    int fd;
-    dev_t device;
-    ino_t inode;
-    unsigned users;
-    bool passed;    /* the other end may have it */
-    unsigned forks; /* of this process, when it was made or used again */
-};
-
 static struct {
     pthread_mutex_t lock;
     struct block *live, *idle;
+    struct block *lent; /* without a user here; the other end still uses them */
     unsigned nlive, nidle;
     bool keeps;
     size_t idle_size;
@@ -65,22 +55,52 @@ after_fork(void)
 
 /* With the lock. */
 static void
+end(struct block *b)
+{
+    if (b->out)
+        shelf_out_remove(b);
+    unmap(b);
+}
+
+/* With the lock. */
+static void
 trim(void)
 {
     while (arena.idle) {
         struct block *b = arena.idle;
         arena.idle = b->next;
-        unmap(b);
+        end(b);
     }
     arena.idle_size = 0;
     arena.nidle = 0;
 }
 
-/* What waits for its next user is the parent's. */
+/* What waits for its next user is the parent's, and so is the other end of the shelves. */
 static void
 after_fork_in_child(void)
 {
+    struct block *b;
+
+    for (struct block **at = &arena.live; (b = *at);) {
+        if (b->out)
+            block_was_passed(b);
+        b->users -= b->in != NULL;
+        b->in = NULL;
+        if (b->users > 0) {
+            at = &b->next;
+            continue;
+        }
+        *at = b->next;
+        arena.nlive--;
+        unmap(b);
+    }
+    for (b = arena.idle; b; b = b->next)
+        b->out = NULL;
     trim();
+    while ((b = arena.lent)) {
+        arena.lent = b->next;
+        unmap(b);
+    }
     pthread_mutex_unlock(&arena.lock);
 }
 
@@ -90,13 +110,25 @@ watch_forks(void)
     pthread_atfork(before_fork, after_fork, after_fork_in_child);
 }
 
-static void
-lock(void)
+void
+arena_lock(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
     pthread_once(&once, watch_forks);
     pthread_mutex_lock(&arena.lock);
+}
+
+void
+arena_unlock(void)
+{
+    pthread_mutex_unlock(&arena.lock);
+}
+
+unsigned
+arena_forks(void)
+{
+    return arena.forks;
 }
 
 /* With the lock. What waits for its next user has a descriptor too. */
@@ -189,7 +221,8 @@ block_new(size_t size, bool zeroed)
 
     if (size == 0 || wanted < size || wanted > SIZE_MAX / 2)
         return NULL;
-    lock();
+    arena_lock();
+    arena_settle(NULL);
     struct block **at = &arena.idle;
     while (*at && ((*at)->size < wanted || (*at)->size / 2 > wanted))
         at = &(*at)->next;
@@ -224,7 +257,7 @@ block_take(int fd)
         errno = EPROTO;
         return NULL;
     }
-    lock();
+    arena_lock();
     for (b = arena.live; b; b = b->next)
         if (b->inode == facts.st_ino && b->device == facts.st_dev)
             break;
@@ -268,27 +301,80 @@ block_ref(struct block *b)
     return b;
 }
 
+/* What somebody else has must not become another array's. */
+static bool
+may_be_kept(const struct block *b)
+{
+    return arena.keeps && !b->passed && b->forks == arena.forks;
+}
+
+/* It has no user here. */
+static void
+keep_or_end(struct block *b)
+{
+    if (may_be_kept(b) && b->size <= IDLE_MOST - arena.idle_size) {
+        b->next = arena.idle;
+        arena.idle = b;
+        arena.idle_size += b->size;
+        arena.nidle++;
+    }
+    else
+        end(b);
+}
+
+void
+arena_settle(const struct shelf_out *ends)
+{
+    struct block **at = &arena.lent, *b;
+
+    while ((b = *at)) {
+        bool ended = b->out == ends;
+        if (!ended && shelf_out_use(b) == SHELF_USED) {
+            at = &b->next;
+            continue;
+        }
+        *at = b->next;
+        shelf_out_take_back(b);
+        if (!ended && shelf_out_use(b) == SHELF_UNUSED)
+            keep_or_end(b);
+        else
+            end(b);
+    }
+}
+
+void
+block_drop(struct block *b)
+{
+    b->users--;
+    if (b->users == 1 && b->in)
+        shelf_in_unused(b);
+    if (b->users > 0)
+        return;
+    struct block **at = &arena.live;
+    while (*at != b)
+        at = &(*at)->next;
+    *at = b->next;
+    arena.nlive--;
+    if (b->out && may_be_kept(b)) {
+        enum shelf_use use = shelf_out_lend(b);
+        if (use == SHELF_USED) {
+            b->next = arena.lent;
+            arena.lent = b;
+            return;
+        }
+        if (use == SHELF_FOR_EVER) {
+            end(b);
+            return;
+        }
+    }
+    keep_or_end(b);
+}
+
 void
 block_unref(struct block *b)
 {
     pthread_mutex_lock(&arena.lock);
-    if (--b->users == 0) {
-        struct block **at = &arena.live;
-        while (*at != b)
-            at = &(*at)->next;
-        *at = b->next;
-        arena.nlive--;
-        /* What somebody else has must not become another array's. */
-        if (arena.keeps && !b->passed && b->forks == arena.forks &&
-            b->size <= IDLE_MOST - arena.idle_size) {
-            b->next = arena.idle;
-            arena.idle = b;
-            arena.idle_size += b->size;
-            arena.nidle++;
-        }
-        else
-            unmap(b);
-    }
+    block_drop(b);
     pthread_mutex_unlock(&arena.lock);
 }
 
@@ -302,6 +388,12 @@ size_t
 block_size(const struct block *b)
 {
     return b->size;
+}
+
+int
+block_fd(const struct block *b)
+{
+    return b->fd;
 }
 
 int
@@ -336,7 +428,9 @@ unsigned
 blocks_live(void)
 {
     pthread_mutex_lock(&arena.lock);
-    unsigned n = arena.nlive;
+    unsigned n = 0;
+    for (struct block *b = arena.live; b; b = b->next)
+        n += b->users > (b->in != NULL);
     pthread_mutex_unlock(&arena.lock);
     return n;
 }

@@ -28,6 +28,8 @@ void block_unref(struct block *block);
 
 char *block_data(const struct block *block);
 size_t block_size(const struct block *block);
+/* As block_pass(), for one that both ends keep (shelf.h). */
+int block_fd(const struct block *block);
 /* To be passed; stays the block's. From then on the other end may have it. */
 int block_pass(struct block *block);
 /* Whether the memory of blocks that go is kept for the next; false, as at first, gives it back. */

@@ -248,6 +248,12 @@ static int
 recv_by_lane(channel *c, struct frame *f)
 {
     *f = (struct frame){0};
+    if (c->shelf_in != NULL) {
+        shelf_in_look(c->shelf_in);
+    }
+    if (c->shelf_out != NULL) {
+        shelf_out_look(c->shelf_out);
+    }
     while (c->lane != NULL && c->received >= c->owed) {
         switch (lane_recv(c->lane, &f->data, &f->size)) {
         case LANE_NONE:

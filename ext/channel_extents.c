@@ -24,7 +24,9 @@ struct extent_record {
 };
 enum {
     EXTENT_FRESH = 1, /* its descriptor has been passed */
-    EXTENT_BLOCK = 2, /* not in an extent, but in a block whose descriptor has been passed */
+    EXTENT_BLOCK = 2, /* not in an extent, but in a block; its descriptor has been passed, unless */
+    EXTENT_PLACED =
+        4, /* it is the one at the place `slot` of the shelf, and not EXTENT_FRESH there */
 };
 
 /* ---- sending -------------------------------------------------------------------------------- */
@@ -45,15 +47,44 @@ channel_reclaim(channel *c)
     }
 }
 
+/* The places of the blocks on the shelf. What gets none is passed as it is. */
+static bool
+place_blocks(channel *c, struct placed *placed, struct block *const *blocks, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (blocks[i] == NULL) {
+            continue;
+        }
+        if (c->shelf_out == NULL && (c->shelf_out = shelf_out_new(c->lane, c->accepts)) == NULL) {
+            return false;
+        }
+        placed[i].on_shelf =
+            shelf_out_place(c->shelf_out, blocks[i], &placed[i].slot, &placed[i].fresh);
+    }
+    return true;
+}
+
+static void
+take_places_back(channel *c, const struct placed *placed, struct block *const *blocks, size_t n)
+{
+    while (n-- > 0) {
+        if (blocks[n] != NULL && placed[n].on_shelf) {
+            shelf_out_unsent(c->shelf_out, placed[n].slot, placed[n].fresh);
+        }
+    }
+}
+
 /* The reader is given the descriptors that it does not have. `blocks`: for each piece, or NULL. */
 static bool
 pass_fresh(channel *c, const struct placed *placed, struct block *const *blocks, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        if (blocks[i] == NULL && !placed[i].fresh) {
+        if (!placed[i].fresh && (blocks[i] == NULL || placed[i].on_shelf)) {
             continue;
         }
-        int fd = blocks[i] != NULL ? block_pass(blocks[i]) : extents_fd(c->out, placed[i].slot);
+        int fd = blocks[i] == NULL    ? extents_fd(c->out, placed[i].slot)
+                 : placed[i].on_shelf ? block_fd(blocks[i])
+                                      : block_pass(blocks[i]);
         if (lane_pass(c->lane, fd) < 0) {
             return false;
         }
@@ -126,12 +157,13 @@ channel_send_extent(channel *c, const void *data, size_t size, const struct blob
         goto done;
     }
     uint32_t skipped = c->skipped;
-    if (!pass_fresh(c, placed, of, npieces)) {
+    if (!place_blocks(c, placed, of, npieces) || !pass_fresh(c, placed, of, npieces)) {
         goto done;
     }
     *record = (struct extent_record){skipped, (uint32_t)npieces, (uint32_t)inside, 0};
     for (size_t i = 0; i < npieces; i++) {
-        uint32_t flags = of[i] != NULL ? EXTENT_BLOCK : placed[i].fresh ? EXTENT_FRESH : 0;
+        uint32_t flags = (of[i] != NULL ? EXTENT_BLOCK : 0) | (placed[i].fresh ? EXTENT_FRESH : 0) |
+                         (placed[i].on_shelf ? EXTENT_PLACED : 0);
         record->places[i] = (struct place){placed[i].slot, flags, placed[i].at, pieces[i].size};
     }
     if (inside > 0) {
@@ -146,6 +178,9 @@ channel_send_extent(channel *c, const void *data, size_t size, const struct blob
     }
     c->skipped = sent ? 0 : c->skipped;
 done:
+    if (!sent && of != NULL) {
+        take_places_back(c, placed, of, npieces);
+    }
     if (!sent && c->out != NULL) {
         extents_reclaim(c->out, extents_busy(c->out) & ~before);
     }
@@ -183,14 +218,32 @@ open_piece(channel *c, const struct place *place, struct extent_view **view)
 }
 
 static struct block *
-open_block(channel *c, const struct place *place)
+take_block(channel *c, const struct place *place)
 {
+    bool placed = place->flags & EXTENT_PLACED;
+    if (placed && c->shelf_in == NULL && (c->shelf_in = shelf_in_new(c->lane)) == NULL) {
+        return NULL;
+    }
+    if (placed && !(place->flags & EXTENT_FRESH)) {
+        return shelf_in_get(c->shelf_in, place->slot);
+    }
     int fd = lane_take(c->lane);
     if (fd < 0) {
         errno = EPROTO;
         return NULL;
     }
     struct block *block = block_take(fd);
+    if (block != NULL && placed && shelf_in_put(c->shelf_in, place->slot, block) < 0) {
+        block_unref(block);
+        return NULL;
+    }
+    return block;
+}
+
+static struct block *
+open_block(channel *c, const struct place *place)
+{
+    struct block *block = take_block(c, place);
     if (block != NULL &&
         (place->at > block_size(block) || place->size > block_size(block) - place->at)) {
         block_unref(block);

@@ -180,6 +180,8 @@ free_rest(channel *c)
     channel_connected(c);
     extents_out_free(c->out);
     extents_in_free(c->in);
+    shelf_out_free(c->shelf_out);
+    shelf_in_free(c->shelf_in);
     lane_free(c->lane);
     if (c->listen_fd >= 0) {
         close(c->listen_fd);

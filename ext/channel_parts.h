@@ -7,6 +7,7 @@
 
 #include "extents.h"
 #include "lane.h"
+#include "shelf.h"
 
 struct channel {
     void **zmq;    /* the context */
@@ -38,6 +39,8 @@ struct channel {
     unsigned skipped;        /* descriptors that were passed for a record that was not sent */
     struct extents_out *out; /* NULL before the first */
     struct extents_in *in;
+    struct shelf_out *shelf_out; /* NULL before the first */
+    struct shelf_in *shelf_in;
 };
 
 /* Whether the next frame may come over libzmq. */

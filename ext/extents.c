@@ -510,7 +510,7 @@ extents_write(struct extents_out *out, const struct piece *pieces, size_t n, str
         if (slot < 0)
             goto failed;
         out->busy |= (uint64_t)1 << slot;
-        placed[i] = (struct placed){(unsigned)slot, !out->slots[slot].passed, 0};
+        placed[i] = (struct placed){.slot = (unsigned)slot, .fresh = !out->slots[slot].passed};
         if (write_apart(out, &out->slots[slot], &pieces[i]) < 0)
             goto failed;
     }

@@ -31,7 +31,8 @@ struct piece {
 
 struct placed {
     unsigned slot;
-    bool fresh; /* the reader is still to be given extents_fd() before it reads this piece */
+    bool fresh;    /* the reader is still to be given extents_fd() before it reads this piece */
+    bool on_shelf; /* not in an extent: a block, at this place of a shelf (shelf.h) */
     size_t at;
 };
 

@@ -3,6 +3,7 @@
 
 #include "extents.h"
 #include "fdpass.h"
+#include "shelf.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -49,6 +50,7 @@ struct control {
     _Atomic uint32_t cpu; /* the reader's, when it last read a frame; or NOWHERE */
     /* Set by the reader, cleared by the writer: extents that are not in use any more. */
     _Alignas(128) struct extents_back returned;
+    _Alignas(128) struct shelf_words shelf;
 };
 
 #define NOWHERE UINT32_MAX
@@ -75,9 +77,10 @@ struct lane {
     int bell; /* a message here wakes the other end; some bring descriptors */
     int passed[PASSED_MOST];
     unsigned npassed;
-    bool quiet;      /* what is sent wakes nobody */
-    bool given_up;   /* the ring out says LANE_FOR_GOOD */
-    bool garbled;    /* the other end's words are not looked at any more */
+    bool quiet;               /* what is sent wakes nobody */
+    bool shelf_out, shelf_in; /* there are such */
+    bool given_up;            /* the ring out says LANE_FOR_GOOD */
+    bool garbled;             /* the other end's words are not looked at any more */
     unsigned forked; /* `forks` when it was made: another number now means that this is a fork */
 };
 
@@ -441,6 +444,16 @@ lane_recv(lane *l, void **data, size_t *size)
     return got;
 }
 
+/* Something about shelves that is no record, see lane_wake(). */
+static bool
+has_news(const lane *l)
+{
+    return (l->shelf_in &&
+            atomic_load_explicit(&l->in.control->shelf.gone, memory_order_relaxed) != 0) ||
+           (l->shelf_out &&
+            atomic_load_explicit(&l->out.control->shelf.returned, memory_order_relaxed) != 0);
+}
+
 bool
 lane_doze(lane *l)
 {
@@ -449,7 +462,7 @@ lane_doze(lane *l)
     }
     atomic_store_explicit(&l->in.control->sleeping, 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst); /* see wake() */
-    if (lane_ready(l)) {
+    if (lane_ready(l) || has_news(l)) {
         atomic_store_explicit(&l->in.control->sleeping, 0, memory_order_relaxed);
         return false;
     }
@@ -520,4 +533,28 @@ struct extents_back *
 lane_to_return(lane *l)
 {
     return &l->in.control->returned;
+}
+
+/* ---- what belongs to shelves ---------------------------------------------------------------- */
+
+struct shelf_words *
+lane_shelf_out(lane *l)
+{
+    l->shelf_out = true;
+    return &l->out.control->shelf;
+}
+
+struct shelf_words *
+lane_shelf_in(lane *l)
+{
+    l->shelf_in = true;
+    return &l->in.control->shelf;
+}
+
+void
+lane_wake(lane *l)
+{
+    if (!lane_forked(l)) {
+        wake(l);
+    }
 }

@@ -13,7 +13,7 @@
 
 typedef struct lane lane;
 
-#define LANE_VERSION 3u
+#define LANE_VERSION 4u
 /* Bigger frames go another way: a copy into the ring and one out of it would be no gain. */
 #define LANE_FRAME_MAX (64u * 1024)
 
@@ -53,6 +53,13 @@ int lane_take(lane *l);
 struct extents_back;
 struct extents_back *lane_returned(lane *l);
 struct extents_back *lane_to_return(lane *l);
+/* The same for the shelves of the two directions. From then on this end does not sleep while there
+ * is something new on them. */
+struct shelf_words;
+struct shelf_words *lane_shelf_out(lane *l);
+struct shelf_words *lane_shelf_in(lane *l);
+/* Wakes the other end if it sleeps, for something that is no record. Any thread. */
+void lane_wake(lane *l);
 /* Says, in order with the frames, that `total` frames in all were sent another way up to here. Is
  * always said: where there is no room left, as LANE_FOR_GOOD, and then nothing fits any more. */
 void lane_elsewhere(lane *l, uint64_t total);

@@ -1,10 +1,12 @@
 """arrays="shared": big arrays are in memory that both processes have."""
 
 import multiprocessing
+import os
 import threading
 
 import numpy as np
 import pytest
+from conftest import wait_until
 
 import ipython_isolation
 from ipython_isolation import IsolationContext, ProcessTerminationError
@@ -16,6 +18,14 @@ N = 100_000  # of 8 bytes: more than ext/arena.h asks for
 def context():
     with IsolationContext(restart="auto", name="shared", arrays="shared") as made:
         made.load_module("operator")  # calls before the first module are kept, with what they were called with
+        yield made
+
+
+@pytest.fixture
+def apart():
+    """A context without frozen copies, which have all that was there when they were made."""
+    with IsolationContext(name="apart", arrays="shared", rollback="off") as made:
+        made.load_module("operator")
         yield made
 
 
@@ -245,6 +255,92 @@ def test_it_is_a_setting():
         info = context.info()
     assert info["arrays"] == "shared"
     assert ipython_isolation.IsolationContext is IsolationContext
+
+
+def mapped(pid="self"):
+    """How many blocks a process has mapped, whether an array is in them or not."""
+    with open(f"/proc/{pid}/maps") as maps:
+        return sum("isolation-array" in line for line in maps)
+
+
+def address(a):
+    return a.ctypes.data
+
+
+def test_what_was_passed_is_not_passed_again(context):
+    """The child keeps it mapped, at one place; once it is gone here the child lets go of it, asked or not."""
+    a = np.zeros(N)
+    where = context.call(address, a)
+    others = [np.zeros(N) for _ in range(5)]
+    for other in others:
+        assert context.call(address, other) != where
+    for i in range(5):
+        a[7] = i
+        assert context.call(address, a) == context.call(address, a[5:]) - 40 == where and context.call(total, a) == i
+    assert mapped(context.remote_pid) == 6
+    del a, others, other
+    assert wait_until(lambda: mapped(context.remote_pid) == 0)
+
+
+def test_more_than_there_are_places_for(context, kept):
+    arrays = [np.full(N, float(i)) for i in range(40)]
+    for _ in range(2):
+        for i, a in enumerate(arrays):
+            assert context.call(total, a) == i * N
+    for a in arrays:
+        kept.append(a)
+    assert all(np.shares_memory(kept[i], a) and kept[i][0] == i for i, a in enumerate(arrays))
+
+
+def test_the_memory_of_a_result_is_used_again(apart):
+    """Of one that is gone, never of one that is there."""
+    context = apart
+    a = context.call(make, 1, N)
+    where, view = address(a), a[100:]
+    del a
+    b = context.call(make, 2, N)
+    assert address(b) != where and view[0] == 1.0 and b[0] == 2.0
+    del view
+    seen = {where}
+    for i in range(3, 20):
+        c = context.call(make, i, N)
+        assert c[0] == c[-1] == i and b[0] == b[-1] == 2.0
+        seen.add(address(c))
+        del c
+    assert len(seen) <= 3 and address(b) not in seen and mapped() <= 4
+
+
+def test_not_that_of_one_which_a_fork_of_the_session_has(context):
+    a = context.call(make, 1, N)
+    here, there = multiprocessing.Pipe()
+    pid = os.fork()
+    if pid == 0:
+        there.poll(60)  # until the session has dropped its own, and got others
+        os._exit(0 if a[0] == a[-1] == 1.0 else 1)
+    del a
+    for i in range(5):
+        b = context.call(make, 5, N)
+        assert b[0] == b[-1] == 5.0
+        del b
+    here.send(None)
+    assert os.waitpid(pid, 0)[1] == 0
+    here.close()
+    there.close()
+
+
+def test_not_that_of_one_which_the_frozen_copy_has(context, kept):
+    """What the child held at the snapshot is as it was, whatever was made of its memory since."""
+    context.call(lambda kept: kept.append(__import__("numpy").full(100_000, 1.0)), kept)
+    deaths = context.load_module("_deaths")
+    context.checkpoint()
+    with context._snapshots.hold():
+        assert kept[0][0] == 1.0
+        kept.clear()
+        for i in range(2, 8):
+            assert context.call(make, i, N)[0] == i
+        with pytest.raises(ProcessTerminationError):
+            deaths.segfault()
+        assert len(kept) == 1 and kept[0][0] == kept[0][-1] == 1.0
 
 
 def test_many_in_one_call(context):
