@@ -10,11 +10,11 @@ import os
 import sys
 import types
 
-from ipython_isolation import _core, abcs, child_shell, prompts, reports, represent, streams, suggest  # now: not from a chroot
+from ipython_isolation import _core, abcs, child_shell, prompts, reports, streams  # now: not from a chroot
 
 #: What this package imports in a child only once it is needed, and cannot from a chroot.
 _LAZY = """
-    ipython_isolation.cellspace ipython_isolation.decorator
+    ipython_isolation.cellspace ipython_isolation.decorator ipython_isolation.represent ipython_isolation.suggest
     collections contextlib datetime getpass inspect io linecache os pickle platform re threading traceback types typing warnings
 """
 _VALUES = """
@@ -237,12 +237,18 @@ class Child:
         return o(*args, **kwargs)
 
     def remote_represent(self, *asked):
+        from ipython_isolation import represent
+
         return represent.represent(*asked, lambda error: self.reports.tell("format_failed", error))
 
     def remote_suggest(self, *asked):
+        from ipython_isolation import suggest
+
         return suggest.suggest(*asked)
 
     def remote_importable(self, *asked):
+        from ipython_isolation import suggest
+
         return suggest.importable(*asked)
 
     def remote_cell_ended(self):
