@@ -16,10 +16,6 @@
 #include "extents.h"
 #include "fdfloor.h"
 
-/* Bytes that blocks without a user keep: new shared memory takes several times as long to fill as
- * memory that has been used. */
-#define IDLE_MOST ((size_t)128 << 20)
-
 static struct {
     pthread_mutex_t lock;
     struct block *live, *idle;
@@ -312,7 +308,8 @@ may_be_kept(const struct block *b)
 static void
 keep_or_end(struct block *b)
 {
-    if (may_be_kept(b) && b->size <= IDLE_MOST - arena.idle_size) {
+    /* New shared memory takes several times as long to fill as memory that has been used. */
+    if (may_be_kept(b) && b->size <= extents_idle_most() - arena.idle_size) {
         b->next = arena.idle;
         arena.idle = b;
         arena.idle_size += b->size;
