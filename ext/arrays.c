@@ -18,6 +18,7 @@ struct array_interface {
 };
 /* Descriptors that go with one frame, at most: the reader has little room for them. */
 #define BLOCKS_MOST 40
+#define DTYPES_MOST 64
 /* In the flags of an array in a frame: where its elements are in the blob follows. */
 #define STRIDED 4
 enum { C_CONTIGUOUS = 1, F_CONTIGUOUS = 2, WRITEABLE = 0x400, NOTSWAPPED = 0x200 };
@@ -207,22 +208,18 @@ done:
     return array;
 }
 
-/* Where arrays are shared: the block that an array is in, and the bytes from the first to the last
- * of its elements. */
-static struct block *
-block_of(struct message *m, PyObject *o, char **start, size_t *size)
+static bool
+may_share(const struct message *m)
 {
-    struct array_interface *a;
+    return m->peer->shares_arrays && m->strand != NULL && m->nblobs < BLOCKS_MOST &&
+           channel_has_lane(m->strand->channel);
+}
+
+/* The block that an array is in, and the bytes from the first to the last of its elements. */
+static struct block *
+block_of(const struct array_interface *a, char **start, size_t *size)
+{
     size_t at;
-    if (!m->peer->shares_arrays || m->strand == NULL || m->nblobs >= BLOCKS_MOST ||
-        !channel_has_lane(m->strand->channel)) {
-        return NULL;
-    }
-    PyObject *capsule = interface_of(o, &a);
-    if (capsule == NULL) {
-        PyErr_Clear();
-        return NULL;
-    }
     char *low = a->data, *high = low + a->itemsize;
     bool empty = a->itemsize == 0;
     for (int i = 0; i < a->nd; i++) {
@@ -231,16 +228,49 @@ block_of(struct message *m, PyObject *o, char **start, size_t *size)
         low += reach < 0 ? reach : 0;
         high += reach > 0 ? reach : 0;
     }
-    Py_DECREF(capsule);
     struct block *block = empty ? NULL : block_find(low, &at);
     *start = low;
     *size = (size_t)(high - low);
     return block != NULL && *size <= block_size(block) - at ? block : NULL;
 }
 
+/* The built-in dtypes have a short name each, by which the other side finds its own; to ask NumPy
+ * for one takes longer than all else. Adds to one of the dicts of the state: there are some two
+ * dozen, more only where a hostile child invents names. 0, or -1. */
+static int
+remember_dtype(PyObject **dict, PyObject *key, PyObject *value)
+{
+    if (*dict == NULL && (*dict = PyDict_New()) == NULL) {
+        return -1;
+    }
+    return PyDict_GET_SIZE(*dict) < DTYPES_MOST ? PyDict_SetItem(*dict, key, value) : 0;
+}
+
+/* Borrowed, or NULL without an exception. */
+static PyObject *
+known_dtype(PyObject *dict, PyObject *key)
+{
+    PyObject *found = dict == NULL ? NULL : PyDict_GetItemWithError(dict, key);
+    if (found == NULL) {
+        PyErr_Clear();
+    }
+    return found;
+}
+
+static bool
+is_builtin_dtype(PyObject *dtype)
+{
+    PyObject *answer = PyObject_GetAttrString(dtype, "isbuiltin");
+    long builtin = answer == NULL ? -1 : PyLong_AsLong(answer);
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    return builtin == 1;
+}
+
 int
 encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
 {
+    core_state *core = core_get();
     struct array_interface *a;
     char *start = NULL;
     size_t span = 0;
@@ -251,25 +281,33 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
         write_u64(&m->w, pair->id);
         return message_check(m);
     }
-    struct block *block = block_of(m, o, &start, &span);
+    PyObject *capsule = may_share(m) ? interface_of(o, &a) : NULL;
+    struct block *block = capsule == NULL ? NULL : block_of(a, &start, &span);
+    PyErr_Clear();
+    if (block == NULL) {
+        Py_CLEAR(capsule); /* it is a reference to the array, as is_fresh() counts them */
+    }
     if (m->result && block == NULL && !is_fresh(o, owned)) {
         return 0;
     }
     int rc = -1;
-    PyObject *dtype = NULL, *text = NULL, *contiguous = NULL, *capsule = NULL;
-    PyObject *has = PyObject_GetAttr(o, core_get()->str_dtype);
-    PyObject *hasobject = has == NULL ? NULL : PyObject_GetAttrString(has, "hasobject");
-    int objects = hasobject == NULL ? -1 : PyObject_IsTrue(hasobject);
-    Py_XDECREF(hasobject);
-    dtype = has;
-    if (objects != 0) {
-        /* Elements are references: as an argument the array goes by reference too. */
-        rc = objects < 0 ? -1 : m->result && is_fresh(o, owned) ? encode_objects(m, o, done) : 0;
-        goto done;
+    PyObject *contiguous = NULL, *dtype = PyObject_GetAttr(o, core->str_dtype);
+    PyObject *text = dtype == NULL ? NULL : Py_XNewRef(known_dtype(core->dtype_texts, dtype));
+    if (text == NULL) {
+        PyObject *hasobject = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "hasobject");
+        int objects = hasobject == NULL ? -1 : PyObject_IsTrue(hasobject);
+        Py_XDECREF(hasobject);
+        if (objects != 0) {
+            Py_CLEAR(capsule);
+            /* Elements are references: as an argument the array goes by reference too. */
+            rc = objects < 0                       ? -1
+                 : m->result && is_fresh(o, owned) ? encode_objects(m, o, done)
+                                                   : 0;
+            goto done;
+        }
     }
     *done = true;
-    capsule = interface_of(o, &a);
-    if (capsule == NULL) {
+    if (capsule == NULL && (capsule = interface_of(o, &a)) == NULL) {
         goto done;
     }
     bool writeable = (a->flags & WRITEABLE) != 0;
@@ -305,14 +343,13 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
         made->shared = block != NULL;
     }
     /* A structured dtype says what it is made of by pickle; the plain ones by a short string. */
-    PyObject *descr = PyObject_GetAttrString(dtype, "isbuiltin");
-    long builtin = descr == NULL ? -1 : PyLong_AsLong(descr);
-    Py_XDECREF(descr);
-    PyErr_Clear();
-    if (builtin == 1) {
-        text = PyObject_GetAttr(dtype, core_get()->str_str);
+    if (text == NULL && is_builtin_dtype(dtype)) {
+        text = PyObject_GetAttr(dtype, core->str_str);
+        if (text != NULL && remember_dtype(&core->dtype_texts, dtype, text) < 0) {
+            goto done;
+        }
     }
-    else {
+    else if (text == NULL) {
         PyObject *pickle = PyImport_ImportModule("pickle");
         text = pickle ? PyObject_CallMethod(pickle, "dumps", "O", dtype) : NULL;
         Py_XDECREF(pickle);
@@ -441,9 +478,37 @@ strided_array(PyObject *numpy, PyObject *shape, PyObject *dtype, PyObject *strid
     return array;
 }
 
+/* What a text or a pickle says; NULL, perhaps without an exception. */
+static PyObject *
+decode_dtype(PyObject *numpy, PyObject *text)
+{
+    core_state *core = core_get();
+    PyObject *said = NULL;
+    if (PyBytes_Check(text)) {
+        PyObject *pickle = PyImport_ImportModule("pickle");
+        said = pickle == NULL ? NULL : PyObject_CallMethod(pickle, "loads", "O", text);
+        Py_XDECREF(pickle);
+    }
+    else {
+        said = Py_NewRef(text);
+    }
+    PyObject *dtype = said == NULL ? NULL : PyObject_CallMethod(numpy, "dtype", "O", said);
+    Py_XDECREF(said);
+    /* Bytes from a frame must never become pointers. */
+    PyObject *hasobject = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "hasobject");
+    bool plain = hasobject == Py_False;
+    Py_XDECREF(hasobject);
+    if (!plain || (PyUnicode_CheckExact(text) && is_builtin_dtype(dtype) &&
+                   remember_dtype(&core->dtypes, text, dtype) < 0)) {
+        Py_CLEAR(dtype);
+    }
+    return dtype;
+}
+
 PyObject *
 decode_ndarray(struct incoming *in)
 {
+    core_state *core = core_get();
     uint64_t id = read_u64(&in->r);
     uint8_t flags = read_u8(&in->r);
     PyObject *text = decode(in), *numpy = NULL, *dtype = NULL, *shape = NULL, *array = NULL;
@@ -475,23 +540,8 @@ decode_ndarray(struct incoming *in)
     if (numpy == NULL) {
         goto done;
     }
-    if (PyBytes_Check(text)) {
-        PyObject *pickle = PyImport_ImportModule("pickle");
-        dtype = pickle ? PyObject_CallMethod(pickle, "loads", "O", text) : NULL;
-        Py_XDECREF(pickle);
-    }
-    else {
-        dtype = Py_NewRef(text);
-    }
-    if (dtype == NULL) {
-        goto done;
-    }
-    /* Bytes from a frame must never become pointers. */
-    Py_SETREF(dtype, PyObject_CallMethod(numpy, "dtype", "O", dtype));
-    PyObject *hasobject = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "hasobject");
-    bool plain = hasobject == Py_False;
-    Py_XDECREF(hasobject);
-    if (!plain) {
+    dtype = PyUnicode_CheckExact(text) ? Py_XNewRef(known_dtype(core->dtypes, text)) : NULL;
+    if (dtype == NULL && (dtype = decode_dtype(numpy, text)) == NULL) {
         goto garbled;
     }
     bool taken;

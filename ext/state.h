@@ -289,6 +289,7 @@ typedef struct core_state {
     PyObject *errors;            /* the module ipython_isolation.errors */
     PyObject *library[LIBRARY_CONTAINERS];            /* NULL until first needed */
     PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */
+    PyObject *dtype_texts, *dtypes; /* dtype -> what says it in a frame, and back; or NULL */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;
 #include "names.def"
