@@ -69,17 +69,21 @@ def represent(o, methods, include, exclude, text, failed):
     if made_by(_displayed, o):
         return True, None, {}
     bundle = made_by(_method(o, _BUNDLE), include=include, exclude=exclude)
-    if isinstance(bundle, tuple) and len(bundle) == 2 and isinstance(bundle[0], dict):
-        bundle = dict(bundle[0]), dict(bundle[1] or {})  # what code of the child keeps would not cross by copy
-    elif isinstance(bundle, dict):
-        bundle = dict(bundle)
-    bundled = bundle[0] if type(bundle) is tuple else bundle
+    if isinstance(bundle, tuple) and len(bundle) == 2:
+        bundle = tuple(map(_copied, bundle))
+    bundle = _copied(bundle)
+    bundled = bundle[0] if type(bundle) is tuple and bundle else bundle
     bundled = bundled if type(bundled) is dict else {}
-    found = {mime: made_by(_method(o, name)) for mime, name in methods if mime not in bundled}
-    _by_formatters(o, found, methods)
+    found = {}
     if plain is not None and ("text/plain" not in bundled or plain.known(o)):
         pretty, *layout = text[3:]
         found["text/plain"] = made_by(plain.print, o, *layout) if pretty else made_by(repr, o)
+    registered = _registered(o, methods)
+    for mime, name in methods:
+        if mime in registered:
+            found[mime] = registered[mime](o)
+        elif mime not in bundled:
+            found[mime] = made_by(_method(o, name))
     found = {mime: made for mime, made in found.items() if made is not None}
     # An exception that the session keeps has this frame, and what that refers to would not cross by copy.
     result = [found, bundle]
@@ -93,6 +97,11 @@ def _its_own(trace):
     while first is not None and first.tb_frame.f_code.co_filename in _HIDDEN:
         first = first.tb_next
     return first or trace
+
+
+def _copied(part):
+    """What code of the child keeps would not cross by copy."""
+    return dict(part) if isinstance(part, dict) else part
 
 
 def _displayed(o):
@@ -121,12 +130,11 @@ def _printers(sent, float_format, changed):
     return made
 
 
-def _by_formatters(o, found, methods):
-    """Adds what functions make of it that code of the child has registered for its class, such as figures as PNG."""
-    shell = _shell()
-    if shell is None:
-        return
-    for mime, _ in methods:
+def _registered(o, methods):
+    """Formatters by MIME type: those with a function of their own for its class, which code of the child has registered
+    there, such as the one for figures as PNG. It is called instead of the method."""
+    shell, found = _shell(), {}
+    for mime, _ in () if shell is None else methods:
         formatter = shell.display_formatter.formatters.get(mime)
         if formatter is None or not formatter.enabled:
             continue
@@ -134,6 +142,5 @@ def _by_formatters(o, found, methods):
             formatter.lookup(o)
         except KeyError:
             continue
-        made = formatter(o)
-        if made is not None:
-            found[mime] = made
+        found[mime] = formatter
+    return found

@@ -70,7 +70,7 @@ def test_figures(both):
 @pytest.mark.parametrize(
     "name",
     [
-        "Html", "Bundle", "Itself", "Pretty", "OnInstance", "Everything", "WrongTypes", "NotImplementedHere",
+        "Html", "Bundle", "Itself", "Pretty", "OnInstance", "Everything", "WrongTypes", "NotImplementedHere", "Prints",
         "Broken", "BrokenText", "BrokenItself", "BrokenBundle",
     ],
 )

@@ -130,6 +130,22 @@ class NotImplementedHere(Html):
         raise NotImplementedError
 
 
+class Prints:
+    """Says in which order its methods are called."""
+
+    def __repr__(self):
+        print("text")
+        return "Prints()"
+
+    def _repr_html_(self):
+        print("html")
+        return "<p>html</p>"
+
+    def _repr_latex_(self):
+        print("latex")
+        return "$x$"
+
+
 class WrongTypes:
     def __repr__(self):
         return "WrongTypes()"
