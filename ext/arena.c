@@ -20,6 +20,7 @@ static struct {
     pthread_mutex_t lock;
     struct block *live, *idle;
     struct block *lent; /* without a user here; the other end still uses them */
+    size_t lent_size;
     unsigned nlive, nidle;
     bool keeps;
     size_t idle_size;
@@ -80,7 +81,8 @@ after_fork_in_child(void)
     for (struct block **at = &arena.live; (b = *at);) {
         if (b->out)
             block_was_passed(b);
-        b->users -= b->in != NULL;
+        b->users -= b->shelved;
+        b->shelved = 0;
         b->in = NULL;
         if (b->users > 0) {
             at = &b->next;
@@ -97,6 +99,7 @@ after_fork_in_child(void)
         arena.lent = b->next;
         unmap(b);
     }
+    arena.lent_size = 0;
     pthread_mutex_unlock(&arena.lock);
 }
 
@@ -240,6 +243,19 @@ block_new(size_t size, bool zeroed)
     return b;
 }
 
+/* Out of the list of those that are lent. */
+static struct block *
+take_back(struct block **at)
+{
+    struct block *b = *at;
+
+    *at = b->next;
+    arena.lent_size -= b->size;
+    b->is_lent = false;
+    shelf_out_take_back(b);
+    return b;
+}
+
 struct block *
 block_take(int fd)
 {
@@ -257,6 +273,14 @@ block_take(int fd)
     for (b = arena.live; b; b = b->next)
         if (b->inode == facts.st_ino && b->device == facts.st_dev)
             break;
+    for (struct block **at = &arena.lent; !b && *at; at = &(*at)->next)
+        if ((*at)->inode == facts.st_ino && (*at)->device == facts.st_dev) {
+            b = take_back(at); /* it comes home */
+            b->next = arena.live;
+            arena.live = b;
+            arena.nlive++;
+            break;
+        }
     if (b) {
         b->users++;
         close(fd);
@@ -304,12 +328,21 @@ may_be_kept(const struct block *b)
     return arena.keeps && !b->passed && b->forks == arena.forks;
 }
 
+/* How much more may be kept without a user. */
+static size_t
+room(void)
+{
+    size_t most = extents_idle_most(), kept = arena.idle_size + arena.lent_size;
+
+    return kept < most ? most - kept : 0;
+}
+
 /* It has no user here. */
 static void
 keep_or_end(struct block *b)
 {
     /* New shared memory takes several times as long to fill as memory that has been used. */
-    if (may_be_kept(b) && b->size <= extents_idle_most() - arena.idle_size) {
+    if (may_be_kept(b) && b->size <= room()) {
         b->next = arena.idle;
         arena.idle = b;
         arena.idle_size += b->size;
@@ -330,8 +363,7 @@ arena_settle(const struct shelf_out *ends)
             at = &b->next;
             continue;
         }
-        *at = b->next;
-        shelf_out_take_back(b);
+        take_back(at);
         if (!ended && shelf_out_use(b) == SHELF_UNUSED)
             keep_or_end(b);
         else
@@ -342,11 +374,11 @@ arena_settle(const struct shelf_out *ends)
 void
 block_drop(struct block *b)
 {
-    b->users--;
-    if (b->users == 1 && b->in)
-        shelf_in_unused(b);
-    if (b->users > 0)
+    if (--b->users > 0) {
+        if (b->users == b->shelved && b->in)
+            shelf_in_unused(b);
         return;
+    }
     struct block **at = &arena.live;
     while (*at != b)
         at = &(*at)->next;
@@ -354,12 +386,15 @@ block_drop(struct block *b)
     arena.nlive--;
     if (b->out && may_be_kept(b)) {
         enum shelf_use use = shelf_out_lend(b);
-        if (use == SHELF_USED) {
+        if (use == SHELF_USED && b->size <= room()) {
             b->next = arena.lent;
             arena.lent = b;
+            arena.lent_size += b->size;
+            b->is_lent = true;
             return;
         }
-        if (use == SHELF_FOR_EVER) {
+        if (use != SHELF_UNUSED) {
+            shelf_out_take_back(b);
             end(b);
             return;
         }
@@ -397,7 +432,7 @@ int
 block_pass(struct block *b)
 {
     pthread_mutex_lock(&arena.lock);
-    b->passed = true;
+    b->passed = b->given = true;
     pthread_mutex_unlock(&arena.lock);
     return b->fd;
 }
@@ -427,7 +462,7 @@ blocks_live(void)
     pthread_mutex_lock(&arena.lock);
     unsigned n = 0;
     for (struct block *b = arena.live; b; b = b->next)
-        n += b->users > (b->in != NULL);
+        n += b->users > b->shelved;
     pthread_mutex_unlock(&arena.lock);
     return n;
 }

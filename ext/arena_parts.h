@@ -14,11 +14,14 @@ struct block {
     int fd;
     dev_t device;
     ino_t inode;
-    unsigned users;        /* a shelf that it came to is one */
-    bool passed;           /* the other end may have it for good */
-    unsigned forks;        /* of this process, when it was made or used again */
+    unsigned users;   /* places of shelves that it came to are some, ... */
+    unsigned shelved; /* ... so many */
+    bool passed;      /* the other end may have it for good */
+    bool given;       /* its descriptor was passed on by itself: who has it is not known any more */
+    bool is_lent;     /* it is in the list of those */
+    unsigned forks;   /* of this process, when it was made or used again */
     struct shelf_out *out; /* the other end keeps it at this place of this shelf; or NULL */
-    struct shelf_in *in;   /* it was put there by the other end; or NULL */
+    struct shelf_in *in;   /* it was put there by the other end first; or NULL */
     unsigned out_place, in_place;
 };
 
@@ -34,7 +37,7 @@ void arena_settle(const struct shelf_out *ends);
 
 /* ---- shelf.c --------------------------------------------------------------------------------- */
 
-/* The last user of a block that has come by a shelf has gone. */
+/* The last user of a block that has come by a shelf has gone. It may be gone itself after that. */
 void shelf_in_unused(struct block *b);
 /* What the other end does with it: it has it, and will say when not any more; does not use it; or
  * uses it for ever. */

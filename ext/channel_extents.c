@@ -51,6 +51,9 @@ channel_reclaim(channel *c)
 static bool
 place_blocks(channel *c, struct placed *placed, struct block *const *blocks, size_t n)
 {
+    if (c->shelf_out != NULL) {
+        shelf_out_begin(c->shelf_out);
+    }
     for (size_t i = 0; i < n; i++) {
         if (blocks[i] == NULL) {
             continue;
@@ -99,7 +102,7 @@ write_pieces(channel *c, const struct piece *pieces, struct block *const *of, si
              struct placed *placed)
 {
     struct piece *rest = malloc(n * sizeof *rest);
-    struct placed *at = malloc(n * sizeof *at);
+    struct placed *at = calloc(n, sizeof *at);
     size_t k = 0;
     int rc = rest == NULL || at == NULL ? -1 : 0;
     for (size_t i = 0; rc == 0 && i < n; i++) {
@@ -233,6 +236,11 @@ take_block(channel *c, const struct place *place)
         return NULL;
     }
     struct block *block = block_take(fd);
+    if (block == NULL && placed) {
+        int saved = errno;
+        shelf_in_miss(c->shelf_in, place->slot);
+        errno = saved;
+    }
     if (block != NULL && placed && shelf_in_put(c->shelf_in, place->slot, block) < 0) {
         block_unref(block);
         return NULL;
@@ -253,16 +261,17 @@ open_block(channel *c, const struct place *place)
     return block;
 }
 
-/* One view for each extent: the last one of them to go gives it back. */
+/* One view for each extent: the last one of them to go gives it back. Where there is no memory for
+ * one the others are opened all the same: both ends keep count of what was passed. */
 static int
 open_pieces(channel *c, const struct place *places, uint32_t n, struct extent_view **views,
             struct block **blocks)
 {
-    for (uint32_t i = 0; i < n; i++) {
+    int failed = 0;
+    for (uint32_t i = 0; i < n && failed != EPROTO; i++) {
         if (places[i].flags & EXTENT_BLOCK) {
-            if ((blocks[i] = open_block(c, &places[i])) == NULL) {
-                return -1;
-            }
+            blocks[i] = open_block(c, &places[i]);
+            failed = blocks[i] == NULL ? errno : failed;
             continue;
         }
         uint32_t last = i;
@@ -284,7 +293,11 @@ open_pieces(channel *c, const struct place *places, uint32_t n, struct extent_vi
         whole.size = places[last].size;
         struct extent_view *view;
         if (open_piece(c, &whole, &view) < 0) {
-            return -1;
+            failed = errno;
+            if (failed != EPROTO) {
+                extents_unread(c->in, whole.slot);
+            }
+            continue;
         }
         size_t end = (size_t)(whole.at + whole.size);
         for (uint32_t k = i; k < n; k++) {
@@ -300,7 +313,8 @@ open_pieces(channel *c, const struct place *places, uint32_t n, struct extent_vi
         }
         extent_unref(view);
     }
-    return 0;
+    errno = failed;
+    return failed != 0 ? -1 : 0;
 }
 
 int

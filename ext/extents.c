@@ -706,6 +706,15 @@ give_back(struct extents_in *in, unsigned slot, bool for_good)
                              (uint64_t)1 << slot, memory_order_release);
 }
 
+void
+extents_unread(struct extents_in *in, unsigned slot)
+{
+    pthread_mutex_lock(&lock);
+    if (slot < EXTENTS_MOST)
+        give_back(in, slot, false);
+    pthread_mutex_unlock(&lock);
+}
+
 const unsigned char *
 extent_data(const struct extent_view *view)
 {

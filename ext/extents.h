@@ -90,6 +90,8 @@ int extents_take(struct extents_in *in, unsigned slot, int fd);
 /* NULL and errno, EPROTO where the extent is not so big. What is read there may still change where
  * the writer is hostile: what is checked has to be a copy. */
 struct extent_view *extents_view(struct extents_in *in, unsigned slot, size_t size);
+/* What was sent there will not be looked at: the writer may use it again. */
+void extents_unread(struct extents_in *in, unsigned slot);
 
 const unsigned char *extent_data(const struct extent_view *view);
 struct extent_view *extent_ref(struct extent_view *view);

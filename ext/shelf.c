@@ -12,7 +12,7 @@ struct shelf_out {
     struct shelf_words *words;
     pid_t owner;
     bool recycles;
-    uint64_t stamp;
+    uint64_t stamp, begun; /* the last naming; the last one of an earlier record */
     struct {
         struct block *block; /* or NULL */
         uint64_t named;      /* how often, with this and earlier blocks */
@@ -24,10 +24,11 @@ struct shelf_in {
     lane *lane;
     struct shelf_words *words;
     pid_t owner;
-    uint64_t gone; /* what the words have said, and has not come yet */
+    _Atomic uint64_t gone; /* what the words have said, and has not come yet */
     struct {
         struct block *block;
-        uint64_t named;
+        uint64_t named, since; /* and the first time that meant this block */
+        bool missing;          /* there was no memory for it */
     } places[SHELF_PLACES];
 };
 
@@ -117,6 +118,12 @@ shelf_out_take_back(struct block *b)
     atomic_fetch_and(&b->out->words->lent, ~bit(b->out_place));
 }
 
+void
+shelf_out_begin(struct shelf_out *s)
+{
+    s->begun = s->stamp;
+}
+
 bool
 shelf_out_place(struct shelf_out *s, struct block *b, unsigned *place, bool *fresh)
 {
@@ -127,14 +134,16 @@ shelf_out_place(struct shelf_out *s, struct block *b, unsigned *place, bool *fre
     if (b->out == s)
         found = (int)b->out_place;
     else if (!b->out && !b->in) {
-        /* A free one; else the one that was named longest ago, of those that have a user here. */
+        /* A free one; else the one that was named longest ago, of those that are not lent, nor
+         * named by the same record. */
         for (unsigned i = 0; i < SHELF_PLACES; i++) {
             struct block *there = s->places[i].block;
             if (!there) {
                 found = (int)i;
                 break;
             }
-            if (there->users > 0 && (found < 0 || s->places[i].stamp < s->places[found].stamp))
+            if (!there->is_lent && s->places[i].stamp <= s->begun &&
+                (found < 0 || s->places[i].stamp < s->places[found].stamp))
                 found = (int)i;
         }
         if (found >= 0 && s->places[found].block)
@@ -199,7 +208,9 @@ clear(struct shelf_in *s, unsigned place)
 
     s->places[place].block = NULL;
     if (b) {
-        b->in = NULL;
+        if (b->in == s && b->in_place == place)
+            b->in = NULL;
+        b->shelved--;
         block_drop(b);
     }
 }
@@ -216,6 +227,16 @@ shelf_in_free(struct shelf_in *s)
     free(s);
 }
 
+/* With the lock. */
+static void
+begin(struct shelf_in *s, unsigned place, uint64_t unused_at)
+{
+    clear(s, place);
+    s->places[place].since = ++s->places[place].named;
+    s->places[place].missing = false;
+    atomic_store(&s->words->unused_at[place], unused_at);
+}
+
 int
 shelf_in_put(struct shelf_in *s, unsigned place, struct block *b)
 {
@@ -224,38 +245,68 @@ shelf_in_put(struct shelf_in *s, unsigned place, struct block *b)
         return -1;
     }
     arena_lock();
-    clear(s, place);
-    s->places[place].named++;
-    atomic_store(&s->words->unused_at[place], 0);
-    /* What is at two places comes from an end that does not keep to the rules: it will not find it
-     * again. */
+    begin(s, place, 0);
+    /* It may come by a second shelf, or be one that was made here: the first end that passed it is
+     * told when it is not used. */
     if (!b->in) {
         b->in = s;
         b->in_place = place;
-        b->users++;
-        s->places[place].block = b;
     }
+    b->users++;
+    b->shelved++;
+    s->places[place].block = b;
     arena_unlock();
     return 0;
+}
+
+void
+shelf_in_miss(struct shelf_in *s, unsigned place)
+{
+    if (place >= SHELF_PLACES)
+        return;
+    arena_lock();
+    begin(s, place, SHELF_NEVER);
+    s->places[place].missing = true;
+    arena_unlock();
 }
 
 struct block *
 shelf_in_get(struct shelf_in *s, unsigned place)
 {
-    struct block *b;
+    struct block *b = NULL;
 
-    if (place >= SHELF_PLACES || !s->places[place].block) {
+    if (place >= SHELF_PLACES) {
         errno = EPROTO;
         return NULL;
     }
     arena_lock();
-    b = s->places[place].block;
     s->places[place].named++;
-    if (b->users == 1)
-        b->forks = arena_forks(); /* no fork made before has an array of it */
-    b->users++;
+    b = s->places[place].block;
+    if (b) {
+        if (b->users == b->shelved)
+            b->forks = arena_forks(); /* no fork made before has an array of it */
+        b->users++;
+    }
+    else
+        errno = s->places[place].missing ? ENOMEM : EPROTO;
     arena_unlock();
     return b;
+}
+
+/* With the lock. What is gone after so many namings goes once they have come; not what the place
+ * has got since. */
+static void
+look(struct shelf_in *s)
+{
+    s->gone |= atomic_exchange(&s->words->gone, 0) & (bit(SHELF_PLACES) - 1);
+    for (unsigned i = 0; i < SHELF_PLACES; i++) {
+        uint64_t at = atomic_load(&s->words->gone_at[i]);
+        if (!(s->gone & bit(i)) || s->places[i].named < at)
+            continue;
+        s->gone &= ~bit(i); /* first: to clear it may lead here again */
+        if (s->places[i].since <= at)
+            clear(s, i);
+    }
 }
 
 void
@@ -265,25 +316,23 @@ shelf_in_unused(struct block *b)
     unsigned place = b->in_place;
 
     atomic_store(&s->words->unused_at[place],
-                 b->forks == arena_forks() ? s->places[place].named : SHELF_NEVER);
+                 b->forks == arena_forks() && !b->given ? s->places[place].named : SHELF_NEVER);
     if (atomic_load(&s->words->lent) & bit(place)) {
         atomic_store(&s->words->returned, 1);
         lane_wake(s->lane);
     }
+    /* Where the other end is done with it too, nobody may ask anything for long. */
+    if (atomic_load_explicit(&s->words->gone, memory_order_relaxed) != 0)
+        look(s);
 }
 
 void
 shelf_in_look(struct shelf_in *s)
 {
-    if (atomic_load_explicit(&s->words->gone, memory_order_relaxed) != 0)
-        s->gone |= atomic_exchange(&s->words->gone, 0);
-    if (s->gone == 0)
+    if (atomic_load_explicit(&s->words->gone, memory_order_relaxed) == 0 &&
+        atomic_load_explicit(&s->gone, memory_order_relaxed) == 0)
         return;
     arena_lock();
-    for (unsigned i = 0; i < SHELF_PLACES; i++)
-        if (s->gone & bit(i) && s->places[i].named >= atomic_load(&s->words->gone_at[i])) {
-            clear(s, i);
-            s->gone &= ~bit(i);
-        }
+    look(s);
     arena_unlock();
 }

@@ -38,6 +38,8 @@ struct shelf_words {
 struct shelf_out *shelf_out_new(lane *l, bool recycles);
 /* NULL is allowed; also in a fork. */
 void shelf_out_free(struct shelf_out *s);
+/* Another record begins. */
+void shelf_out_begin(struct shelf_out *s);
 /* The place of a block that is about to be named; fresh: its descriptor has to be passed. False: it
  * gets none, and goes as any descriptor. */
 bool shelf_out_place(struct shelf_out *s, struct block *b, unsigned *place, bool *fresh);
@@ -52,6 +54,8 @@ struct shelf_in *shelf_in_new(lane *l);
 void shelf_in_free(struct shelf_in *s);
 /* A block comes, with one user; the shelf is another. 0, or -1 and errno. */
 int shelf_in_put(struct shelf_in *s, unsigned place, struct block *b);
+/* It has come, and cannot be mapped: who names it later gets ENOMEM. */
+void shelf_in_miss(struct shelf_in *s, unsigned place);
 /* The block of a place, with one more user. NULL and errno. */
 struct block *shelf_in_get(struct shelf_in *s, unsigned place);
 /* Takes notice of what is gone. */

@@ -343,6 +343,40 @@ def test_not_that_of_one_which_the_frozen_copy_has(context, kept):
         assert len(kept) == 1 and kept[0][0] == kept[0][-1] == 1.0
 
 
+@pytest.mark.parametrize("rollback", ["off", "auto"])
+def test_not_that_of_one_which_was_passed_on(rollback):
+    """To the child that had made it, or to another: it is theirs, too, although the session has dropped its own."""
+    options = {"restart": "auto", "arrays": "shared", "rollback": rollback}
+    with IsolationContext(name="one", **options) as one, IsolationContext(name="two", **options) as two:
+        ones, twos = (c.load_module("collections").deque() for c in (one, two))
+        for _ in range(3):
+            a, b = one.call(make, 1, N), one.call(make, 2, N)
+            one.call(total, a)
+            ones.append(a)
+            twos.append(b)
+            del a, b
+            for i in range(5):
+                assert one.call(make, i + 5, N)[0] == i + 5
+        for _ in range(2):
+            assert [a[-1] for a in ones] == [1.0] * 3 and [a[-1] for a in twos] == [2.0] * 3
+
+
+def test_more_in_one_call_than_there_are_places_for(context):
+    arrays = [np.full(N, float(i)) for i in range(20)]
+    for _ in range(2):
+        assert context.call(lambda arrays: [a[0] for a in arrays], arrays) == list(range(20))
+        for i in (19, 18, 0, 17, 3):
+            assert context.call(total, arrays[i]) == i * N
+
+
+def test_memory_of_results_goes_with_them(apart):
+    """What is more than may be kept for the next, without another call."""
+    results = [apart.call(make, i, 10_000_000) for i in range(8)]
+    assert mapped() >= 8
+    del results
+    assert mapped() <= 7  # of 80 MB: 512 MB are the most that is kept, and the child has the last one until it is asked again
+
+
 def test_many_in_one_call(context):
     """More than go with one frame: the rest is copied, and written back."""
 

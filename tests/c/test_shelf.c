@@ -13,7 +13,7 @@
 
 /* ---- the other end --------------------------------------------------------------------------- */
 
-enum command { PUT, GET, UNREF, LOOK, MAPPED, FORK, END };
+enum command { PUT, PUT_UNSEEN, GET, PASS, MISS, UNREF, LOOK, MAPPED, FORK, END };
 struct order {
     enum command command;
     unsigned place, n;
@@ -44,11 +44,20 @@ other_end(int orders, const int fds[LANE_FDS])
         unsigned answer = 0;
         pid_t pid;
         switch (o.command) {
+        case PASS:
+            answer = block_pass(held[o.n]) >= 0;
+            break;
+        case MISS:
+            shelf_in_miss(s, o.place);
+            break;
         case PUT:
+        case PUT_UNSEEN: /* its look at what is gone was before that was said */
         case GET:
-            shelf_in_look(s);
-            held[o.n] = o.command == PUT ? block_take(lane_take(l)) : shelf_in_get(s, o.place);
-            if (held[o.n] != NULL && o.command == PUT && shelf_in_put(s, o.place, held[o.n]) < 0) {
+            if (o.command != PUT_UNSEEN) {
+                shelf_in_look(s);
+            }
+            held[o.n] = o.command != GET ? block_take(lane_take(l)) : shelf_in_get(s, o.place);
+            if (held[o.n] != NULL && o.command != GET && shelf_in_put(s, o.place, held[o.n]) < 0) {
                 block_unref(held[o.n]);
                 held[o.n] = NULL;
             }
@@ -153,6 +162,7 @@ send_block(struct block *b, bool expect_fresh, unsigned n)
 {
     unsigned place = 99;
     bool fresh = false;
+    shelf_out_begin(shelf);
     CHECK(shelf_out_place(shelf, b, &place, &fresh));
     CHECK_EQUAL(fresh, expect_fresh);
     CHECK(!fresh || lane_pass(here, block_fd(b)) == 0);
@@ -350,6 +360,131 @@ test_many(void)
     close_both();
 }
 
+/* One record names more than there are places for: none takes the place of another of them. */
+static void
+test_many_at_once(void)
+{
+    struct block *blocks[SHELF_PLACES + 4];
+    open_both(false);
+    for (int round = 0; round < 3; round++) {
+        shelf_out_begin(shelf);
+        for (unsigned i = 0; i < SHELF_PLACES + 4; i++) {
+            unsigned place;
+            bool fresh;
+            blocks[i] = round == 0 ? filled((int)i) : blocks[i];
+            bool placed = shelf_out_place(shelf, blocks[i], &place, &fresh);
+            CHECK_EQUAL(placed, i < SHELF_PLACES);
+            if (placed) {
+                CHECK_EQUAL(fresh, round == 0);
+                CHECK(!fresh || lane_pass(here, block_fd(blocks[i])) == 0);
+                CHECK_EQUAL(tell(fresh ? PUT : GET, place, i), i);
+                tell(UNREF, 0, i);
+            }
+        }
+    }
+    for (unsigned i = 0; i < SHELF_PLACES + 4; i++) {
+        block_unref(blocks[i]);
+    }
+    tell(LOOK, 0, 0);
+    CHECK_EQUAL(tell(MAPPED, 0, 0), 0);
+    close_both();
+}
+
+/* The word that the last block of a place is gone comes late: it does not mean the next one. */
+static void
+test_gone_late(void)
+{
+    unsigned place, again;
+    bool fresh;
+    open_both(false);
+    struct block *b = filled(1), *next = filled(2);
+    place = send_block(b, true, 0);
+    tell(UNREF, 0, 0);
+    block_unref(b);
+    shelf_out_begin(shelf);
+    CHECK(shelf_out_place(shelf, next, &again, &fresh) && fresh && again == place);
+    CHECK_EQUAL(lane_pass(here, block_fd(next)), 0);
+    CHECK_EQUAL(tell(PUT_UNSEEN, place, 1), 2);
+    tell(LOOK, 0, 0);
+    tell(UNREF, 0, 1);
+    send_block(next, false, 1);
+    tell(UNREF, 0, 1);
+    block_unref(next);
+    close_both();
+}
+
+/* Places of memory that waits for its next user are free for others. */
+static void
+test_idle_makes_room(void)
+{
+    struct block *blocks[SHELF_PLACES];
+    open_both(true);
+    for (unsigned i = 0; i < SHELF_PLACES; i++) {
+        blocks[i] = filled((int)i);
+        send_block(blocks[i], true, i);
+        tell(UNREF, 0, i);
+    }
+    for (unsigned i = 0; i < SHELF_PLACES; i++) {
+        block_unref(blocks[i]);
+    }
+    struct block *big = block_new(4 * SIZE, false);
+    CHECK(big != NULL);
+    memset(block_data(big), 77, SIZE);
+    send_block(big, true, 0);
+    tell(UNREF, 0, 0);
+    send_block(big, false, 0);
+    tell(UNREF, 0, 0);
+    block_unref(big);
+    close_both();
+}
+
+/* What the other end has passed on by itself is somebody else's, too; it may come home. */
+static void
+test_passed_on(void)
+{
+    open_both(true);
+    struct block *b = filled(1);
+    send_block(b, true, 0);
+    int fd = dup(block_fd(b));
+    block_unref(b); /* lent */
+    CHECK_EQUAL(tell(PASS, 0, 0), 1);
+    tell(UNREF, 0, 0);
+    struct block *home = block_take(fd);
+    CHECK_EQUAL(mapped(), 1);
+    CHECK_EQUAL(*block_data(home), 1);
+    block_unref(home);
+    struct block *next = filled(5);
+    CHECK_EQUAL(tell(MAPPED, 0, 0), 1);
+    CHECK_EQUAL(send_block(next, true, 1), 0);
+    tell(UNREF, 0, 1);
+    block_unref(next);
+    close_both();
+}
+
+/* Where the other end cannot map it, it says so whenever it is named. */
+static void
+test_missing(void)
+{
+    unsigned place;
+    bool fresh;
+    open_both(false);
+    struct block *b = filled(1);
+    shelf_out_begin(shelf);
+    CHECK(shelf_out_place(shelf, b, &place, &fresh) && fresh);
+    tell(MISS, place, 0);
+    for (int i = 0; i < 2; i++) {
+        shelf_out_begin(shelf);
+        CHECK(shelf_out_place(shelf, b, &place, &fresh) && !fresh);
+        CHECK_EQUAL(tell(GET, place, 0), 256 + ENOMEM);
+    }
+    block_unref(b);
+    struct block *next = filled(2);
+    send_block(next, true, 0);
+    tell(UNREF, 0, 0);
+    block_unref(next);
+    close_both();
+}
+
 /* The word that it is gone overtakes the record that names it. */
 static void
 test_gone_before_it_comes(void)
@@ -401,14 +536,16 @@ test_what_does_not_keep_to_the_rules(void)
     CHECK_EQUAL(lane_pass(here, block_fd(b)), 0);
     CHECK_EQUAL(tell(PUT, UINT32_MAX, 0), 256 + EPROTO);
     CHECK_EQUAL(tell(MAPPED, 0, 0), 0);
-    /* The same block at two places: at the second it is not found again. */
+    /* The same block at two places. */
     for (unsigned place = 0; place < 2; place++) {
         CHECK_EQUAL(lane_pass(here, block_fd(b)), 0);
         CHECK_EQUAL(tell(PUT, place, place), 1);
     }
-    CHECK_EQUAL(tell(GET, 1, 2), 256 + EPROTO);
-    tell(UNREF, 0, 0);
-    tell(UNREF, 0, 1);
+    CHECK_EQUAL(tell(GET, 1, 2), 1);
+    for (unsigned i = 0; i < 3; i++) {
+        tell(UNREF, 0, i);
+    }
+    CHECK_EQUAL(tell(MAPPED, 0, 0), 1);
     block_unref(b);
     close_both();
 }
@@ -424,6 +561,11 @@ main(void)
     test_forked_there();
     test_forked_here();
     test_many();
+    test_many_at_once();
+    test_gone_late();
+    test_idle_makes_room();
+    test_passed_on();
+    test_missing();
     test_gone_before_it_comes();
     test_unsent();
     test_what_does_not_keep_to_the_rules();
