@@ -4,6 +4,7 @@ Nothing is guessed: each verdict rests on something that the operating system, t
 (ext/recorder.c) or a library of it has said.
 """
 
+import contextlib
 import functools
 import linecache
 import os
@@ -15,8 +16,9 @@ from typing import NamedTuple
 
 _SYMBOLIZER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_symbolize")
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-#: Seconds that the search for names may take.
+#: Seconds that the search for names may take; and how much longer, on a busy machine, until there is any.
 _LIMIT = 0.1
+_PATIENCE = 0.5
 #: struct record_header of ext/record.h.
 _HEADER = struct.Struct("@IIIiiiiiIIIQQQQIIII36Q16s512s")
 _KIND_EXIT, _KIND_EXEC, _KIND_LEFT = 2, 3, 4
@@ -165,7 +167,10 @@ class Record:
             ) as process:  # fmt: skip
                 try:
                     output, _ = process.communicate(timeout=_LIMIT)
-                except subprocess.TimeoutExpired:
+                except subprocess.TimeoutExpired as slow:
+                    if not slow.output:
+                        with contextlib.suppress(subprocess.TimeoutExpired):
+                            process.communicate(timeout=_PATIENCE)
                     process.kill()
                     output, _ = process.communicate()  # what it had found by then
         except OSError:
