@@ -20,8 +20,9 @@ from pathlib import Path
 
 import contenders
 import latency
+import report
 
-PAGE = latency.ROOT / "docs" / "profile.md"
+PAGE = report.DOCS / "profile.md"
 BEGIN, END = "<!-- make profile ARGS=--docs: begin -->\n", "<!-- end -->\n"
 RATE = 4999  # samples a second; no divisor of anything that happens regularly
 
@@ -118,7 +119,7 @@ def main(arguments=None):
     if shutil.which("perf") is None:
         sys.exit("perf is missing: apt-get install linux-perf")
     sys.path.insert(0, str(contenders.HERE))
-    text = measure(options.seconds) + "\n" + "\n".join(f"- {line}" for line in latency.machine()) + "\n"
+    text = measure(options.seconds) + "\n" + "\n".join(f"- {line}" for line in report.machine()) + "\n"
     print(text)
     if options.docs:
         page = PAGE.read_text()
