@@ -24,9 +24,10 @@ struct extent_record {
 };
 enum {
     EXTENT_FRESH = 1, /* its descriptor has been passed */
-    EXTENT_BLOCK = 2, /* not in an extent, but in a block; its descriptor has been passed, unless */
-    EXTENT_PLACED =
-        4, /* it is the one at the place `slot` of the shelf, and not EXTENT_FRESH there */
+    /* Not in an extent, but in a block, whose descriptor has been passed ... */
+    EXTENT_BLOCK = 2,
+    /* ... unless it is at the place `slot` of the shelf, and not EXTENT_FRESH there. */
+    EXTENT_PLACED = 4,
 };
 
 /* ---- sending -------------------------------------------------------------------------------- */

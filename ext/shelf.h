@@ -29,7 +29,7 @@ struct shelf_words {
     /* By the reader: how often the place had been named when nobody used its block any more. */
     _Atomic uint64_t unused_at[SHELF_PLACES];
 };
-#define SHELF_NEVER UINT64_MAX /* in unused_at: a fork may have it */
+#define SHELF_NEVER UINT64_MAX /* in unused_at: a fork may have it, or who it was passed on to */
 
 /* ---- who passes ------------------------------------------------------------------------------ */
 

@@ -680,7 +680,8 @@ def _find_leftovers(previous: dict[str, types.ModuleType], namespace: MutableMap
     parts.update(map(id, modules))
     for name, module in list(sys.modules.items()):
         variables = _globals_of(module)
-        if variables is not namespace:
+        # This package needs its own modules un-isolated; that is nothing the user could change.
+        if variables is not namespace and name.partition(".")[0] != __package__:
             leftovers += [f"{name}.{variable}" for variable, value in list(variables.items()) if id(value) in parts]
     return leftovers
 

@@ -358,6 +358,17 @@ def test_an_imported_module_is_isolated_all_the_same(write):
     assert not isproxy(made_user.c)
 
 
+def test_what_this_package_holds_is_not_named():
+    script = (
+        "import ctypes, ipython_isolation.reload\nfrom ipython_isolation import importer\n"
+        "from ipython_isolation.context import default_context\n"
+        "holders = importer.isolate_with_report(['ctypes'], default_context(), namespace={}).leftovers\nprint(holders)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "_ctypes.ArgumentError" in done.stdout and "ipython_isolation" not in done.stdout
+
+
 def test_the_parent_package_is_updated():
     import victim_pkg
 
