@@ -21,7 +21,7 @@ comma := ,
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: setup build c-tests victims test test-asan test-all-pythons test-jupyter-versions browser demo deaths bench bench-check profile soak fuzz \
+.PHONY: setup build c-tests victims test test-zmq test-asan test-all-pythons test-jupyter-versions browser demo deaths bench bench-check profile soak fuzz \
 	numpy-suite transparency transparency-report transparency-check format format-check werror wheel clean
 
 # ---- set-up and build ----------------------------------------------------------------------------
@@ -71,6 +71,10 @@ victims: build
 
 test: build c-tests victims
 	$(BIN)/python -m pytest tests $(PARALLEL) $(ARGS)
+
+# The same with all frames over ZeroMQ, but where the shared memory itself is what is tested.
+test-zmq:
+	@IPYTHON_ISOLATION_TRANSPORT=zmq $(MAKE) --no-print-directory test
 
 # With the address and undefined-behaviour sanitizers, in a copy of the tree with a venv of its own.
 test-asan:

@@ -122,7 +122,7 @@ frame_send(struct message *m)
     int rc = m->strand->closed ? 0 /* the wait will find the death */ : send_message(m);
     if (rc < 0 && errno == EAGAIN && m->peer->is_kernel) {
         /* The child has hung up: it is dead or as good as dead. The wait says how it ended. */
-        m->peer->cut_off = true;
+        m->peer->cut_off = process_alive(m->peer->process);
         process_kill(m->peer->process, 9);
         rc = 0;
     }

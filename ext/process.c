@@ -366,6 +366,18 @@ process_kill(process *self, int sig)
 }
 
 int
+process_alive(process *self)
+{
+    char path[40], program[1];
+    pid_t pid = process_pid(self);
+
+    /* The kernel lets go of a process's memory, and with it of its program, before its descriptors.
+     */
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+    return pid > 0 && readlink(path, program, sizeof program) >= 0;
+}
+
+int
 process_hold(process *self)
 {
     int held = 0;

@@ -93,6 +93,10 @@ struct shared_page *process_shared(process *self);
 /* What the child has written down about its death, NULL outside of a life. */
 struct record *process_record(process *self);
 
+/* Does the child of this life run? 0 as soon as it has begun to die, before its connections are
+ * closed, and when there is no life. */
+int process_alive(process *self);
+
 /* SIGKILL for the child and its process group, any other signal for the child alone; by way of the
  * supervisor, so that a reused pid is never hit. 0, or -1 and errno: ESRCH if there is no life. */
 int process_kill(process *self, int sig);

@@ -117,6 +117,13 @@ def shared_context(frozen_heap):
 
 
 @pytest.fixture(autouse=True)
+def transport_of_the_run(request, monkeypatch):
+    """`make test-zmq` sets the transport of contexts that are not told one; not where that is what a test is about."""
+    if request.node.get_closest_marker("shared_memory"):
+        monkeypatch.delenv("IPYTHON_ISOLATION_TRANSPORT", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def nothing_is_left(request):
     """Every test closes, or leaves open to be closed here, its contexts; then all must be as before.
     A child that the tests of a file share lives on."""

@@ -194,6 +194,7 @@ def test_a_call_that_dies_has_written_nothing(context):
 
 
 @pytest.mark.no_asan
+@pytest.mark.shared_memory
 @pytest.mark.parametrize("where", ["before", "behind"])
 def test_beyond_its_end(context, where):
     """The page next to an array's pages is nobody's: what overruns it dies there, before it harms others."""

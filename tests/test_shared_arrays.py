@@ -11,6 +11,8 @@ from conftest import wait_until
 import ipython_isolation
 from ipython_isolation import IsolationContext, ProcessTerminationError
 
+pytestmark = pytest.mark.shared_memory
+
 N = 100_000  # of 8 bytes: more than ext/arena.h asks for
 
 

@@ -43,6 +43,8 @@ class Death:
         Called with the context before anything is loaded.
     cleanup : callable
         Called when the context is closed.
+    libzmq_aborts : bool
+        Where all goes over ZeroMQ, a thread of libzmq may see first what is wrong, and abort its process.
     either : bool
         The exit status is that of a race, and not looked at.
     late : bool
@@ -60,6 +62,7 @@ class Death:
     python: str = ""
     session: bool = False
     needs: object = None
+    libzmq_aborts: bool = False
     environ: object = dict
     imports: str = ""
     prepare: object = None
@@ -490,7 +493,7 @@ def half_a_reply():
     return reply
 
 
-@death("segfault", "SIGSEGV", text="NULL dereference at 0x0", frame="deaths_segfault")
+@death("segfault", "SIGSEGV", text="NULL dereference at 0x0", frame="deaths_segfault", libzmq_aborts=True)
 def without_descriptors():
     """With all descriptors closed."""
     import _deaths
@@ -499,7 +502,7 @@ def without_descriptors():
     _deaths.segfault()
 
 
-@death("disconnected", text="connection", session=True, either=True)
+@death("disconnected", text="connection", session=True, either=True, libzmq_aborts=True)
 def disconnected(context, corpus):
     """Code that closes all descriptors and goes on: nothing can be said to it any more."""
     corpus.close_all()
