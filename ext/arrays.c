@@ -18,11 +18,11 @@ struct array_interface {
 };
 /* Descriptors that go with one frame, at most: the reader has little room for them. */
 #define BLOCKS_MOST 40
-#define DTYPES_MOST 64
 /* In the flags of an array in a frame: where its elements are in the blob follows. */
 #define STRIDED 4
 enum { C_CONTIGUOUS = 1, F_CONTIGUOUS = 2, WRITEABLE = 0x400, NOTSWAPPED = 0x200 };
 
+/* Borrowed; NULL without an exception. */
 static PyObject *
 loaded_type(PyObject **cache, const char *module, const char *name)
 {
@@ -37,7 +37,7 @@ loaded_type(PyObject **cache, const char *module, const char *name)
     return *cache;
 }
 
-static bool
+bool
 module_isolated(PeerObject *peer, const char *name)
 {
     PyObject *module = PyUnicode_FromString(name);
@@ -51,7 +51,7 @@ is_plain_ndarray(PyObject *o)
 {
     const char *name = Py_TYPE(o)->tp_name;
     return name[0] == 'n' && strcmp(name, "numpy.ndarray") == 0 &&
-           (PyObject *)Py_TYPE(o) == loaded_type(&core_get()->ndarray_type, "numpy", "ndarray");
+           (PyObject *)Py_TYPE(o) == numpy_name(NUMPY_NDARRAY);
 }
 
 bool
@@ -234,39 +234,6 @@ block_of(const struct array_interface *a, char **start, size_t *size)
     return block != NULL && *size <= block_size(block) - at ? block : NULL;
 }
 
-/* The built-in dtypes have a short name each, by which the other side finds its own; to ask NumPy
- * for one takes longer than all else. Adds to one of the dicts of the state: there are some two
- * dozen, more only where a hostile child invents names. 0, or -1. */
-static int
-remember_dtype(PyObject **dict, PyObject *key, PyObject *value)
-{
-    if (*dict == NULL && (*dict = PyDict_New()) == NULL) {
-        return -1;
-    }
-    return PyDict_GET_SIZE(*dict) < DTYPES_MOST ? PyDict_SetItem(*dict, key, value) : 0;
-}
-
-/* Borrowed, or NULL without an exception. */
-static PyObject *
-known_dtype(PyObject *dict, PyObject *key)
-{
-    PyObject *found = dict == NULL ? NULL : PyDict_GetItemWithError(dict, key);
-    if (found == NULL) {
-        PyErr_Clear();
-    }
-    return found;
-}
-
-static bool
-is_builtin_dtype(PyObject *dtype)
-{
-    PyObject *answer = PyObject_GetAttrString(dtype, "isbuiltin");
-    long builtin = answer == NULL ? -1 : PyLong_AsLong(answer);
-    Py_XDECREF(answer);
-    PyErr_Clear();
-    return builtin == 1;
-}
-
 int
 encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
 {
@@ -292,19 +259,16 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     }
     int rc = -1;
     PyObject *contiguous = NULL, *dtype = PyObject_GetAttr(o, core->str_dtype);
-    PyObject *text = dtype == NULL ? NULL : Py_XNewRef(known_dtype(core->dtype_texts, dtype));
+    bool objects = false;
+    PyObject *text = dtype == NULL ? NULL : dtype_text(dtype, &objects);
+    if (objects) {
+        Py_CLEAR(capsule);
+        /* Elements are references: as an argument the array goes by reference too. */
+        rc = m->result && is_fresh(o, owned) ? encode_objects(m, o, done) : 0;
+        goto done;
+    }
     if (text == NULL) {
-        PyObject *hasobject = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "hasobject");
-        int objects = hasobject == NULL ? -1 : PyObject_IsTrue(hasobject);
-        Py_XDECREF(hasobject);
-        if (objects != 0) {
-            Py_CLEAR(capsule);
-            /* Elements are references: as an argument the array goes by reference too. */
-            rc = objects < 0                       ? -1
-                 : m->result && is_fresh(o, owned) ? encode_objects(m, o, done)
-                                                   : 0;
-            goto done;
-        }
+        goto done;
     }
     *done = true;
     if (capsule == NULL && (capsule = interface_of(o, &a)) == NULL) {
@@ -341,21 +305,6 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
             goto done;
         }
         made->shared = block != NULL;
-    }
-    /* A structured dtype says what it is made of by pickle; the plain ones by a short string. */
-    if (text == NULL && is_builtin_dtype(dtype)) {
-        text = PyObject_GetAttr(dtype, core->str_str);
-        if (text != NULL && remember_dtype(&core->dtype_texts, dtype, text) < 0) {
-            goto done;
-        }
-    }
-    else if (text == NULL) {
-        PyObject *pickle = PyImport_ImportModule("pickle");
-        text = pickle ? PyObject_CallMethod(pickle, "dumps", "O", dtype) : NULL;
-        Py_XDECREF(pickle);
-    }
-    if (text == NULL) {
-        goto done;
     }
     write_u8(&m->w, TAG_NDARRAY);
     write_u64(&m->w, id);
@@ -478,37 +427,9 @@ strided_array(PyObject *numpy, PyObject *shape, PyObject *dtype, PyObject *strid
     return array;
 }
 
-/* What a text or a pickle says; NULL, perhaps without an exception. */
-static PyObject *
-decode_dtype(PyObject *numpy, PyObject *text)
-{
-    core_state *core = core_get();
-    PyObject *said = NULL;
-    if (PyBytes_Check(text)) {
-        PyObject *pickle = PyImport_ImportModule("pickle");
-        said = pickle == NULL ? NULL : PyObject_CallMethod(pickle, "loads", "O", text);
-        Py_XDECREF(pickle);
-    }
-    else {
-        said = Py_NewRef(text);
-    }
-    PyObject *dtype = said == NULL ? NULL : PyObject_CallMethod(numpy, "dtype", "O", said);
-    Py_XDECREF(said);
-    /* Bytes from a frame must never become pointers. */
-    PyObject *hasobject = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "hasobject");
-    bool plain = hasobject == Py_False;
-    Py_XDECREF(hasobject);
-    if (!plain || (PyUnicode_CheckExact(text) && is_builtin_dtype(dtype) &&
-                   remember_dtype(&core->dtypes, text, dtype) < 0)) {
-        Py_CLEAR(dtype);
-    }
-    return dtype;
-}
-
 PyObject *
 decode_ndarray(struct incoming *in)
 {
-    core_state *core = core_get();
     uint64_t id = read_u64(&in->r);
     uint8_t flags = read_u8(&in->r);
     PyObject *text = decode(in), *numpy = NULL, *dtype = NULL, *shape = NULL, *array = NULL;
@@ -540,8 +461,8 @@ decode_ndarray(struct incoming *in)
     if (numpy == NULL) {
         goto done;
     }
-    dtype = PyUnicode_CheckExact(text) ? Py_XNewRef(known_dtype(core->dtypes, text)) : NULL;
-    if (dtype == NULL && (dtype = decode_dtype(numpy, text)) == NULL) {
+    dtype = dtype_of_text(text);
+    if (dtype == NULL) {
         goto garbled;
     }
     bool taken;

@@ -52,6 +52,8 @@ enum tag {
     TAG_SHADOW,     /* handle, class, id, kind, content: a container of a session class */
     TAG_OBJECTS,    /* order and writeable, shape, items: an array of objects */
     TAG_FUTURE,     /* u32: what that call of the same batch has returned */
+    TAG_SCALAR,     /* dtype, bytes or value: a scalar of NumPy */
+    TAG_DTYPE,      /* text or pickle */
     TAG_KEPT = 128, /* added to the tag of a value that gets the next number of its request */
 };
 
@@ -222,7 +224,24 @@ PyObject *decode_exception_back(struct incoming *in);
 /* As `raise` does: what is being handled here is the context of what arrived. */
 void chain_context(PyObject *exc);
 
+/* dtypes.c */
+enum numpy_name { NUMPY_NDARRAY, NUMPY_DTYPE, NUMPY_GENERIC, NUMPY_UFUNC };
+/* Borrowed; NULL without an exception: NumPy is not loaded. */
+PyObject *numpy_name(enum numpy_name which);
+/* What says a dtype in a frame: a text or a pickle; new reference. NULL without an exception where
+ * it has *objects in it. */
+PyObject *dtype_text(PyObject *dtype, bool *objects);
+/* What was said, never one with objects in it; new reference, or NULL, perhaps without an
+ * exception. */
+PyObject *dtype_of_text(PyObject *text);
+/* A scalar, a dtype or a ufunc of NumPy itself. */
+bool is_numpy_value(PeerObject *peer, PyObject *o);
+int encode_numpy_value(struct message *m, PyObject *o, bool *done);
+PyObject *decode_scalar(struct incoming *in);
+PyObject *decode_dtype(struct incoming *in);
+
 /* arrays.c */
+bool module_isolated(PeerObject *peer, const char *name);
 bool is_plain_ndarray(PyObject *o); /* of NumPy, isolated or not */
 bool is_ndarray(PeerObject *peer, PyObject *o);
 bool is_array(PeerObject *peer, PyObject *o);

@@ -418,6 +418,10 @@ decode_compound(struct incoming *in, uint8_t tag, bool kept)
         return decode_objects(in);
     case TAG_NDARRAY:
         return decode_ndarray(in);
+    case TAG_SCALAR:
+        return decode_scalar(in);
+    case TAG_DTYPE:
+        return decode_dtype(in);
     case TAG_ARRAY:
         return decode_array(in);
     case TAG_MEMORYVIEW:

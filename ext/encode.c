@@ -489,6 +489,11 @@ encode_compound(struct message *m, PyObject *o, bool owned)
             return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
         }
     }
+    else if (is_numpy_value(m->peer, o)) {
+        if (encode_numpy_value(m, o, &done) < 0 || done) {
+            return PyErr_Occurred() ? -1 : m->result ? 0 : keep(m, at, o);
+        }
+    }
     else if (is_array(m->peer, o)) {
         if (encode_array(m, o, owned, &done) < 0 || done) {
             return PyErr_Occurred() ? -1 : 0;

@@ -288,7 +288,8 @@ typedef struct core_state {
     PyObject *recent_names[256]; /* strong or NULL: interned names that arrived, by their hash */
     PyObject *errors;            /* the module ipython_isolation.errors */
     PyObject *library[LIBRARY_CONTAINERS];            /* NULL until first needed */
-    PyObject *deque_type, *array_type, *ndarray_type; /* NULL until first needed */
+    PyObject *deque_type, *array_type; /* NULL until first needed */
+    PyObject *numpy_names[4];          /* likewise; see dtypes.c */
     PyObject *dtype_texts, *dtypes; /* dtype -> what says it in a frame, and back; or NULL */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;

@@ -181,6 +181,12 @@ value(struct line *l, struct reader *r, int depth)
     case TAG_OBJECTS:
         add(l, "<ndarray>");
         return false;
+    case TAG_SCALAR:
+        add(l, "<scalar>");
+        return false;
+    case TAG_DTYPE:
+        add(l, "dtype ");
+        return value(l, r, depth + 1);
     case TAG_ARRAY:
         add(l, "<array>");
         return false;
