@@ -254,7 +254,7 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     if (block == NULL) {
         Py_CLEAR(capsule); /* it is a reference to the array, as is_fresh() counts them */
     }
-    if (m->result && block == NULL && !is_fresh(o, owned)) {
+    if (m->result && block == NULL && !m->taking_apart && !is_fresh(o, owned)) {
         return 0;
     }
     int rc = -1;
@@ -364,7 +364,7 @@ share_bytes(PyObject *capsule, size_t *size)
     return share->data;
 }
 
-static PyObject *
+PyObject *
 share_of_frame(const struct frame *frame, const unsigned char *data, size_t size)
 {
     struct share *share = calloc(1, sizeof *share);
@@ -383,9 +383,7 @@ share_of_frame(const struct frame *frame, const unsigned char *data, size_t size
     return capsule;
 }
 
-/* The bytes as memory that may be written, without a copy, where that is worth it: NULL, without an
- * exception. */
-static struct extent_copy *
+struct extent_copy *
 copy_of_frame(const struct frame *frame, const unsigned char *data, size_t size)
 {
     return frame->view == NULL || size < EXTENTS_APART

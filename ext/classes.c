@@ -98,7 +98,7 @@ may_be_local_value(PeerObject *peer, PyTypeObject *cls)
     if (PyType_IsSubtype(cls, (PyTypeObject *)PyExc_BaseException)) {
         return true;
     }
-    return is_value_type(cls) > 0 ||
+    return crossing_of(cls) != BY_REFERENCE || is_numpy_value_class(cls) ||
            (strcmp(Py_TYPE(cls)->tp_name, "ABCMeta") == 0 && has_no_layout(cls));
 }
 

@@ -54,6 +54,8 @@ enum tag {
     TAG_FUTURE,     /* u32: what that call of the same batch has returned */
     TAG_SCALAR,     /* dtype, bytes or value: a scalar of NumPy */
     TAG_DTYPE,      /* text or pickle */
+    TAG_MEMORY,     /* writable?, blob: a buffer among parts */
+    TAG_PARTS,      /* id (0: it moves, or cannot change), parts: an object of a known library */
     TAG_KEPT = 128, /* added to the tag of a value that gets the next number of its request */
 };
 
@@ -79,6 +81,7 @@ struct message {
     struct blob *blobs; /* sent along without a copy; each owns a reference to its object */
     size_t nblobs;
     bool reducing;         /* what is encoded is part of a registered value */
+    bool taking_apart;     /* ... or of an object of a known library, see parts.c */
     bool pure;             /* a request that changes nothing over there */
     bool openly;           /* over libzmq, whatever its size */
     const char *operation; /* what is asked for, and of what (borrowed): for the error text */
@@ -165,7 +168,8 @@ write_tag(struct message *m, enum tag tag)
 {
     write_u8(&m->w, (uint8_t)tag);
 }
-int is_value_type(PyTypeObject *type); /* encode.c */
+enum crossing { BY_REFERENCE, BY_VALUE, IN_PARTS };
+enum crossing crossing_of(PyTypeObject *type); /* encode.c */
 
 /* message.c */
 int garbled(const char *what);        /* sets the exception; always -1 */
@@ -234,6 +238,8 @@ PyObject *dtype_text(PyObject *dtype, bool *objects);
 /* What was said, never one with objects in it; new reference, or NULL, perhaps without an
  * exception. */
 PyObject *dtype_of_text(PyObject *text);
+/* Do its instances cross as values, or as arrays? */
+bool is_numpy_value_class(PyTypeObject *cls);
 /* A scalar, a dtype or a ufunc of NumPy itself. */
 bool is_numpy_value(PeerObject *peer, PyObject *o);
 int encode_numpy_value(struct message *m, PyObject *o, bool *done);
@@ -254,6 +260,12 @@ int encode_array(struct message *m, PyObject *o, bool owned, bool *done);
 PyObject *decode_array(struct incoming *in);
 int encode_memoryview(struct message *m, PyObject *o, bool *done);
 PyObject *decode_memoryview(struct incoming *in);
+/* The bytes as memory that may be written, without a copy, where that is worth it: NULL, without an
+ * exception. */
+struct extent_copy *copy_of_frame(const struct frame *frame, const unsigned char *data,
+                                  size_t size);
+/* What came, as a snapshot of a pair, without a copy; new reference. */
+PyObject *share_of_frame(const struct frame *frame, const unsigned char *data, size_t size);
 /* What a snapshot that share_of_frame made holds. */
 const char *share_bytes(PyObject *capsule, size_t *size);
 /* The bytes of an array-like in a pair, for comparison and write-back. */
@@ -267,6 +279,17 @@ struct flat {
 };
 int flat_open(PyObject *o, struct flat *f);
 void flat_close(struct flat *f);
+
+/* parts.c */
+/* Is it one of a known library that may cross as a real one? */
+bool has_parts(PyTypeObject *type);
+/* *done stays false when it goes by reference. */
+int encode_parts(struct message *m, PyObject *o, bool owned, bool *done);
+PyObject *decode_parts(struct incoming *in);
+/* What to compare it with later; new reference. */
+PyObject *parts_snapshot(PyObject *o);
+int encode_parts_changes(struct message *m, PyObject *o, PyObject *before, bool *changed);
+int apply_parts(struct incoming *in, PyObject *target);
 
 /* values.c */
 int values_add(struct values *v, PyObject *o);
@@ -282,7 +305,15 @@ struct values *values_find(struct message *m, PyObject *o, uint32_t *index);
 PyObject *values_get(struct strand *s, uint64_t request, bool mine, uint32_t index);
 
 /* pairs.c */
-enum pair_kind { PAIR_LIST, PAIR_DICT, PAIR_SET, PAIR_BYTEARRAY, PAIR_DEQUE, PAIR_BUFFER };
+enum pair_kind {
+    PAIR_LIST,
+    PAIR_DICT,
+    PAIR_SET,
+    PAIR_BYTEARRAY,
+    PAIR_DEQUE,
+    PAIR_BUFFER,
+    PAIR_PARTS
+};
 struct pair *pair_find(struct strand *s, PyObject *o);
 struct pair *pair_by_id(struct strand *s, uint64_t id);
 struct pair *pair_add(struct strand *s, PyObject *o, enum pair_kind kind, uint64_t id);

@@ -3,6 +3,7 @@
 
 #include "batch.h"
 #include "handles.h"
+#include "memory.h"
 #include "peer.h"
 #include "proxy.h"
 
@@ -418,6 +419,10 @@ decode_compound(struct incoming *in, uint8_t tag, bool kept)
         return decode_objects(in);
     case TAG_NDARRAY:
         return decode_ndarray(in);
+    case TAG_MEMORY:
+        return decode_pickle_buffer(in);
+    case TAG_PARTS:
+        return decode_parts(in);
     case TAG_SCALAR:
         return decode_scalar(in);
     case TAG_DTYPE:

@@ -137,6 +137,18 @@ is_a(PyObject *o, enum numpy_name which)
 }
 
 bool
+is_numpy_value_class(PyTypeObject *cls)
+{
+    static const enum numpy_name bases[] = {NUMPY_GENERIC, NUMPY_DTYPE, NUMPY_NDARRAY};
+    bool found = false;
+    for (size_t i = 0; !found && i < 3 && strncmp(cls->tp_name, "numpy.", 6) == 0; i++) {
+        PyObject *base = numpy_name(bases[i]);
+        found = base != NULL && PyType_Check(base) && PyType_IsSubtype(cls, (PyTypeObject *)base);
+    }
+    return found;
+}
+
+bool
 is_numpy_value(PeerObject *peer, PyObject *o)
 {
     /* Its own classes alone: others derive from them, and have more. */
@@ -248,8 +260,8 @@ decode_scalar(struct incoming *in)
     enum scalar_kind kind = kind_of(text);
     if (kind == SCALAR_BYTES) {
         const unsigned char *data = read_bytes(&in->r, &size);
-        value = in->r.failed ? NULL
-                             : PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
+        value =
+            in->r.failed ? NULL : PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
         maker = value == NULL ? NULL : Py_XNewRef(scalar_function());
         scalar = maker == NULL ? NULL : PyObject_CallFunctionObjArgs(maker, dtype, value, NULL);
     }

@@ -5,6 +5,7 @@
 #include "batch.h"
 #include "handles.h"
 #include "iteration.h"
+#include "memory.h"
 #include "peer.h"
 #include "proxy.h"
 
@@ -342,35 +343,51 @@ encode_stub(struct message *m, StubObject *stub)
                : message_check(m);
 }
 
-/* Whether instances of `type` are registered to cross by value: by the type itself, by its name
- * (nothing is imported to register it), or, for members of an Enum, by its metaclass. */
-int
-is_value_type(PyTypeObject *type)
+/* How instances of `type` cross: registered to go by value, by the type itself, by its name
+ * (nothing is imported to register it), or, for members of an Enum, by its metaclass; or, of a
+ * library whose name with a dot is registered, in parts. */
+enum crossing
+crossing_of(PyTypeObject *type)
 {
     PyObject *types = core_get()->value_types;
     PyObject *known = PyDict_GetItemWithError(types, (PyObject *)type);
     if (known != NULL || PyErr_Occurred()) {
-        return known == NULL ? -1 : known == Py_True;
+        PyErr_Clear();
+        return known == Py_True ? BY_VALUE : known == Py_Ellipsis ? IN_PARTS : BY_REFERENCE;
     }
     PyObject *module = PyObject_GetAttr((PyObject *)type, core_get()->str___module__);
     PyObject *qualname =
         module == NULL ? NULL : PyObject_GetAttr((PyObject *)type, core_get()->str___qualname__);
     PyObject *name = qualname == NULL ? NULL : PyUnicode_FromFormat("%S.%S", module, qualname);
-    int yes = name == NULL ? -1 : PyDict_Contains(types, name);
+    enum crossing crossing = BY_REFERENCE;
+    if (name != NULL && PyDict_Contains(types, name) > 0) {
+        crossing = BY_VALUE;
+    }
+    else if (name != NULL && Py_TYPE(type) != &PyType_Type) {
+        crossing = crossing_of(Py_TYPE(type)) == BY_VALUE ? BY_VALUE : BY_REFERENCE;
+    }
+    bool library = false;
+    if (crossing == BY_REFERENCE && name != NULL) {
+        Py_ssize_t dot = PyUnicode_FindChar(name, '.', 0, PyUnicode_GET_LENGTH(name), 1);
+        PyObject *root = PyUnicode_Substring(name, 0, dot < 0 ? 0 : dot + 1);
+        library = root != NULL && PyDict_Contains(types, root) > 0;
+        crossing = library && has_parts(type) ? IN_PARTS : BY_REFERENCE;
+        Py_XDECREF(root);
+    }
+    PyErr_Clear();
     Py_XDECREF(module);
     Py_XDECREF(qualname);
     Py_XDECREF(name);
-    if (yes == 0 && Py_TYPE(type) != &PyType_Type) {
-        yes = is_value_type(Py_TYPE(type));
-    }
     /* What is none is remembered only of types that stay: the table holds them. */
-    bool keep = yes > 0 || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE);
-    if (yes < 0 ||
-        (keep && PyDict_SetItem(types, (PyObject *)type, yes ? Py_True : Py_False) < 0)) {
-        PyErr_Clear();
-        return 0;
+    if (crossing != BY_REFERENCE || library || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE)) {
+        PyObject *said = crossing == BY_VALUE   ? Py_True
+                         : crossing == IN_PARTS ? Py_Ellipsis
+                                                : Py_False;
+        if (PyDict_SetItem(types, (PyObject *)type, said) < 0) {
+            PyErr_Clear();
+        }
     }
-    return yes;
+    return crossing;
 }
 
 /* An array that is not written back is an immutable value as far as the other side goes. */
@@ -489,6 +506,9 @@ encode_compound(struct message *m, PyObject *o, bool owned)
             return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
         }
     }
+    else if (m->taking_apart && PyPickleBuffer_Check(o)) {
+        return encode_pickle_buffer(m, o);
+    }
     else if (is_numpy_value(m->peer, o)) {
         if (encode_numpy_value(m, o, &done) < 0 || done) {
             return PyErr_Occurred() ? -1 : m->result ? 0 : keep(m, at, o);
@@ -505,21 +525,20 @@ encode_compound(struct message *m, PyObject *o, bool owned)
         }
     }
     else {
-        int by_value = is_value_type(Py_TYPE(o));
-        if (by_value < 0) {
-            return -1;
-        }
-        if (by_value) {
-            PyObject *module, *qualname;
-            if (is_named(m->peer, (PyObject *)Py_TYPE(o), &module, &qualname)) {
-                Py_DECREF(module);
-                Py_DECREF(qualname);
-                if (encode_reduced(m, o, &done) < 0) {
-                    return -1;
-                }
-                if (done) {
-                    return m->result ? 0 : keep(m, at, o);
-                }
+        enum crossing crossing = crossing_of(Py_TYPE(o));
+        PyObject *module, *qualname;
+        if (crossing != BY_REFERENCE &&
+            is_named(m->peer, (PyObject *)Py_TYPE(o), &module, &qualname)) {
+            Py_DECREF(module);
+            Py_DECREF(qualname);
+            if ((crossing == BY_VALUE ? encode_reduced(m, o, &done)
+                                      : encode_parts(m, o, owned, &done)) < 0) {
+                return -1;
+            }
+            if (done) {
+                return crossing == BY_VALUE && !m->result ? keep(m, at, o)
+                       : crossing == BY_VALUE             ? 0
+                                                          : keep_unpaired(m, at, o);
             }
         }
     }

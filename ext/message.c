@@ -40,6 +40,7 @@ message_init(struct message *m, PeerObject *peer, struct strand *strand, bool re
     m->blobs = NULL;
     m->nblobs = 0;
     m->reducing = false;
+    m->taking_apart = false;
     m->pure = false;
     m->openly = false;
     m->operation = NULL;

@@ -5,7 +5,9 @@
 #include "batch.h"
 #include "codec.h"
 #include "handles.h"
+#include "memory.h"
 #include "iteration.h"
+#include "memory.h"
 #include "peer.h"
 #include "proxy.h"
 #include "recorder.h"
@@ -132,6 +134,8 @@ static PyMethodDef methods[] = {
     {"class_peer", core_class_peer, METH_O, NULL},
     {"raiser", core_raiser, METH_O, NULL},
     {"share_arrays", share_arrays, METH_O, NULL},
+    {"buffer_mark", buffer_mark, METH_O, NULL},
+    {"buffer_changed", buffer_changed, METH_VARARGS, NULL},
     {"thread_starter", thread_starter, METH_O, NULL},
     {"thread_cell", thread_cell, METH_NOARGS, NULL},
     {"zmq_version", core_zmq_version, METH_NOARGS, NULL},
@@ -185,8 +189,9 @@ module_exec(PyObject *module)
                      PyModule_AddObjectRef(module, "operations", operations) < 0 ||
                      class_changes_init() < 0 || object_methods_init() < 0 ||
                      stubs_init(core, module) < 0 || buffers_init(core, module) < 0 ||
-                     module_proxy_init(core, module) < 0 || iteration_init(core, module) < 0 ||
-                     batch_init(core, module) < 0 || peer_init(core, module) < 0
+                     memory_init(core, module) < 0 || module_proxy_init(core, module) < 0 ||
+                     iteration_init(core, module) < 0 || batch_init(core, module) < 0 ||
+                     peer_init(core, module) < 0
                  ? -1
                  : 0;
     Py_XDECREF(operations);

@@ -130,6 +130,21 @@ extent_copy_at(const void *data)
     return table_get(&copies, ADDRESS(data));
 }
 
+bool
+extent_copy_keep(struct extent_copy *copy)
+{
+    return table_put(&copies, ADDRESS(extent_copy_data(copy)), copy);
+}
+
+void
+extent_copy_drop(struct extent_copy *copy)
+{
+    if (extent_copy_at(extent_copy_data(copy)) == copy) {
+        table_remove(&copies, ADDRESS(extent_copy_data(copy)));
+    }
+    extent_copy_free(copy);
+}
+
 /* PyDataMem_SetHandler: NULL where there is none. */
 static PyObject *(*set_handler(void))(PyObject *)
 {

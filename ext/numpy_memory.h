@@ -21,5 +21,10 @@ PyObject *ndarray_on_block(PyObject *numpy, PyObject *shape, PyObject *dtype, co
 PyObject *share_arrays(PyObject *module, PyObject *change);
 /* The copy that is an array's memory, from its first byte on; NULL: none. Borrowed: the array's. */
 struct extent_copy *extent_copy_at(const void *data);
+/* The same for a copy that another object owns: from now on extent_copy_at() knows it. False: out
+ * of memory. */
+bool extent_copy_keep(struct extent_copy *copy);
+/* Frees it, known or not. */
+void extent_copy_drop(struct extent_copy *copy);
 
 #endif

@@ -194,6 +194,8 @@ snapshot(struct pair *pair)
     case PAIR_BYTEARRAY:
         return PyBytes_FromStringAndSize(PyByteArray_AS_STRING(pair->object),
                                          PyByteArray_GET_SIZE(pair->object));
+    case PAIR_PARTS:
+        return parts_snapshot(pair->object);
     default: {
         struct flat flat;
         if (flat_open(pair->object, &flat) < 0) {
@@ -511,6 +513,8 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
         return encode_dict_changes(m, pair->object, pair->snapshot, changed);
     case PAIR_SET:
         return encode_set_changes(m, pair->object, pair->snapshot, changed);
+    case PAIR_PARTS:
+        return encode_parts_changes(m, pair->object, pair->snapshot, changed);
     case PAIR_BYTEARRAY: {
         struct ranges r = {.m = m,
                            .now = PyByteArray_AS_STRING(pair->object),
@@ -841,6 +845,9 @@ decode_changes(struct incoming *in)
             break;
         case PAIR_SET:
             rc = apply_set(in, target);
+            break;
+        case PAIR_PARTS:
+            rc = apply_parts(in, target);
             break;
         default:
             rc = apply_bytes(in, &copy);

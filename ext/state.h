@@ -277,7 +277,7 @@ struct PeerObject {
 
 typedef struct core_state {
     PyTypeObject *peer_type, *method_type, *data_type, *value_type, *bound_type, *module_type,
-        *hold_type, *cursor_type, *iterator_type, *batch_type, *future_type;
+        *hold_type, *memory_type, *cursor_type, *iterator_type, *batch_type, *future_type;
     PeerObject *first_peer; /* borrowed: all that live */
     struct table proxies;   /* address of a proxy -> struct proxy */
     struct table mirrors;   /* address of a type -> struct mirror */
@@ -287,10 +287,10 @@ typedef struct core_state {
     PyObject *sys_dict;          /* strong: sys.__dict__ */
     PyObject *recent_names[256]; /* strong or NULL: interned names that arrived, by their hash */
     PyObject *errors;            /* the module ipython_isolation.errors */
-    PyObject *library[LIBRARY_CONTAINERS];            /* NULL until first needed */
-    PyObject *deque_type, *array_type; /* NULL until first needed */
-    PyObject *numpy_names[4];          /* likewise; see dtypes.c */
-    PyObject *dtype_texts, *dtypes; /* dtype -> what says it in a frame, and back; or NULL */
+    PyObject *library[LIBRARY_CONTAINERS]; /* NULL until first needed */
+    PyObject *deque_type, *array_type;     /* NULL until first needed */
+    PyObject *numpy_names[4];              /* likewise; see dtypes.c */
+    PyObject *dtype_texts, *dtypes;        /* dtype -> what says it in a frame, and back; or NULL */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;
 #include "names.def"

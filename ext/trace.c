@@ -181,6 +181,9 @@ value(struct line *l, struct reader *r, int depth)
     case TAG_OBJECTS:
         add(l, "<ndarray>");
         return false;
+    case TAG_PARTS:
+        add(l, "<parts>");
+        return false;
     case TAG_SCALAR:
         add(l, "<scalar>");
         return false;

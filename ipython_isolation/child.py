@@ -29,14 +29,24 @@ _VALUES = """
     enum.EnumType enum.EnumMeta re.Pattern types.GenericAlias types.UnionType
     typing._GenericAlias typing._SpecialGenericAlias typing._UnionGenericAlias typing._CallableGenericAlias
     typing._LiteralGenericAlias typing._AnnotatedAlias typing._SpecialForm typing.TypeVar
+    pandas.Timestamp pandas.Timedelta pandas.Period pandas.Interval
+    pandas.api.typing.NaTType pandas.api.typing.NAType
+    pandas._libs.tslibs.timestamps.Timestamp pandas._libs.tslibs.timedeltas.Timedelta
+    pandas._libs.tslibs.period.Period pandas._libs.interval.Interval
+    pandas._libs.tslibs.nattype.NaTType pandas._libs.missing.NAType
     dataclasses._FIELD_BASE dataclasses._MISSING_TYPE dataclasses._KW_ONLY_TYPE
 """
+
+
+_LIBRARIES = ("pandas", "pyarrow", "PIL", "torch")
 
 
 def register_default_values():
     """Small immutable library types cross by value; listed by name, so that nothing is imported."""
     for name in _VALUES.split():
         _core.value_types[name] = True
+    for library in _LIBRARIES:  # see libraries.py
+        _core.value_types[f"{library}."] = True
 
 
 def _invalidate_caches():
@@ -245,6 +255,11 @@ class Child:
         from ipython_isolation import suggest
 
         return suggest.suggest(*asked)
+
+    def remote_has_library(self, name):
+        from ipython_isolation import libraries
+
+        return libraries.has(name)
 
     def remote_importable(self, *asked):
         from ipython_isolation import suggest

@@ -315,12 +315,24 @@ def reduce(o):
     reducer = copyreg.dispatch_table.get(type(o))
     if reducer is not None:
         return reducer(o)
+    if type(o).__name__ == "NAType":
+        return find, ("pandas", "NA")  # which its class does not say, nor its module
     if type(o).__module__ == "dataclasses":  # its markers, compared by identity, do not say their names
         return next(name for name, value in vars(sys.modules["dataclasses"]).items() if value is o)
     if type(o).__module__ == "typing" and getattr(o, "_name", "") is None:
         # Not by subscription, as it says itself: that may be a matter of the other process.
         return type(o), (o.__origin__, o.__args__)
-    return o.__reduce_ex__(2)
+    parts = o.__reduce_ex__(2)
+    if isinstance(parts, tuple) and isinstance(getattr(parts[0], "__self__", None), type):
+        # A class method, as ZoneInfo's: by name, as a function is.
+        function, args, *more = parts
+        return (class_method, (function.__self__, function.__name__, *args), *more)
+    return parts
+
+
+def class_method(cls, name, *args):
+    """What a class method returns."""
+    return getattr(cls, name)(*args)
 
 
 def find(module, qualname):

@@ -28,6 +28,8 @@ class Host:
         What the last interrupt that was not answered has found.
     shell_made : bool
         There is a shell of IPython in the child that runs.
+    libraries : dict
+        Which libraries the child can import, as far as that was asked.
     """
 
     def __init__(self, context, lane):
@@ -39,6 +41,7 @@ class Host:
         self.reports = reports.SessionReports(self.peer)
         self.waiting = None
         self.shell_made = False
+        self.libraries = {}  # see libraries.py
         self._seen_requests = 0  # when the last cell ended
 
     @property
