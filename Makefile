@@ -21,7 +21,7 @@ comma := ,
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: setup build c-tests victims test test-zmq test-asan test-all-pythons test-jupyter-versions browser demo deaths bench bench-check profile soak fuzz \
+.PHONY: setup build c-tests victims test test-zmq test-asan test-all-pythons test-jupyter-versions test-torch browser demo deaths bench bench-check profile soak fuzz \
 	numpy-suite transparency transparency-report transparency-check format format-check werror wheel clean
 
 # ---- set-up and build ----------------------------------------------------------------------------
@@ -87,6 +87,12 @@ test-all-pythons:
 # In venvs with ipykernel 6 and IPython 8, and with ipykernel 7 and IPython 9: what runs in real kernels.
 test-jupyter-versions: $(SETUP)
 	@PYTHON='$(PYTHON)' tools/test-jupyter-versions.sh $(ARGS)
+
+# Tensors, in a venv of its own: torch from PyPI brings some four gigabytes along.
+test-torch:
+	@$(MAKE) --no-print-directory VENV=.venv-torch build victims
+	@.venv-torch/bin/python -m pip install -qq --disable-pip-version-check torch
+	.venv-torch/bin/python -m pytest tests/torch $(ARGS)
 
 # In a JupyterLab in a headless Chromium. ARGS=--screenshots writes docs/images/*.png instead.
 # Each test opens a page and starts a kernel, hence longer limits.

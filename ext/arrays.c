@@ -2,6 +2,7 @@
  * through its array interface protocol (a documented C struct), so the core neither needs NumPy's
  * headers nor cares about its version. */
 #include "codec.h"
+#include "memory.h"
 #include "numpy_memory.h"
 
 #include <stdlib.h>
@@ -530,6 +531,16 @@ done:
     return array;
 }
 
+/* A memoryview goes along, not the array: it must not get another size before its bytes are sent. */
+static int
+encode_array_bytes(struct message *m, PyObject *o, const Py_buffer *view)
+{
+    PyObject *owner = PyMemoryView_FromObject(o);
+    int rc = owner == NULL ? -1 : encode_blob(m, view->buf, (size_t)view->len, owner, true);
+    Py_XDECREF(owner);
+    return rc;
+}
+
 int
 encode_array(struct message *m, PyObject *o, bool owned, bool *done)
 {
@@ -545,10 +556,10 @@ encode_array(struct message *m, PyObject *o, bool owned, bool *done)
     }
     *done = true;
     PyObject *typecode = PyObject_GetAttr(o, core_get()->str_typecode);
-    PyObject *bytes = typecode == NULL ? NULL : PyObject_CallMethod(o, "tobytes", NULL);
     uint64_t id = 0;
     int rc = -1;
-    if (bytes == NULL) {
+    Py_buffer view = {0};
+    if (typecode == NULL || PyObject_GetBuffer(o, &view, PyBUF_SIMPLE) < 0) {
         goto done;
     }
     if (!m->result) {
@@ -559,12 +570,28 @@ encode_array(struct message *m, PyObject *o, bool owned, bool *done)
     }
     write_u8(&m->w, TAG_ARRAY);
     write_u64(&m->w, id);
-    rc = encode(m, typecode, false);
-    write_bytes(&m->w, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+    rc = encode(m, typecode, false) < 0 ? -1 : encode_array_bytes(m, o, &view);
 done:
     Py_XDECREF(typecode);
-    Py_XDECREF(bytes);
-    return rc < 0 ? -1 : message_check(m);
+    PyBuffer_Release(&view);
+    return rc;
+}
+
+/* Pairs what was made of these bytes, which are what it is compared with. 0, or -1. */
+static int
+add_buffer_pair(struct incoming *in, PyObject *o, uint64_t id, const struct frame *frame,
+                const unsigned char *data, size_t size)
+{
+    if (in->strand == NULL || pair_by_id(in->strand, id) != NULL) {
+        return garbled("buffer");
+    }
+    struct pair *pair = pair_add(in->strand, o, PAIR_BUFFER, id);
+    PyObject *before = pair == NULL ? NULL : share_of_frame(frame, data, size);
+    if (before == NULL) {
+        return -1;
+    }
+    pair->snapshot = before;
+    return 0;
 }
 
 PyObject *
@@ -573,7 +600,8 @@ decode_array(struct incoming *in)
     uint64_t id = read_u64(&in->r);
     PyObject *typecode = decode(in);
     size_t size;
-    const unsigned char *data = read_bytes(&in->r, &size);
+    const struct frame *frame;
+    const unsigned char *data = decode_blob(in, &size, &frame);
     if (typecode == NULL || in->r.failed) {
         Py_XDECREF(typecode);
         if (!PyErr_Occurred()) {
@@ -582,18 +610,21 @@ decode_array(struct incoming *in)
         return NULL;
     }
     PyObject *module = PyImport_ImportModule("array");
-    PyObject *array = module == NULL ? NULL
-                                     : PyObject_CallMethod(module, "array", "Oy#", typecode,
-                                                           (const char *)data, (Py_ssize_t)size);
+    PyObject *array =
+        module == NULL ? NULL : PyObject_CallMethod(module, "array", "(O)", typecode);
+    PyObject *bytes =
+        array == NULL ? NULL
+                      : PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)size, PyBUF_READ);
+    PyObject *none = bytes == NULL ? NULL : PyObject_CallMethod(array, "frombytes", "O", bytes);
+    if (none == NULL) {
+        Py_CLEAR(array);
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(bytes);
     Py_XDECREF(module);
     Py_DECREF(typecode);
-    if (array != NULL && id != 0 &&
-        (in->strand == NULL || pair_by_id(in->strand, id) != NULL ||
-         pair_add(in->strand, array, PAIR_BUFFER, id) == NULL)) {
+    if (array != NULL && id != 0 && add_buffer_pair(in, array, id, frame, data, size) < 0) {
         Py_CLEAR(array);
-        if (!PyErr_Occurred()) {
-            garbled("array");
-        }
     }
     return array;
 }
@@ -637,8 +668,7 @@ encode_memoryview(struct message *m, PyObject *o, bool *done)
     for (int i = 0; i < view->ndim; i++) {
         write_u64(&m->w, (uint64_t)(view->shape ? view->shape[i] : view->len));
     }
-    write_bytes(&m->w, view->buf, (size_t)view->len);
-    return message_check(m);
+    return encode_blob(m, view->buf, (size_t)view->len, o, true);
 }
 
 PyObject *
@@ -652,12 +682,12 @@ decode_memoryview(struct incoming *in)
     for (uint64_t i = 0; shape != NULL && i < nd; i++) {
         PyTuple_SET_ITEM(shape, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(read_u64(&in->r)));
     }
-    const char *data = (const char *)read_bytes(&in->r, &size);
+    const struct frame *frame;
+    const unsigned char *data = decode_blob(in, &size, &frame);
     if (format == NULL || shape == NULL || in->r.failed) {
         goto done;
     }
-    base = id != 0 ? PyByteArray_FromStringAndSize(data, (Py_ssize_t)size)
-                   : PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+    base = memory_of_frame(frame, data, size, id != 0);
     view = base == NULL ? NULL : PyMemoryView_FromObject(base);
     if (view != NULL && (nd != 1 || PyUnicode_CompareWithASCIIString(format, "B") != 0)) {
         Py_SETREF(view, PyObject_CallMethod(view, "cast", "s", "B"));
@@ -666,9 +696,7 @@ decode_memoryview(struct incoming *in)
                                     : PyObject_CallMethod(view, "cast", "OO", format, shape));
         }
     }
-    if (view != NULL && id != 0 &&
-        (in->strand == NULL || pair_by_id(in->strand, id) != NULL ||
-         pair_add(in->strand, view, PAIR_BUFFER, id) == NULL)) {
+    if (view != NULL && id != 0 && add_buffer_pair(in, view, id, frame, data, size) < 0) {
         Py_CLEAR(view);
     }
 done:

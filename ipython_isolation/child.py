@@ -34,6 +34,7 @@ _VALUES = """
     pandas._libs.tslibs.timestamps.Timestamp pandas._libs.tslibs.timedeltas.Timedelta
     pandas._libs.tslibs.period.Period pandas._libs.interval.Interval
     pandas._libs.tslibs.nattype.NaTType pandas._libs.missing.NAType
+    torch.dtype torch.device torch.layout torch.memory_format
     dataclasses._FIELD_BASE dataclasses._MISSING_TYPE dataclasses._KW_ONLY_TYPE
 """
 

@@ -163,7 +163,7 @@ class _Pillow(_Library):
         return issubclass(cls, sys.modules["PIL.Image"].Image)
 
     def crosses(self, o):
-        return not getattr(o, "is_animated", False)  # its other frames are in the file
+        return getattr(o, "n_frames", 1) == 1  # others are in the file
 
     def changeable(self, o):
         return True
@@ -172,7 +172,7 @@ class _Pillow(_Library):
         info, mode, size, palette, data, *more = o.__getstate__()
         # What kinds of files have besides: texts, tables, numbers.
         others = {name: value for name, value in vars(o).items() if name not in self._STATE}
-        others = {name: value for name, value in others.items() if adapters.plain(value) is not None}
+        others = {n: value for n, value in others.items() if value is None or adapters.plain(value) is not None}
         return type(o), (info, mode, size, palette, pickle.PickleBuffer(data), *more), others
 
     def rebuilt(self, reduced):
@@ -216,7 +216,7 @@ class _Torch(_Library):
     def crosses(self, o):
         torch = sys.modules["torch"]
         plain = o.device.type == "cpu" and o.layout is torch.strided and not o.requires_grad
-        return plain and not (o.is_quantized or o.is_conj() or o.is_neg() or o.has_names())
+        return plain and not (o.is_quantized or o.is_conj() or o.is_neg() or any(getattr(o, "names", ())))
 
     def changeable(self, o):
         return True
