@@ -531,16 +531,6 @@ done:
     return array;
 }
 
-/* A memoryview goes along, not the array: it must not get another size before its bytes are sent. */
-static int
-encode_array_bytes(struct message *m, PyObject *o, const Py_buffer *view)
-{
-    PyObject *owner = PyMemoryView_FromObject(o);
-    int rc = owner == NULL ? -1 : encode_blob(m, view->buf, (size_t)view->len, owner, true);
-    Py_XDECREF(owner);
-    return rc;
-}
-
 int
 encode_array(struct message *m, PyObject *o, bool owned, bool *done)
 {
@@ -570,7 +560,9 @@ encode_array(struct message *m, PyObject *o, bool owned, bool *done)
     }
     write_u8(&m->w, TAG_ARRAY);
     write_u64(&m->w, id);
-    rc = encode(m, typecode, false) < 0 ? -1 : encode_array_bytes(m, o, &view);
+    rc = encode(m, typecode, false) < 0
+             ? -1
+             : encode_resizable(m, o, view.buf, (size_t)view.len, m->result);
 done:
     Py_XDECREF(typecode);
     PyBuffer_Release(&view);
@@ -610,11 +602,10 @@ decode_array(struct incoming *in)
         return NULL;
     }
     PyObject *module = PyImport_ImportModule("array");
-    PyObject *array =
-        module == NULL ? NULL : PyObject_CallMethod(module, "array", "(O)", typecode);
-    PyObject *bytes =
-        array == NULL ? NULL
-                      : PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)size, PyBUF_READ);
+    PyObject *array = module == NULL ? NULL : PyObject_CallMethod(module, "array", "(O)", typecode);
+    PyObject *bytes = array == NULL ? NULL
+                                    : PyMemoryView_FromMemory((char *)(uintptr_t)data,
+                                                              (Py_ssize_t)size, PyBUF_READ);
     PyObject *none = bytes == NULL ? NULL : PyObject_CallMethod(array, "frombytes", "O", bytes);
     if (none == NULL) {
         Py_CLEAR(array);
@@ -668,7 +659,13 @@ encode_memoryview(struct message *m, PyObject *o, bool *done)
     for (int i = 0; i < view->ndim; i++) {
         write_u64(&m->w, (uint64_t)(view->shape ? view->shape[i] : view->len));
     }
-    return encode_blob(m, view->buf, (size_t)view->len, o, true);
+    if (m->strand == NULL || !channel_has_lane(m->strand->channel)) {
+        return encode_resizable(m, o, view->buf, (size_t)view->len, false);
+    }
+    PyObject *owner = PyMemoryView_FromObject(o); /* one that nobody can release */
+    int rc = owner == NULL ? -1 : encode_blob(m, view->buf, (size_t)view->len, owner, true);
+    Py_XDECREF(owner);
+    return rc;
 }
 
 PyObject *

@@ -15,6 +15,8 @@
 #define PARTS_MOST 4
 /* What a thread of its own is worth starting for: that takes some 30 us, as copying 300 kB does. */
 #define PART_LEAST ((size_t)4 << 20)
+/* As NumPy has it for its own arrays. */
+#define FRESH_LEAST ((size_t)4 << 20)
 #define STACK_SIZE ((size_t)128 << 10) /* a report of a crash is made on it */
 
 struct part {
@@ -68,6 +70,17 @@ start(pthread_t *thread, struct part *p)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     return error == 0;
+}
+
+void
+big_fresh(void *data, size_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)data + page - 1) / page * page;
+    uintptr_t to = ((uintptr_t)data + size) / page * page;
+
+    if (size >= FRESH_LEAST && from < to)
+        madvise((void *)from, to - from, MADV_HUGEPAGE);
 }
 
 bool

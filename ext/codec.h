@@ -150,6 +150,10 @@ void call_free(struct call *call);
 /* Bytes of `owner` (which nobody changes until they are sent): in the frame when they are few, else
  * sent along without being encoded. */
 int encode_blob(struct message *m, const void *data, size_t size, PyObject *owner, bool apart);
+/* The same of what may get another size before libzmq has sent it: copied, unless it is `ours`. */
+int encode_resizable(struct message *m, PyObject *o, const void *data, size_t size, bool ours);
+/* As PyBytes_FromStringAndSize(): many of them are copied by all processors. */
+PyObject *bytes_of(const void *data, size_t size);
 /* The same of bytes in a block, which is shared and not sent where the connection can do that. */
 int encode_shared(struct message *m, const void *data, size_t size, PyObject *owner,
                   struct block *block);

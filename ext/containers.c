@@ -3,6 +3,7 @@
  * it. */
 #include "codec.h"
 
+#include "bigcopy.h"
 #include "handles.h"
 #include "proxy.h"
 
@@ -136,8 +137,8 @@ encode_content(struct message *m, PyObject *o, enum pair_kind kind, bool owned)
     case PAIR_DICT:
         return encode_dict(m, o, owned);
     case PAIR_BYTEARRAY:
-        write_bytes(&m->w, PyByteArray_AS_STRING(o), (size_t)PyByteArray_GET_SIZE(o));
-        return message_check(m);
+        return encode_resizable(m, o, PyByteArray_AS_STRING(o), (size_t)PyByteArray_GET_SIZE(o),
+                                owned);
     case PAIR_DEQUE:
         return encode_deque(m, o);
     default:
@@ -263,6 +264,37 @@ encode_container(struct message *m, PyObject *o, bool owned, bool *done)
 
 /* ---- reading ----------------------------------------------------------------------------- */
 
+/* The content of a bytearray, instead of the one that it has. What it came as is what a pair
+ * compares it with, where *came is wanted: new reference, or NULL, which is to be made as of any
+ * other container. 0, or -1. */
+static int
+read_bytearray(struct incoming *in, PyObject *o, PyObject **came)
+{
+    size_t size;
+    const struct frame *frame;
+    const unsigned char *data = decode_blob(in, &size, &frame);
+    if (in->r.failed || PyByteArray_Resize(o, (Py_ssize_t)size) < 0) {
+        return -1;
+    }
+    big_fresh(PyByteArray_AS_STRING(o), size);
+    big_copy(PyByteArray_AS_STRING(o), data, size, false, false);
+    if (came != NULL && size >= BLOB_SIZE) {
+        *came = share_of_frame(frame, data, size);
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* New reference, or NULL, perhaps without an exception. */
+static PyObject *
+decode_bytearray(struct incoming *in, PyObject **came)
+{
+    PyObject *o = PyByteArray_FromStringAndSize(NULL, 0);
+    if (o != NULL && read_bytearray(in, o, came) < 0) {
+        Py_CLEAR(o);
+    }
+    return o;
+}
+
 static PyObject *
 decode_list(struct incoming *in, PyObject *list)
 {
@@ -374,7 +406,7 @@ decode_pair(struct incoming *in)
 {
     uint64_t id = read_u64(&in->r);
     uint8_t kind = read_u8(&in->r);
-    PyObject *o = NULL;
+    PyObject *o = NULL, *came = NULL;
     if (in->strand == NULL || pair_by_id(in->strand, id) != NULL) {
         garbled("pair");
         return NULL;
@@ -393,13 +425,9 @@ decode_pair(struct incoming *in)
     case PAIR_DEQUE:
         o = new_deque(in);
         break;
-    case PAIR_BYTEARRAY: {
-        size_t size;
-        const unsigned char *data = read_bytes(&in->r, &size);
-        o = in->r.failed ? NULL
-                         : PyByteArray_FromStringAndSize((const char *)data, (Py_ssize_t)size);
+    case PAIR_BYTEARRAY:
+        o = decode_bytearray(in, &came);
         break;
-    }
     default:
         break;
     }
@@ -409,10 +437,13 @@ decode_pair(struct incoming *in)
         }
         return NULL;
     }
-    if (pair_add(in->strand, o, kind, id) == NULL) {
+    struct pair *pair = pair_add(in->strand, o, kind, id);
+    if (pair == NULL) {
+        Py_XDECREF(came);
         Py_DECREF(o);
         return NULL;
     }
+    pair->snapshot = came;
     return decode_content(in, o, kind);
 }
 
@@ -492,12 +523,9 @@ decode_shadow(struct incoming *in)
         goto error;
     }
     if (kind == PAIR_BYTEARRAY) {
-        size_t size;
-        const unsigned char *data = read_bytes(&in->r, &size);
-        if (in->r.failed || PyByteArray_Resize(content, (Py_ssize_t)size) < 0) {
+        if (read_bytearray(in, content, NULL) < 0) {
             goto error;
         }
-        memcpy(PyByteArray_AS_STRING(content), data, size);
     }
     content = decode_content(in, content, kind);
     if (content == NULL) {
@@ -533,12 +561,8 @@ decode_container(struct incoming *in, uint8_t tag)
         return decode_into(in, PySet_New(NULL), PySet_Add);
     case TAG_DEQUE:
         return decode_into(in, new_deque(in), deque_append);
-    case TAG_BYTEARRAY: {
-        size_t size;
-        const unsigned char *data = read_bytes(r, &size);
-        return r->failed ? NULL
-                         : PyByteArray_FromStringAndSize((const char *)data, (Py_ssize_t)size);
-    }
+    case TAG_BYTEARRAY:
+        return decode_bytearray(in, NULL);
     case TAG_PAIR:
         return decode_pair(in);
     case TAG_PAIRREF: {

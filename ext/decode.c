@@ -2,6 +2,7 @@
 #include "codec.h"
 
 #include "batch.h"
+#include "bigcopy.h"
 #include "handles.h"
 #include "memory.h"
 #include "peer.h"
@@ -169,6 +170,7 @@ decode_blob_text(struct incoming *in)
         return text;
     }
     unsigned char *to = (unsigned char *)PyUnicode_1BYTE_DATA(text);
+    big_fresh(to, size);
     for (size_t at = 0, n; at < size; at += n) {
         uint64_t bits = 0, word;
         n = size - at < TEXT_CHUNK ? size - at : TEXT_CHUNK;
@@ -500,7 +502,7 @@ decode(struct incoming *in)
         break;
     case TAG_BYTES:
         data = decode_blob(in, &size, &(const struct frame *){NULL});
-        o = r->failed ? NULL : PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
+        o = r->failed ? NULL : bytes_of(data, size);
         break;
     default:
         if (Py_EnterRecursiveCall(" while reading an object from another process")) {

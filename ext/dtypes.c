@@ -8,26 +8,52 @@
 #define DTYPES_MOST 64
 
 /* The built-in dtypes have a short name each, by which the other side finds its own; to ask NumPy
- * for one takes longer than all else. Adds to one of the dicts of the state: there are some two
- * dozen, more only where a hostile child invents names. 0, or -1. */
-static int
-remember(PyObject **dict, PyObject *key, PyObject *value)
+ * for one takes longer than all else. By address: two of them may be equal (long and long long),
+ * and they never go. */
+static struct table texts; /* dtype -> text, strong */
+static PyObject *by_text;  /* dict: text -> dtype */
+
+/* Borrowed, or NULL. */
+static PyObject *
+known_text(PyObject *dtype)
 {
-    if (*dict == NULL && (*dict = PyDict_New()) == NULL) {
-        return -1;
+    return table_get(&texts, ADDRESS(dtype));
+}
+
+/* Of a built-in one. 0, or -1. */
+static int
+remember_text(PyObject *dtype, PyObject *text)
+{
+    if (known_text(dtype) == NULL) {
+        if (!table_put(&texts, ADDRESS(dtype), text)) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        Py_INCREF(dtype);
+        Py_INCREF(text);
     }
-    return PyDict_GET_SIZE(*dict) < DTYPES_MOST ? PyDict_SetItem(*dict, key, value) : 0;
+    return 0;
 }
 
 /* Borrowed, or NULL without an exception. */
 static PyObject *
-known(PyObject *dict, PyObject *key)
+known_dtype(PyObject *text)
 {
-    PyObject *found = dict == NULL ? NULL : PyDict_GetItemWithError(dict, key);
+    PyObject *found = by_text == NULL ? NULL : PyDict_GetItemWithError(by_text, text);
     if (found == NULL) {
         PyErr_Clear();
     }
     return found;
+}
+
+/* There are some two dozen, more only where a hostile child invents names. 0, or -1. */
+static int
+remember_dtype(PyObject *text, PyObject *dtype)
+{
+    if (by_text == NULL && (by_text = PyDict_New()) == NULL) {
+        return -1;
+    }
+    return PyDict_GET_SIZE(by_text) < DTYPES_MOST ? PyDict_SetItem(by_text, text, dtype) : 0;
 }
 
 static bool
@@ -62,8 +88,7 @@ call_pickle(const char *function, PyObject *o)
 PyObject *
 dtype_text(PyObject *dtype, bool *objects)
 {
-    core_state *core = core_get();
-    PyObject *text = Py_XNewRef(known(core->dtype_texts, dtype));
+    PyObject *text = Py_XNewRef(known_text(dtype));
     int any = text != NULL ? 0 : has_objects(dtype);
     *objects = any > 0;
     if (text != NULL || any != 0) {
@@ -72,8 +97,8 @@ dtype_text(PyObject *dtype, bool *objects)
     if (!is_builtin(dtype)) {
         return call_pickle("dumps", dtype);
     }
-    text = PyObject_GetAttr(dtype, core->str_char);
-    if (text != NULL && remember(&core->dtype_texts, dtype, text) < 0) {
+    text = PyObject_GetAttr(dtype, core_get()->str_char);
+    if (text != NULL && remember_text(dtype, text) < 0) {
         Py_CLEAR(text);
     }
     return text;
@@ -98,16 +123,14 @@ any_dtype(PyObject *said)
 PyObject *
 dtype_of_text(PyObject *text)
 {
-    core_state *core = core_get();
-    PyObject *dtype = PyUnicode_CheckExact(text) ? Py_XNewRef(known(core->dtypes, text)) : NULL;
+    PyObject *dtype = PyUnicode_CheckExact(text) ? Py_XNewRef(known_dtype(text)) : NULL;
     if (dtype != NULL) {
         return dtype;
     }
     dtype = any_dtype(text);
     /* Bytes from a frame must never become pointers. */
     if (dtype == NULL || has_objects(dtype) != 0 ||
-        (PyUnicode_CheckExact(text) && is_builtin(dtype) &&
-         remember(&core->dtypes, text, dtype) < 0)) {
+        (PyUnicode_CheckExact(text) && is_builtin(dtype) && remember_dtype(text, dtype) < 0)) {
         Py_CLEAR(dtype);
     }
     return dtype;
@@ -186,7 +209,7 @@ encode_scalar(struct message *m, PyObject *o, bool *done)
 {
     core_state *core = core_get();
     PyObject *dtype = PyObject_GetAttr(o, core->str_dtype), *value = NULL;
-    PyObject *text = dtype == NULL ? NULL : Py_XNewRef(known(core->dtype_texts, dtype));
+    PyObject *text = dtype == NULL ? NULL : Py_XNewRef(known_text(dtype));
     int rc = -1;
     if (dtype != NULL && text == NULL) {
         text = PyObject_GetAttr(dtype, is_builtin(dtype) ? core->str_char : core->str_str);
@@ -195,7 +218,7 @@ encode_scalar(struct message *m, PyObject *o, bool *done)
             PyErr_SetString(PyExc_TypeError, "a dtype's name is no text");
         }
         if (text != NULL && PyUnicode_GET_LENGTH(text) == 1 && kind_of(text) == SCALAR_BYTES &&
-            remember(&core->dtype_texts, dtype, text) < 0) {
+            remember_text(dtype, text) < 0) {
             Py_CLEAR(text);
         }
     }

@@ -2,6 +2,7 @@
  * taken back when it is abandoned, and the objects whose bytes go along without a copy. */
 #include "codec.h"
 
+#include "bigcopy.h"
 #include "handles.h"
 
 #include <stdatomic.h>
@@ -17,6 +18,8 @@ garbled(const char *what)
     }
     return -1;
 }
+
+#define MUCH ((size_t)1 << 20) /* bytes that are worth more than memcpy() */
 
 /* ---- messages ---------------------------------------------------------------------------- */
 
@@ -144,6 +147,32 @@ encode_blob(struct message *m, const void *data, size_t size, PyObject *owner, b
         return message_check(m);
     }
     return add_blob(m, data, size, owner, apart, NULL);
+}
+
+PyObject *
+bytes_of(const void *data, size_t size)
+{
+    if (size < MUCH) {
+        return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (bytes != NULL) {
+        big_fresh(PyBytes_AS_STRING(bytes), size);
+        big_copy(PyBytes_AS_STRING(bytes), data, size, false, false);
+    }
+    return bytes;
+}
+
+int
+encode_resizable(struct message *m, PyObject *o, const void *data, size_t size, bool ours)
+{
+    if (size < BLOB_SIZE || ours) {
+        return encode_blob(m, data, size, o, true);
+    }
+    PyObject *copy = bytes_of(data, size);
+    int rc = copy == NULL ? -1 : encode_blob(m, PyBytes_AS_STRING(copy), size, copy, true);
+    Py_XDECREF(copy);
+    return rc;
 }
 
 int

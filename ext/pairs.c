@@ -516,12 +516,12 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
     case PAIR_PARTS:
         return encode_parts_changes(m, pair->object, pair->snapshot, changed);
     case PAIR_BYTEARRAY: {
+        size_t old;
         struct ranges r = {.m = m,
                            .now = PyByteArray_AS_STRING(pair->object),
-                           .before = PyBytes_AS_STRING(pair->snapshot),
+                           .before = snapshot_bytes(pair->snapshot, &old),
                            .unit = 1};
-        return encode_byte_changes(&r, (size_t)PyByteArray_GET_SIZE(pair->object),
-                                   (size_t)PyBytes_GET_SIZE(pair->snapshot), changed);
+        return encode_byte_changes(&r, (size_t)PyByteArray_GET_SIZE(pair->object), old, changed);
     }
     default: {
         struct flat flat;

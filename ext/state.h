@@ -290,7 +290,6 @@ typedef struct core_state {
     PyObject *library[LIBRARY_CONTAINERS]; /* NULL until first needed */
     PyObject *deque_type, *array_type;     /* NULL until first needed */
     PyObject *numpy_names[4];              /* likewise; see dtypes.c */
-    PyObject *dtype_texts, *dtypes;        /* dtype -> what says it in a frame, and back; or NULL */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;
 #include "names.def"

@@ -91,13 +91,13 @@ value(struct line *l, struct reader *r, int depth)
         return true;
     }
     case TAG_BYTES:
+    case TAG_BYTEARRAY:
         if (read_u8(r)) {
             add(l, "<blob %llu>", (unsigned long long)read_u64(r));
             return true;
         }
         /* fall through */
-    case TAG_BIGINT:
-    case TAG_BYTEARRAY: {
+    case TAG_BIGINT: {
         size_t n;
         read_bytes(r, &n);
         add(l, "<%zu bytes>", n);
