@@ -166,3 +166,22 @@ def test_a_call_that_dies_has_changed_nothing(context):
     assert "SIGKILL" in str(error) and type(error).__name__ == "ProcessTerminationError"
     assert a.tolist() == [0, 1, 2, 3, 4] and items == [1]
     assert normal(zoo.identity(3)) == ("int", 3)
+
+
+@pytest.mark.parametrize("n", [10, 10_000, 200_000])
+@both
+def test_resized_after_it_was_sent(zoo, n):
+    """Nothing of a call holds on to what can get another size: not afterwards, nor in callbacks."""
+    items, text = array.array("d", bytes(8 * n)), bytearray(8 * n)
+    seen = []
+    for o, one in ((items, 1.0), (text, 1)):
+        for _ in range(3):
+            zoo.identity(o)
+            o.append(one)
+        zoo.call(lambda a, one=one: a.append(one), o)
+        seen.append((len(o), zoo.call(len, o), o[-1] == one, zoo.identity(o) is o))
+    view = memoryview(text)
+    zoo.call(lambda v: v.__setitem__(0, 77), view)
+    view.release()
+    text.append(5)
+    return seen, text[0], bytes(text[-2:])
