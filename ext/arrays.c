@@ -39,12 +39,13 @@ loaded_type(PyObject **cache, const char *module, const char *name)
 }
 
 bool
-module_isolated(PeerObject *peer, const char *name)
+module_isolated(PeerObject *peer, PyObject *name)
 {
-    PyObject *module = PyUnicode_FromString(name);
-    bool isolated = is_isolated_name(peer, module);
-    Py_XDECREF(module);
-    return isolated;
+    int found = PySet_GET_SIZE(peer->isolated) == 0 ? 0 : PySet_Contains(peer->isolated, name);
+    if (found < 0) {
+        PyErr_Clear();
+    }
+    return found > 0;
 }
 
 bool
@@ -58,7 +59,7 @@ is_plain_ndarray(PyObject *o)
 bool
 is_ndarray(PeerObject *peer, PyObject *o)
 {
-    return is_plain_ndarray(o) && !module_isolated(peer, "numpy");
+    return is_plain_ndarray(o) && !module_isolated(peer, core_get()->str_numpy);
 }
 
 bool
@@ -73,7 +74,7 @@ is_array(PeerObject *peer, PyObject *o)
     const char *name = Py_TYPE(o)->tp_name;
     return name[0] == 'a' && strcmp(name, "array.array") == 0 &&
            (PyObject *)Py_TYPE(o) == loaded_type(&core_get()->array_type, "array", "array") &&
-           !module_isolated(peer, "array");
+           !module_isolated(peer, core_get()->str_array);
 }
 
 static PyObject *

@@ -251,7 +251,8 @@ PyObject *decode_scalar(struct incoming *in);
 PyObject *decode_dtype(struct incoming *in);
 
 /* arrays.c */
-bool module_isolated(PeerObject *peer, const char *name);
+/* Is this top-level module isolated? */
+bool module_isolated(PeerObject *peer, PyObject *name);
 bool is_plain_ndarray(PyObject *o); /* of NumPy, isolated or not */
 bool is_ndarray(PeerObject *peer, PyObject *o);
 bool is_array(PeerObject *peer, PyObject *o);

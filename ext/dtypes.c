@@ -177,7 +177,7 @@ is_numpy_value(PeerObject *peer, PyObject *o)
     /* Its own classes alone: others derive from them, and have more. */
     return strncmp(Py_TYPE(o)->tp_name, "numpy.", 6) == 0 &&
            (is_a(o, NUMPY_GENERIC) || is_a(o, NUMPY_DTYPE) || is_a(o, NUMPY_UFUNC)) &&
-           !module_isolated(peer, "numpy");
+           !module_isolated(peer, core_get()->str_numpy);
 }
 
 /* ---- scalars ------------------------------------------------------------------------------ */
