@@ -138,17 +138,21 @@ PyObject *
 buffer_changed(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *o, *mark;
-    Py_buffer view;
+    Py_buffer view, before = {0};
     if (!PyArg_ParseTuple(args, "OO", &o, &mark) ||
         PyObject_GetBuffer(o, &view, PyBUF_ANY_CONTIGUOUS) < 0) {
         return NULL;
     }
-    bool same = PyBytes_Check(mark)
-                    ? PyBytes_GET_SIZE(mark) == view.len &&
-                          memcmp(view.buf, PyBytes_AS_STRING(mark), (size_t)view.len) == 0
-                    : is_as_it_came(&view);
+    bool same = false;
+    if (mark == Py_None) {
+        same = is_as_it_came(&view);
+    }
+    else if (PyObject_GetBuffer(mark, &before, PyBUF_ANY_CONTIGUOUS) == 0) {
+        same = before.len == view.len && memcmp(view.buf, before.buf, (size_t)view.len) == 0;
+        PyBuffer_Release(&before);
+    }
     PyBuffer_Release(&view);
-    return PyBool_FromLong(!same);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(!same);
 }
 
 int

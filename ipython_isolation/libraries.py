@@ -183,11 +183,11 @@ class _Pillow(_Library):
         return image
 
     def content(self, o, came):
-        return came if came is not None else tuple(map(bytes, self.parts(o)))
+        return came if came is not None else self.parts(o)
 
     def changes(self, o, before):
         parts = self.parts(o)
-        same = len(parts) == len(before) and all(memoryview(a) == memoryview(b) for a, b in zip(parts, before))
+        same = len(parts) == len(before) and not any(map(_core.buffer_changed, parts, before))
         return None if same else parts
 
     def restore(self, o, new):

@@ -4,7 +4,8 @@ Each contender is a class whose instance offers `noop`, `getitem`, `setitem`, `m
 arguments, to be timed), `pid()` (who answers, asked in the same way), `requests()` (None, or how many requests
 were sent so far) and `close()`; and where it can, what bench_target.py has: `time_callbacks(function, n)`, `numbers()`
 (what can be iterated), and for arrays `ends(array)`, `fill(array, number)` (after which the array here is as the
-other process has left it), `stash(size, number)` and `take()` (a real array).
+other process has left it), `stash(size, number)` and `take()` (a real array); for other big objects `look(o)` and
+`stash_object(kind, megabytes, number)`.
 """
 
 import ctypes
@@ -45,6 +46,7 @@ class Local:
         self.thing = thing
         self.time_callbacks, self.numbers = target.time_callbacks, target.numbers
         self.ends, self.fill, self.stash, self.take = target.ends, target.fill, target.stash, target.take
+        self.look, self.stash_object = target.look, target.stash_object
 
     def requests(self):
         return None
@@ -164,6 +166,7 @@ class RPyC(Local):
 
         target = self._connection.modules["bench_target"]
         self.ends, self.fill, self.take = ends, fill, lambda: obtain(target.take())
+        self.look = lambda o: tuple(target.look(deliver(self._connection, o)))
 
     @staticmethod
     def serve(fd):
@@ -213,6 +216,7 @@ class Manager:
 
         self.numbers = lambda: _Sequence(numbers)
         self.ends, self.fill, self.stash, self.take = arrays.ends, fill, arrays.stash, arrays.take
+        self.look, self.stash_object = arrays.look, arrays.stash_object
 
     def requests(self):
         return None
@@ -254,6 +258,16 @@ class Arrays:
         import bench_target
 
         return bench_target.take()
+
+    def look(self, o):
+        import bench_target
+
+        return bench_target.look(o)
+
+    def stash_object(self, kind, megabytes, number):
+        import bench_target
+
+        bench_target.stash_object(kind, megabytes, number)
 
 
 class _NoOp:
@@ -435,6 +449,7 @@ class IPyParallel:
 
         self.ends, self.fill = lambda array: call(_remote_ends, array), fill
         self.stash, self.take = lambda size, number: call(_remote_stash, size, number), lambda: call(_remote_take)
+        self.look, self.stash_object = lambda o: call(_remote_look, o), lambda *what: call(_remote_stash_object, *what)
 
     def requests(self):
         return None
@@ -478,6 +493,14 @@ def _remote_stash(size, number):
 
 def _remote_take():
     return bench_target.take()  # noqa: F821
+
+
+def _remote_look(o):
+    return bench_target.look(o)  # noqa: F821
+
+
+def _remote_stash_object(kind, megabytes, number):
+    bench_target.stash_object(kind, megabytes, number)  # noqa: F821
 
 
 for _function in [o for name, o in globals().items() if name.startswith("_remote_")]:

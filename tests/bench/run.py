@@ -11,6 +11,7 @@ import sys
 import time
 
 import arrays
+import big_objects
 import callbacks
 import endurance
 import iteration
@@ -20,7 +21,7 @@ import recovery
 import report
 import start
 
-SECTIONS = [latency, callbacks, iteration, arrays, start, endurance]
+SECTIONS = [latency, callbacks, iteration, arrays, big_objects, start, endurance]
 
 
 def page(sections):
