@@ -697,6 +697,9 @@ decode_memoryview(struct incoming *in)
     if (view != NULL && id != 0 && add_buffer_pair(in, view, id, frame, data, size) < 0) {
         Py_CLEAR(view);
     }
+    if (view != NULL && id != 0) {
+        pair_by_id(in->strand, id)->memory = Py_NewRef(base);
+    }
 done:
     if (view == NULL && !PyErr_Occurred()) {
         garbled("memoryview");

@@ -9,15 +9,11 @@
 
 /* The built-in dtypes have a short name each, by which the other side finds its own; to ask NumPy
  * for one takes longer than all else. By address: two of them may be equal (long and long long),
- * and they never go. */
-static struct table texts; /* dtype -> text, strong */
-static PyObject *by_text;  /* dict: text -> dtype */
-
-/* Borrowed, or NULL. */
+ * and they never go. Borrowed, or NULL. */
 static PyObject *
 known_text(PyObject *dtype)
 {
-    return table_get(&texts, ADDRESS(dtype));
+    return table_get(&core_get()->dtype_texts, ADDRESS(dtype));
 }
 
 /* Of a built-in one. 0, or -1. */
@@ -25,7 +21,7 @@ static int
 remember_text(PyObject *dtype, PyObject *text)
 {
     if (known_text(dtype) == NULL) {
-        if (!table_put(&texts, ADDRESS(dtype), text)) {
+        if (!table_put(&core_get()->dtype_texts, ADDRESS(dtype), text)) {
             PyErr_NoMemory();
             return -1;
         }
@@ -39,6 +35,7 @@ remember_text(PyObject *dtype, PyObject *text)
 static PyObject *
 known_dtype(PyObject *text)
 {
+    PyObject *by_text = core_get()->dtype_of_text;
     PyObject *found = by_text == NULL ? NULL : PyDict_GetItemWithError(by_text, text);
     if (found == NULL) {
         PyErr_Clear();
@@ -50,10 +47,13 @@ known_dtype(PyObject *text)
 static int
 remember_dtype(PyObject *text, PyObject *dtype)
 {
-    if (by_text == NULL && (by_text = PyDict_New()) == NULL) {
+    core_state *core = core_get();
+    if (core->dtype_of_text == NULL && (core->dtype_of_text = PyDict_New()) == NULL) {
         return -1;
     }
-    return PyDict_GET_SIZE(by_text) < DTYPES_MOST ? PyDict_SetItem(by_text, text, dtype) : 0;
+    return PyDict_GET_SIZE(core->dtype_of_text) < DTYPES_MOST
+               ? PyDict_SetItem(core->dtype_of_text, text, dtype)
+               : 0;
 }
 
 static bool
@@ -257,17 +257,17 @@ done:
 static PyObject *
 scalar_function(void)
 {
-    static PyObject *function;
-    if (function == NULL) {
+    PyObject **function = &core_get()->numpy_scalar;
+    if (*function == NULL) {
         PyObject *module = PyImport_ImportModule("numpy._core.multiarray");
         if (module == NULL) {
             PyErr_Clear();
             module = PyImport_ImportModule("numpy.core.multiarray");
         }
-        function = module == NULL ? NULL : PyObject_GetAttrString(module, "scalar");
+        *function = module == NULL ? NULL : PyObject_GetAttrString(module, "scalar");
         Py_XDECREF(module);
     }
-    return function;
+    return *function;
 }
 
 PyObject *
@@ -323,10 +323,13 @@ encode_dtype(struct message *m, PyObject *o, bool *done)
     PyObject *said = is_builtin(o) ? PyObject_GetAttr(o, core_get()->str_char) : NULL;
     if (said == NULL) {
         PyErr_Clear();
-        said = call_pickle("dumps", o);
+        PyObject *module = PyImport_ImportModule("ipython_isolation.libraries");
+        said = module == NULL ? NULL : PyObject_CallMethod(module, "dumps", "O", o);
+        Py_XDECREF(module);
     }
     if (said == NULL) {
-        return -1;
+        PyErr_Clear();
+        return 0; /* it has something in it that cannot be pickled */
     }
     *done = true;
     write_u8(&m->w, TAG_DTYPE);

@@ -366,11 +366,10 @@ crossing_of(PyTypeObject *type)
     else if (name != NULL && Py_TYPE(type) != &PyType_Type) {
         crossing = crossing_of(Py_TYPE(type)) == BY_VALUE ? BY_VALUE : BY_REFERENCE;
     }
-    bool library = false;
     if (crossing == BY_REFERENCE && name != NULL) {
         Py_ssize_t dot = PyUnicode_FindChar(name, '.', 0, PyUnicode_GET_LENGTH(name), 1);
         PyObject *root = PyUnicode_Substring(name, 0, dot < 0 ? 0 : dot + 1);
-        library = root != NULL && PyDict_Contains(types, root) > 0;
+        bool library = root != NULL && PyDict_Contains(types, root) > 0;
         crossing = library && has_parts(type) ? IN_PARTS : BY_REFERENCE;
         Py_XDECREF(root);
     }
@@ -379,7 +378,7 @@ crossing_of(PyTypeObject *type)
     Py_XDECREF(qualname);
     Py_XDECREF(name);
     /* What is none is remembered only of types that stay: the table holds them. */
-    if (crossing != BY_REFERENCE || library || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE)) {
+    if (crossing != BY_REFERENCE || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE)) {
         PyObject *said = crossing == BY_VALUE   ? Py_True
                          : crossing == IN_PARTS ? Py_Ellipsis
                                                 : Py_False;
@@ -527,14 +526,17 @@ encode_compound(struct message *m, PyObject *o, bool owned)
     else {
         enum crossing crossing = crossing_of(Py_TYPE(o));
         PyObject *module, *qualname;
-        if (crossing != BY_REFERENCE &&
-            is_named(m->peer, (PyObject *)Py_TYPE(o), &module, &qualname)) {
+        if (crossing == IN_PARTS && encode_parts(m, o, owned, &done) < 0) {
+            return -1;
+        }
+        if (crossing == BY_VALUE && is_named(m->peer, (PyObject *)Py_TYPE(o), &module, &qualname)) {
             Py_DECREF(module);
             Py_DECREF(qualname);
-            if ((crossing == BY_VALUE ? encode_reduced(m, o, &done)
-                                      : encode_parts(m, o, owned, &done)) < 0) {
+            if (encode_reduced(m, o, &done) < 0) {
                 return -1;
             }
+        }
+        if (crossing != BY_REFERENCE) {
             if (done) {
                 return crossing == BY_VALUE && !m->result ? keep(m, at, o)
                        : crossing == BY_VALUE             ? 0

@@ -45,6 +45,8 @@ int raise_error(const char *name, const char *text);
 /* Header, releases and changes of pairs: what every frame starts with. 0, or -1 with an exception.
  */
 int frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request);
+/* The header alone, which cannot fail but for memory. */
+void frame_header_begin(struct message *m, unsigned op, uint64_t request);
 /* Sends the frame and frees the message. */
 int frame_send(struct message *m);
 /* Reads the header of a received frame. 1: it is for us; 0: dropped (of another life); -1: garbled.

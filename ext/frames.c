@@ -11,20 +11,26 @@
 #define BIG_FRAME 4096     /* bytes from which a frame's memory is handed over instead of copied */
 #define MUCH (256u * 1024) /* bytes that are sent without the GIL */
 
-/* Header, releases and changes of pairs: what every frame starts with. */
-int
-frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
+void
+frame_header_begin(struct message *m, unsigned op, uint64_t request)
 {
-    PeerObject *peer = m->peer;
-    bool changes = false;
     struct frame_header h = {
-        .op = (uint8_t)op, .epoch = peer->epoch, .strand = m->strand->id, .request = request};
+        .op = (uint8_t)op, .epoch = m->peer->epoch, .strand = m->strand->id, .request = request};
     m->op = (unsigned char)op;
     m->request = request;
     m->begun = true;
     m->strand->framing++;
     blobs_collect();
     write_header(&m->w, &h);
+}
+
+/* Header, releases and changes of pairs: what every frame starts with. */
+int
+frame_begin(struct message *m, unsigned op, unsigned flags, uint64_t request)
+{
+    PeerObject *peer = m->peer;
+    bool changes = false;
+    frame_header_begin(m, op, request);
     if (peer->copies != NULL || peer->holds != NULL) {
         if (buffers_encode(m, &changes) < 0) {
             return -1;

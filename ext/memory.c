@@ -122,6 +122,18 @@ is_as_it_came(const Py_buffer *view)
 }
 
 PyObject *
+buffer_address(PyObject *Py_UNUSED(module), PyObject *o)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(o, &view, PyBUF_ANY_CONTIGUOUS) < 0) {
+        return NULL;
+    }
+    PyObject *address = PyLong_FromVoidPtr(view.buf);
+    PyBuffer_Release(&view);
+    return address;
+}
+
+PyObject *
 buffer_mark(PyObject *Py_UNUSED(module), PyObject *o)
 {
     Py_buffer view;

@@ -15,6 +15,8 @@ PyObject *decode_pickle_buffer(struct incoming *in);
 /* buffer_mark(o): what to compare o's buffer with later: None where it is as it came from the other
  * side, else a copy of its bytes. */
 PyObject *buffer_mark(PyObject *module, PyObject *o);
+/* buffer_address(o): of its first byte. */
+PyObject *buffer_address(PyObject *module, PyObject *o);
 /* buffer_changed(o, mark): is it another than the mark, which may be any buffer, says? */
 PyObject *buffer_changed(PyObject *module, PyObject *args);
 int memory_init(core_state *core, PyObject *module);

@@ -267,10 +267,16 @@ mirror_add(PeerObject *peer, PyTypeObject *type, uint32_t flags, bool proxies)
     return mirror;
 }
 
-/* What instance.__class__ says: the real local class of an un-isolated target. */
+/* What instance.__class__ says: the real local class of an un-isolated target. Not where C++ code
+ * takes for a real one, with its layout, whatever isinstance() does: that of torch would crash. */
 static PyObject *
 reported_class(PeerObject *peer, struct description *d)
 {
+    if (PyUnicode_Check(d->module) &&
+        (PyUnicode_CompareWithASCIIString(d->module, "torch") == 0 ||
+         PyUnicode_CompareWithASCIIString(d->module, "torch._C") == 0)) {
+        return NULL;
+    }
     return (PyObject *)local_class(peer, d->module, d->qualname);
 }
 

@@ -5,7 +5,6 @@
 #include "batch.h"
 #include "codec.h"
 #include "handles.h"
-#include "memory.h"
 #include "iteration.h"
 #include "memory.h"
 #include "peer.h"
@@ -135,6 +134,7 @@ static PyMethodDef methods[] = {
     {"raiser", core_raiser, METH_O, NULL},
     {"share_arrays", share_arrays, METH_O, NULL},
     {"buffer_mark", buffer_mark, METH_O, NULL},
+    {"buffer_address", buffer_address, METH_O, NULL},
     {"buffer_changed", buffer_changed, METH_VARARGS, NULL},
     {"thread_starter", thread_starter, METH_O, NULL},
     {"thread_cell", thread_cell, METH_NOARGS, NULL},

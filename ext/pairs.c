@@ -73,6 +73,7 @@ pairs_truncate(struct strand *s, size_t npairs)
         table_remove(&s->pair_by_address, ADDRESS(pair.object));
         table_remove(&s->pair_by_id, pair.id);
         Py_XDECREF(pair.snapshot);
+        Py_XDECREF(pair.memory);
         Py_DECREF(pair.object);
     }
 }
@@ -527,8 +528,12 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
         struct flat flat;
         size_t old;
         if (flat_open(pair->object, &flat) < 0) {
-            PyErr_Clear(); /* released meanwhile (a memoryview): nothing to restore */
-            return 0;
+            PyErr_Clear(); /* released meanwhile: a memoryview of the session's is at no end of it
+                            */
+            if (pair->memory == NULL || flat_open(pair->memory, &flat) < 0) {
+                PyErr_Clear();
+                return 0;
+            }
         }
         const char *before = snapshot_bytes(pair->snapshot, &old);
         if (flat.size != old && is_plain_ndarray(pair->object)) {
@@ -596,10 +601,12 @@ pairs_encode_changes(struct message *m, bool *any)
     s->in_pairs++;
     m->result = true; /* new items: fresh ones move, others go by reference */
     int rc = 0;
+    size_t failed = s->npairs;
     for (size_t i = 0; rc == 0 && i < npairs; i++) {
         if (s->pairs[i].snapshot == NULL) {
             continue;
         }
+        failed = i;
         size_t at = m->w.size;
         bool changed = false;
         write_u64(&m->w, s->pairs[i].id);
@@ -614,6 +621,9 @@ pairs_encode_changes(struct message *m, bool *any)
     }
     s->in_pairs--;
     m->result = result;
+    if (rc < 0 && failed < s->npairs) {
+        Py_CLEAR(s->pairs[failed].snapshot); /* what cannot be said is not tried again */
+    }
     for (size_t i = 0; rc == 0 && i < npairs; i++) {
         Py_CLEAR(s->pairs[i].snapshot); /* control is lost; a new one is taken when it comes back */
     }

@@ -10,11 +10,11 @@
 static PyObject *
 libraries(void)
 {
-    static PyObject *module;
-    if (module == NULL) {
-        module = PyImport_ImportModule("ipython_isolation.libraries");
+    core_state *core = core_get();
+    if (core->libraries == NULL) {
+        core->libraries = PyImport_ImportModule("ipython_isolation.libraries");
     }
-    return module;
+    return core->libraries;
 }
 
 bool
@@ -81,6 +81,43 @@ done:
     return rc;
 }
 
+/* function(first, *rest): new reference, or NULL with an exception. */
+static PyObject *
+call_with(PyObject *module, const char *name, PyObject *first, PyObject *rest)
+{
+    PyObject *function = PyObject_GetAttrString(module, name), *args = NULL, *result = NULL;
+    if (function != NULL && first != NULL) {
+        PyObject *head = PyTuple_Pack(1, first);
+        args = head == NULL ? NULL : PySequence_Concat(head, rest);
+        Py_XDECREF(head);
+    }
+    else if (function != NULL) {
+        args = Py_NewRef(rest);
+    }
+    result = args == NULL ? NULL : PyObject_Call(function, args, NULL);
+    Py_XDECREF(args);
+    Py_XDECREF(function);
+    return result;
+}
+
+/* What came is what it is compared with. 0, or -1. */
+static int
+pair_parts(struct incoming *in, PyObject *o, uint64_t id, PyObject *parts)
+{
+    if (in->strand == NULL || pair_by_id(in->strand, id) != NULL ||
+        pair_find(in->strand, o) != NULL) {
+        return garbled("parts");
+    }
+    PyObject *content = PyObject_CallMethod(libraries(), "content", "OO", o, parts);
+    struct pair *pair = content == NULL ? NULL : pair_add(in->strand, o, PAIR_PARTS, id);
+    if (pair == NULL) {
+        Py_XDECREF(content);
+        return -1;
+    }
+    pair->snapshot = content;
+    return 0;
+}
+
 PyObject *
 decode_parts(struct incoming *in)
 {
@@ -91,15 +128,10 @@ decode_parts(struct incoming *in)
         module = NULL;
     }
     if (module != NULL) {
-        o = PyObject_CallMethod(module, "put_together", "OO", parts, id != 0 ? Py_True : Py_False);
+        o = call_with(module, "put_together", NULL, parts);
     }
-    if (o != NULL && id != 0 &&
-        (in->strand == NULL || pair_by_id(in->strand, id) != NULL ||
-         pair_find(in->strand, o) != NULL || pair_add(in->strand, o, PAIR_PARTS, id) == NULL)) {
+    if (o != NULL && id != 0 && pair_parts(in, o, id, parts) < 0) {
         Py_CLEAR(o);
-        if (!PyErr_Occurred()) {
-            garbled("parts");
-        }
     }
     Py_XDECREF(parts);
     return o;
@@ -135,7 +167,7 @@ apply_parts(struct incoming *in, PyObject *target)
         garbled("changed parts");
     }
     else if (module != NULL) {
-        none = PyObject_CallMethod(module, "restore", "OO", target, parts);
+        none = call_with(module, "restore", target, parts);
     }
     Py_XDECREF(parts);
     Py_XDECREF(none);

@@ -374,7 +374,7 @@ process_alive(process *self)
     /* The kernel lets go of a process's memory, and with it of its program, before its descriptors.
      */
     snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
-    return pid > 0 && readlink(path, program, sizeof program) >= 0;
+    return pid > 0 && (readlink(path, program, sizeof program) >= 0 || errno == EACCES);
 }
 
 int

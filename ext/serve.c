@@ -21,6 +21,19 @@ encode_result(struct message *m, unsigned op, uint64_t request, PyObject *result
     return encode(m, result, true) < 0 || message_check(m) < 0 ? -1 : 0;
 }
 
+/* What always can be said, so that nobody waits for ever: that there was an error. */
+static void
+build_bare_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op,
+                 uint64_t request)
+{
+    PyErr_Clear();
+    message_free(m, true);
+    message_init(m, peer, s, true);
+    frame_header_begin(m, op, request);
+    m->flags = FRAME_REPLY | FRAME_ERROR;
+    encode(m, Py_None, true);
+}
+
 void
 build_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op, uint64_t request,
             PyObject *result, unsigned flags)
@@ -41,9 +54,10 @@ build_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op, 
                 PyObject_CallMethod(core_get()->errors, "unpassable", "OO", exc, second);
             message_free(m, true);
             message_init(m, peer, s, true);
+            pairs_forget(s, 0); /* nor can what has changed, perhaps */
             if (plain == NULL || frame_begin(m, op, FRAME_REPLY | FRAME_ERROR, request) < 0 ||
                 encode(m, plain, true) < 0) {
-                PyErr_Clear();
+                build_bare_reply(m, peer, s, op, request);
             }
             Py_XDECREF(second);
             Py_XDECREF(plain);

@@ -81,6 +81,7 @@ struct pair {
     uint64_t id;
     PyObject *object;   /* strong */
     PyObject *snapshot; /* strong or NULL: the content when this side last gained control */
+    PyObject *memory;   /* strong or NULL: what a memoryview is of, which may be released */
     unsigned char kind; /* PAIR_* */
     bool shared;        /* both have the same memory: nothing is to be written back */
 };
@@ -287,9 +288,12 @@ typedef struct core_state {
     PyObject *sys_dict;          /* strong: sys.__dict__ */
     PyObject *recent_names[256]; /* strong or NULL: interned names that arrived, by their hash */
     PyObject *errors;            /* the module ipython_isolation.errors */
-    PyObject *library[LIBRARY_CONTAINERS]; /* NULL until first needed */
-    PyObject *deque_type, *array_type;     /* NULL until first needed */
-    PyObject *numpy_names[4];              /* likewise; see dtypes.c */
+    PyObject *library[LIBRARY_CONTAINERS];  /* NULL until first needed */
+    PyObject *deque_type, *array_type;      /* NULL until first needed */
+    PyObject *numpy_names[4];               /* likewise; see dtypes.c */
+    PyObject *numpy_scalar, *dtype_of_text; /* likewise */
+    struct table dtype_texts;               /* dtype -> text, both strong */
+    PyObject *libraries; /* the module ipython_isolation.libraries, once it is needed */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;
 #include "names.def"

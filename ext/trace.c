@@ -181,6 +181,9 @@ value(struct line *l, struct reader *r, int depth)
     case TAG_OBJECTS:
         add(l, "<ndarray>");
         return false;
+    case TAG_MEMORY:
+        add(l, "<buffer>");
+        return false;
     case TAG_PARTS:
         add(l, "<parts>");
         return false;

@@ -39,7 +39,7 @@ _VALUES = """
 """
 
 
-_LIBRARIES = ("pandas", "pyarrow", "PIL", "torch")
+_LIBRARIES = ("pandas", "pyarrow", "PIL", "torch", "pytz", "dateutil")
 
 
 def register_default_values():

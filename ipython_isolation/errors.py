@@ -322,12 +322,25 @@ def reduce(o):
     if type(o).__module__ == "typing" and getattr(o, "_name", "") is None:
         # Not by subscription, as it says itself: that may be a matter of the other process.
         return type(o), (o.__origin__, o.__args__)
+    zone = getattr(o, "tzinfo", None)
+    if zone is not None and not _is_value(zone):
+        raise TypeError("its time zone is of a class of the program's, and goes by reference")
     parts = o.__reduce_ex__(2)
     if isinstance(parts, tuple) and isinstance(getattr(parts[0], "__self__", None), type):
         # A class method, as ZoneInfo's: by name, as a function is.
         function, args, *more = parts
         return (class_method, (function.__self__, function.__name__, *args), *more)
     return parts
+
+
+def _is_value(zone):
+    """Whether a time zone crosses by value."""
+    from . import _core
+
+    module = type(zone).__module__
+    name = f"{module}.{type(zone).__qualname__}"
+    types = _core.value_types
+    return name in types or type(zone) in types or f"{module.partition('.')[0]}." in types
 
 
 def class_method(cls, name, *args):

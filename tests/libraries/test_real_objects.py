@@ -1,11 +1,14 @@
 """Objects of pandas, Arrow and Pillow, and NumPy's scalars and dtypes, as arguments and results: real on both sides,
 and changed as in-process."""
 
+import datetime
+import enum
 import io
 import pickle
 import subprocess
 import sys
 
+import dateutil.tz
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -282,6 +285,167 @@ def test_a_child_without_the_library(tmp_path):
     with IsolationContext(rollback="off") as context:
         module = context.load_module("no_pandas", [str(tmp_path)])
         assert module.columns(pd.DataFrame({"a": [1]})) == (True, ["a"])
+
+
+# -- what a copy cannot stand for -------------------------------------------------------------------------------------
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+class Zone(datetime.tzinfo):
+    """A time zone of the program's."""
+
+    def utcoffset(self, when):
+        return datetime.timedelta(hours=1)
+
+    def dst(self, when):
+        return None
+
+    def tzname(self, when):
+        return "Z"
+
+
+def small():
+    return pd.DataFrame({"a": [1.0, 2.0], "t": ["x", "y"]})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "o['f'] = [lambda: 4, len]; r = 1",
+        "import sys; o['f'] = [sys, 1]",
+        "o['f'] = [f, 1]",
+        "o['f'] = [[1, 2], {3}]",
+        "o.attrs['f'] = f",
+        "o.attrs['f'] = lambda: 3",
+        "import zoo; o['f'] = [zoo.Dog('rex'), 0]; o.index = [zoo.Dog('a').name, 'b']",
+        "object.__setattr__(o, 'more', [1])",
+    ],
+)
+@both
+def test_what_is_put_into_a_table(load, source):
+    """It goes by its own rules: a function can be called, an object of the session is itself."""
+    load("zoo")
+    workshop = load("workshop")
+    o, thing = small(), Thing()
+    workshop.do(source, o, thing)
+    cells = list(o["f"]) if "f" in o else []
+    facts = [cell is thing or (callable(cell), isinstance(cell, Thing), type(cell).__name__) for cell in cells]
+    attr = o.attrs.get("f")
+    return facts, attr is thing, callable(attr) and attr(), list(o.columns), list(o.index), getattr(o, "more", None)
+
+
+def test_nothing_is_imported_here_for_it(context):
+    """What an isolated module has put into a table stays there."""
+    workshop, zoo = context.load_module("workshop"), context.load_module("zoo")
+    before = sys.modules.pop("zoo", None)
+    try:
+        o = small()
+        workshop.do("import zoo; o['f'] = [zoo.Dog('rex'), 0]", o)
+        assert isproxy(o["f"][0]) and isinstance(o["f"][0], zoo.Dog) and "zoo" not in sys.modules
+    finally:
+        sys.modules.update({} if before is None else {"zoo": before})
+
+
+@both
+def test_what_a_callback_puts_into_a_table(load):
+    workshop = load("workshop")
+    o, thing = small(), Thing()
+
+    def f():
+        o["f"] = [thing, len]
+
+    return workshop.do("f(); r = list(o.columns), o['f'][1]('abc')", o, f), o["f"][0] is thing
+
+
+@both
+def test_objects_of_the_program_in_others(load):
+    """They are what they are, and are not copied by the name of their class."""
+    workshop = load("workshop")
+    seen = []
+    table, image = small(), Image.new("L", (3, 3))
+    for holder in (table.attrs, image.info):
+        holder["f"] = Thing()
+    seen.append(workshop.do("o.attrs['f'].seen.append(1); r = o.attrs['f'].seen", table))
+    seen.append(workshop.do("o.info['f'].seen.append(2); r = o.info['f'].seen", image))
+    seen.append(workshop.do("r = len(o), o.name[0].seen", pd.Series([1], name=(Thing(),))))
+    seen.append(workshop.do("r = o[0] + 1", pd.Series([Colour.RED], dtype=object)))
+    zones = [pd.Timestamp("2020-01-01", tz=Zone()), datetime.datetime(2020, 1, 1, tzinfo=Zone())]
+    zones += [pd.Timestamp("2020-01-01", tz=dateutil.tz.gettz("Europe/Berlin")), pd.date_range("2020", periods=2, tz=Zone())[0]]
+    seen.append([workshop.do("r = str(o.utcoffset())", zone) for zone in zones])
+    seen.append(workshop.do("r = o.kind", np.dtypes.StringDType(na_object=Thing())))
+    return seen, table.attrs["f"].seen, image.info["f"].seen
+
+
+@both
+def test_whoever_holds_on_to_parts(load):
+    workshop = load("workshop")
+    o, image = small(), picture()
+    attrs, index, texts, info = o.attrs, o.index, o.attrs.setdefault("l", [1]), image.info
+    workshop.do("o.attrs['l'].append(2); o.attrs['k'] = 1; o.index.name = 'q'", o)
+    workshop.do("o.info['k'] = [1]", image)
+    empty = small()
+    attrs_of_empty = empty.attrs
+    workshop.do("o.attrs['k'] = 1", empty)
+    return texts, attrs, o.attrs is attrs, index.name, o.index is index, info, image.info is info, attrs_of_empty, empty.attrs is attrs_of_empty
+
+
+@both
+def test_whoever_has_the_memory(load):
+    """Arrays of a table's memory see what is written in place, and not what takes its place."""
+    workshop = load("workshop")
+    a, b = np.arange(6.0).reshape(3, 2), np.arange(3.0)
+    frame, view = pd.DataFrame(a, copy=False), pd.DataFrame({"b": b}, copy=False)
+    values = frame.to_numpy()
+    workshop.do("o.iloc[0, 0] = 55", frame)
+    workshop.do("o['b'] = o['b'] * 2", view)
+    workshop.do("import numpy, pandas, workshop; workshop.kept[:] = [numpy.ones((3, 2))]")
+    kept = workshop.do("import pandas, workshop; r = pandas.DataFrame(workshop.kept[0], copy=False)")
+    kept.iloc[0, 0] = 66
+    workshop.do("from PIL import Image; import workshop; i = Image.new('L', (2, 2)); workshop.kept += [i.load(), i]")
+    image = workshop.do("import workshop; r = workshop.kept.pop()")
+    image.putpixel((0, 0), 7)
+    return a[0, 0], values[0, 0], b.tolist(), workshop.do("import workshop; r = float(workshop.kept[0][0, 0]), workshop.kept[1][0, 0]")
+
+
+@both
+def test_images_of_files(load):
+    workshop = load("workshop")
+    drafted = workshop.do("r = o.draft('L', (16, 16)) is not None", from_file("JPEG"))
+    image = from_file("JPEG")
+    image.load()
+    seen = workshop.do("r = o.format, o.layers, o.quantization == f, o.tile", image, image.quantization)
+    workshop.do("o.close()", image)
+    palette = Image.new("P", (2, 2))
+    palette.putpalette([1, 2, 3, 128] * 256, "RGBA")
+    own = Image.new("L", (3, 3))
+    own.note = 3
+    workshop.do("o.note += 1; o.other = [1]", own)
+    pixel = workshop.do("r = o.convert('RGBA').getpixel((0, 0))", palette)
+    return drafted, seen, image.size, str(raises(image.tobytes)), pixel, own.note, own.other
+
+
+@both
+def test_a_view_that_is_released(load):
+    workshop = load("workshop")
+    data = bytearray(5)
+    workshop.do("o[0] = 7; o.release()", memoryview(data))
+    big = bytearray(1_000_000)
+    workshop.do("with o: o[3] = 7", memoryview(big))
+    return data, big[:5]
+
+
+def test_a_change_that_cannot_be_told():
+    """An error, whatever it is, and no hang; other arguments get what was done to them, and the next call works."""
+    with IsolationContext(rollback="off") as context:
+        workshop = context.load_module("workshop")
+        table, items = pd.DataFrame({"a": [1]}), [1]
+        with pytest.raises(TypeError, match="DataFrame argument was given something of the module 'workshop'"):
+            workshop.do("import workshop, pandas; o[0].columns = pandas.Index([workshop.Thing()]); o[1].append(2)", (table, items))
+        assert items == [1, 2] and list(table.columns) == ["a"]
+        assert workshop.identity(3) == 3
 
 
 # -- death -----------------------------------------------------------------------------------------------------------

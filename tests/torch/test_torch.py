@@ -96,3 +96,50 @@ def test_death(context):
     with pytest.raises(ProcessTerminationError):
         deaths.segfault()
     assert float(o[-1]) == 299_999.0 and float(result[-1]) == 599_998.0
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "o.data = o.data * 2",
+        "o.unsqueeze_(0)",
+        "o.t_()",
+        "o.requires_grad_()",
+        "o.requires_grad_(); (o * 3).sum().backward()",
+        "import torch; o.set_(torch.zeros(2))",
+        "o.note = 4",
+    ],
+)
+@both
+def test_more_than_its_bytes_changes(load, source):
+    o = torch.arange(6.0).reshape(2, 3)
+    load("workshop").do(source, o)
+    return shown(o), o.requires_grad, None if o.grad is None else o.grad.tolist(), vars(o)
+
+
+@both
+def test_what_was_saved_for_a_gradient_is_written(load):
+    x, saved = torch.ones(3, requires_grad=True), torch.tensor([1.0, 2.0, 3.0])
+    total = (x * saved).sum()
+    load("workshop").do("o.zero_()", saved)
+    total.backward()
+
+
+@both
+def test_memory_that_an_array_has(load):
+    workshop = load("workshop")
+    workshop.do("import numpy, workshop; workshop.kept[:] = [numpy.ones(3)]")
+    tensor = workshop.do("import torch, workshop; r = torch.from_numpy(workshop.kept[0])")
+    tensor[0] = 5
+    return workshop.do("import workshop; r = workshop.kept[0].tolist()")
+
+
+def test_proxies_are_no_tensors_here(context):
+    """What the child keeps is a proxy, which torch's C++ code must not take for a tensor: it would crash the session."""
+    workshop = context.load_module("workshop")
+    workshop.do("import torch, workshop; workshop.kept[:] = [torch.ones(3)]")
+    kept = workshop.do("import workshop; r = workshop.kept[0]")
+    assert isproxy(kept) and not isinstance(kept, torch.Tensor)
+    assert (torch.ones(3) + kept).tolist() == [2, 2, 2]
+    with pytest.raises(TypeError):
+        torch.ones(3, requires_grad=True).grad = kept

@@ -3,6 +3,10 @@
 kept = []
 
 
+class Thing:
+    """An object that is no value."""
+
+
 def is_real(o):
     """Whether `o` is an object of this process."""
     from ipython_isolation import isproxy
