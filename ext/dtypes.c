@@ -76,13 +76,55 @@ has_objects(PyObject *dtype)
     return objects;
 }
 
-static PyObject *
-call_pickle(const char *function, PyObject *o)
+/* FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv/. */
+static uint64_t
+sum_of(const char *data, Py_ssize_t size)
 {
-    PyObject *pickle = PyImport_ImportModule("pickle");
-    PyObject *result = pickle == NULL ? NULL : PyObject_CallMethod(pickle, function, "O", o);
+    uint64_t sum = 0xcbf29ce484222325u;
+    for (Py_ssize_t i = 0; i < size; i++) {
+        sum = (sum ^ (unsigned char)data[i]) * 0x100000001b3u;
+    }
+    return sum;
+}
+
+/* Of values alone: a pickle and a sum of it, since a garbled pickle may ask for all memory. */
+static PyObject *
+pickled(PyObject *o)
+{
+    PyObject *module = PyImport_ImportModule("ipython_isolation.libraries");
+    PyObject *pickle = module == NULL ? NULL : PyObject_CallMethod(module, "dumps", "O", o);
+    PyObject *bytes = NULL;
+    if (pickle != NULL && PyBytes_Check(pickle)) {
+        uint64_t sum = sum_of(PyBytes_AS_STRING(pickle), PyBytes_GET_SIZE(pickle));
+        bytes = PyBytes_FromStringAndSize((const char *)&sum, sizeof sum);
+        if (bytes != NULL) {
+            PyBytes_Concat(&bytes, pickle);
+        }
+    }
+    Py_XDECREF(module);
     Py_XDECREF(pickle);
-    return result;
+    return bytes;
+}
+
+/* NULL, perhaps without an exception. */
+static PyObject *
+unpickled(PyObject *bytes)
+{
+    uint64_t sum;
+    const char *data = PyBytes_AS_STRING(bytes);
+    Py_ssize_t size = PyBytes_GET_SIZE(bytes) - (Py_ssize_t)sizeof sum;
+    if (size < 0) {
+        return NULL;
+    }
+    memcpy(&sum, data, sizeof sum);
+    if (sum != sum_of(data + sizeof sum, size)) {
+        return NULL;
+    }
+    PyObject *module = PyImport_ImportModule("ipython_isolation.libraries");
+    PyObject *o = module == NULL ? NULL
+                                 : PyObject_CallMethod(module, "loads", "y#", data + sizeof sum, size);
+    Py_XDECREF(module);
+    return o;
 }
 
 PyObject *
@@ -95,7 +137,7 @@ dtype_text(PyObject *dtype, bool *objects)
         return text;
     }
     if (!is_builtin(dtype)) {
-        return call_pickle("dumps", dtype);
+        return pickled(dtype);
     }
     text = PyObject_GetAttr(dtype, core_get()->str_char);
     if (text != NULL && remember_text(dtype, text) < 0) {
@@ -111,7 +153,7 @@ any_dtype(PyObject *said)
     PyObject *numpy = PyImport_ImportModule("numpy");
     PyObject *cls = numpy == NULL ? NULL : numpy_name(NUMPY_DTYPE), *dtype = NULL;
     if (cls != NULL) {
-        dtype = PyBytes_Check(said) ? call_pickle("loads", said) : PyObject_CallOneArg(cls, said);
+        dtype = PyBytes_Check(said) ? unpickled(said) : PyObject_CallOneArg(cls, said);
     }
     if (dtype != NULL && !PyObject_TypeCheck(dtype, (PyTypeObject *)cls)) {
         Py_CLEAR(dtype);
@@ -323,9 +365,7 @@ encode_dtype(struct message *m, PyObject *o, bool *done)
     PyObject *said = is_builtin(o) ? PyObject_GetAttr(o, core_get()->str_char) : NULL;
     if (said == NULL) {
         PyErr_Clear();
-        PyObject *module = PyImport_ImportModule("ipython_isolation.libraries");
-        said = module == NULL ? NULL : PyObject_CallMethod(module, "dumps", "O", o);
-        Py_XDECREF(module);
+        said = pickled(o);
     }
     if (said == NULL) {
         PyErr_Clear();

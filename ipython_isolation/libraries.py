@@ -587,6 +587,11 @@ def dumps(o):
     return file.getvalue()
 
 
+def loads(data):
+    """What `dumps` has pickled; raises `pickle.UnpicklingError` and whatever a garbled pickle leads to."""
+    return _Unpickler(io.BytesIO(data)).load()
+
+
 def take_apart(peer, o, result, movable):
     """What `o` is made of, where it crosses as a real object.
 

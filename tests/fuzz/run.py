@@ -32,6 +32,22 @@ class Mine:
         self.list = [1, [2], {"a": b"x"}]
 
 
+def libraries():
+    """Results of libraries, which are real objects here."""
+    import array
+
+    import numpy
+    import pandas
+    import pyarrow
+    from PIL import Image
+
+    table = pandas.DataFrame({"a": [1.5, 2.5], "t": ["x", None], "k": pandas.Categorical(["u", "v"])})
+    table.attrs["l"] = [1]
+    scalars = [numpy.float64(1), numpy.str_("ab"), numpy.datetime64("2020"), numpy.dtype("f8"), numpy.sin, pandas.NaT, pandas.Timestamp("2020", tz="UTC")]
+    arrays = [numpy.arange(3), numpy.zeros(2, [("a", "i4"), ("b", "f8")]), numpy.array([1, "x", [2]], dtype=object), array.array("d", [1, 2])]
+    return scalars, arrays, table, pandas.Series([1, 2]), pyarrow.table({"a": [1, None]}), Image.new("P", (3, 3)), numpy.dtype([("a", "f8")])
+
+
 def mixed(context):
     """Operations whose frames are of all kinds."""
     import datetime
@@ -47,6 +63,7 @@ def mixed(context):
     functools.partial(lambda *a, **k: (a, k), 1, x=ordered)(y={1, 2})
     context.call(eval, "[(), {}, set(), frozenset([1]), range(3), slice(1, 2), ..., NotImplemented, 2.0, print]")
     context.call(eval, "__import__('collections').deque([1, [2]], 5)")
+    context.call(libraries)
     context.call(eval, "__import__('array').array('d', [1, 2, 3])")
     context.call(eval, "memoryview(b'abcdef')")
     context.call(lambda *a: a, datetime.datetime(2020, 1, 1), decimal.Decimal("1.5"))
@@ -93,7 +110,7 @@ def mutate(rng, frame, frames):
         elif kind == 1 and at < len(data):
             data[at] = rng.randrange(256)
         elif kind == 2 and at < len(data):
-            data[at] = rng.randrange(48)  # a tag
+            data[at] = rng.randrange(64)  # a tag
         elif kind == 3:
             del data[at:]
         elif kind == 4:
