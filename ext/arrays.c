@@ -1,27 +1,18 @@
-/* arrays.c: ndarray, array.array and memoryview as real objects on both sides. NumPy is reached
- * through its array interface protocol (a documented C struct), so the core neither needs NumPy's
- * headers nor cares about its version. */
+/* arrays.c: ndarray, array.array and memoryview as real objects on both sides. The core neither
+ * needs NumPy's headers nor cares about its version: what an array is, ndarray.c knows. */
 #include "codec.h"
 #include "memory.h"
+#include "ndarray.h"
 #include "numpy_memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* https://numpy.org/doc/stable/reference/arrays.interface.html#c-struct-access */
-struct array_interface {
-    int two, nd;
-    char typekind;
-    int itemsize, flags;
-    Py_intptr_t *shape, *strides;
-    void *data;
-    PyObject *descr;
-};
 /* Descriptors that go with one frame, at most: the reader has little room for them. */
 #define BLOCKS_MOST 40
+#define DIMENSIONS_MOST 64 /* NumPy has no more */
 /* In the flags of an array in a frame: where its elements are in the blob follows. */
 #define STRIDED 4
-enum { C_CONTIGUOUS = 1, F_CONTIGUOUS = 2, WRITEABLE = 0x400, NOTSWAPPED = 0x200 };
 
 /* Borrowed; NULL without an exception. */
 static PyObject *
@@ -51,6 +42,10 @@ module_isolated(PeerObject *peer, PyObject *name)
 bool
 is_plain_ndarray(PyObject *o)
 {
+    PyObject *known = core_get()->numpy_names[NUMPY_NDARRAY];
+    if (known != NULL && (PyObject *)Py_TYPE(o) != known) {
+        return false;
+    }
     const char *name = Py_TYPE(o)->tp_name;
     return name[0] == 'n' && strcmp(name, "numpy.ndarray") == 0 &&
            (PyObject *)Py_TYPE(o) == numpy_name(NUMPY_NDARRAY);
@@ -77,27 +72,6 @@ is_array(PeerObject *peer, PyObject *o)
            !module_isolated(peer, core_get()->str_array);
 }
 
-static PyObject *
-interface_of(PyObject *array, struct array_interface **out)
-{
-    PyObject *capsule = PyObject_GetAttrString(array, "__array_struct__");
-    *out = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, NULL);
-    if (*out == NULL) {
-        Py_CLEAR(capsule);
-    }
-    return capsule;
-}
-
-static size_t
-total_size(const struct array_interface *a)
-{
-    size_t size = (size_t)a->itemsize;
-    for (int i = 0; i < a->nd; i++) {
-        size *= (size_t)a->shape[i];
-    }
-    return size;
-}
-
 /* A result moves when nothing else can see its memory: no other reference to it, nor to what it is
  * a view of. */
 bool
@@ -106,11 +80,11 @@ is_fresh(PyObject *array, bool owned)
     if (!owned || Py_REFCNT(array) != 1) {
         return false;
     }
-    PyObject *base = PyObject_GetAttrString(array, "base");
+    PyObject *base = array_base(array);
     bool fresh =
         base == Py_None || (base != NULL && Py_REFCNT(base) == 2 && is_plain_ndarray(base));
     if (fresh && base != Py_None) {
-        PyObject *deeper = PyObject_GetAttrString(base, "base");
+        PyObject *deeper = array_base(base);
         fresh = deeper == Py_None;
         Py_XDECREF(deeper);
     }
@@ -123,15 +97,15 @@ is_fresh(PyObject *array, bool owned)
 static int
 encode_objects(struct message *m, PyObject *o, bool *done)
 {
-    struct array_interface *a;
-    PyObject *capsule = interface_of(o, &a);
-    if (capsule == NULL) {
+    struct array_look look;
+    const struct array_interface *a = &look.a;
+    if (array_look(o, &look) < 0) {
         return -1;
     }
     int rc = 0;
     if (a->typekind == 'O' && (a->flags & (C_CONTIGUOUS | F_CONTIGUOUS))) {
         PyObject **items = a->data;
-        size_t n = total_size(a) / sizeof *items;
+        size_t n = array_size(a) / sizeof *items;
         *done = true;
         write_u8(&m->w, TAG_OBJECTS);
         write_u8(&m->w,
@@ -144,7 +118,7 @@ encode_objects(struct message *m, PyObject *o, bool *done)
             rc = encode(m, items[i] == NULL ? Py_None : items[i], true);
         }
     }
-    Py_DECREF(capsule);
+    array_look_end(&look);
     return rc < 0 ? -1 : message_check(m);
 }
 
@@ -154,8 +128,8 @@ decode_objects(struct incoming *in)
     uint8_t flags = read_u8(&in->r);
     uint64_t nd = read_count(&in->r, 8), total = 1;
     PyObject *shape = nd > 64 ? NULL : PyTuple_New((Py_ssize_t)nd), *numpy = NULL, *array = NULL;
-    PyObject *capsule = NULL;
-    struct array_interface *a;
+    struct array_look look = {.capsule = NULL};
+    const struct array_interface *a = &look.a;
     for (uint64_t i = 0; shape != NULL && i < nd; i++) {
         uint64_t length = read_u64(&in->r);
         PyObject *number = PyLong_FromUnsignedLongLong(length);
@@ -173,12 +147,11 @@ decode_objects(struct incoming *in)
     array = numpy == NULL
                 ? NULL
                 : PyObject_CallMethod(numpy, "empty", "Oss", shape, "O", flags & 1 ? "C" : "F");
-    capsule = array == NULL ? NULL : interface_of(array, &a);
-    if (capsule == NULL) {
+    if (array == NULL || array_look(array, &look) < 0) {
         Py_CLEAR(array);
         goto done;
     }
-    if (a->typekind != 'O' || total_size(a) != total * sizeof(PyObject *)) {
+    if (a->typekind != 'O' || array_size(a) != total * sizeof(PyObject *)) {
         goto garbled;
     }
     PyObject **items = a->data;
@@ -206,7 +179,7 @@ garbled:
 done:
     Py_XDECREF(shape);
     Py_XDECREF(numpy);
-    Py_XDECREF(capsule);
+    array_look_end(&look);
     return array;
 }
 
@@ -239,8 +212,8 @@ block_of(const struct array_interface *a, char **start, size_t *size)
 int
 encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
 {
-    core_state *core = core_get();
-    struct array_interface *a;
+    struct array_look look;
+    const struct array_interface *a = &look.a;
     char *start = NULL;
     size_t span = 0;
     struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
@@ -250,21 +223,29 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
         write_u64(&m->w, pair->id);
         return message_check(m);
     }
-    PyObject *capsule = may_share(m) ? interface_of(o, &a) : NULL;
-    struct block *block = capsule == NULL ? NULL : block_of(a, &start, &span);
-    PyErr_Clear();
-    if (block == NULL) {
-        Py_CLEAR(capsule); /* it is a reference to the array, as is_fresh() counts them */
+    bool looked = may_share(m);
+    if (looked && array_look(o, &look) < 0) {
+        return -1;
+    }
+    struct block *block = looked ? block_of(a, &start, &span) : NULL;
+    if (looked && block == NULL) {
+        array_look_end(&look); /* it may be a reference to the array, as is_fresh() counts them */
     }
     if (m->result && block == NULL && !m->taking_apart && !is_fresh(o, owned)) {
         return 0;
     }
+    if (block == NULL && array_look(o, &look) < 0) {
+        return -1;
+    }
     int rc = -1;
-    PyObject *contiguous = NULL, *dtype = PyObject_GetAttr(o, core->str_dtype);
+    PyObject *contiguous = NULL, *dtype = NULL, *text = Py_XNewRef(look.text);
     bool objects = false;
-    PyObject *text = dtype == NULL ? NULL : dtype_text(dtype, &objects);
+    if (text == NULL) {
+        dtype = PyObject_GetAttr(o, core_get()->str_dtype);
+        text = dtype == NULL ? NULL : dtype_text(dtype, &objects);
+    }
     if (objects) {
-        Py_CLEAR(capsule);
+        array_look_end(&look);
         /* Elements are references: as an argument the array goes by reference too. */
         rc = m->result && is_fresh(o, owned) ? encode_objects(m, o, done) : 0;
         goto done;
@@ -272,30 +253,21 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     if (text == NULL) {
         goto done;
     }
-    *done = true;
-    if (capsule == NULL && (capsule = interface_of(o, &a)) == NULL) {
-        goto done;
+    if (dtype != NULL && PyUnicode_CheckExact(text)) {
+        array_remember_dtype(dtype, text, a);
     }
-    bool writeable = (a->flags & WRITEABLE) != 0;
-    if (!writeable) {
-        /* The interface does not say it of every dtype (structured ones). */
-        PyObject *flags = PyObject_GetAttrString(o, "flags");
-        PyObject *flag = flags == NULL ? NULL : PyObject_GetAttrString(flags, "writeable");
-        writeable = flag == Py_True;
-        Py_XDECREF(flags);
-        Py_XDECREF(flag);
-        if (flag == NULL) {
-            goto done;
-        }
+    *done = true;
+    int writeable = array_is_writeable(o, &look);
+    if (writeable < 0) {
+        goto done;
     }
     bool strided = !(a->flags & (C_CONTIGUOUS | F_CONTIGUOUS));
     if (strided && block == NULL) {
         PyObject *numpy = PyImport_ImportModule("numpy");
         contiguous = numpy ? PyObject_CallMethod(numpy, "ascontiguousarray", "O", o) : NULL;
         Py_XDECREF(numpy);
-        Py_DECREF(capsule);
-        capsule = contiguous == NULL ? NULL : interface_of(contiguous, &a);
-        if (capsule == NULL) {
+        array_look_end(&look);
+        if (contiguous == NULL || array_look(contiguous, &look) < 0) {
             goto done;
         }
     }
@@ -331,13 +303,13 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
         rc = encode_shared(m, start, span, o, block);
     }
     else if (rc == 0) {
-        rc = encode_blob(m, a->data, total_size(a), contiguous != NULL ? contiguous : o, true);
+        rc = encode_blob(m, a->data, array_size(a), contiguous != NULL ? contiguous : o, true);
     }
 done:
     Py_XDECREF(dtype);
     Py_XDECREF(text);
     Py_XDECREF(contiguous);
-    Py_XDECREF(capsule);
+    array_look_end(&look);
     return rc;
 }
 
@@ -393,107 +365,123 @@ copy_of_frame(const struct frame *frame, const unsigned char *data, size_t size)
                : extent_copy_new(frame->view, (size_t)(data - extent_data(frame->view)), size);
 }
 
+static PyObject *
+tuple_of(const Py_intptr_t *numbers, int n)
+{
+    PyObject *tuple = PyTuple_New(n);
+    for (int i = 0; tuple != NULL && i < n; i++) {
+        PyObject *number = PyLong_FromSsize_t(numbers[i]);
+        if (number == NULL) {
+            Py_CLEAR(tuple);
+            break;
+        }
+        PyTuple_SET_ITEM(tuple, i, number);
+    }
+    return tuple;
+}
+
 /* Elements here and there in the bytes; also where the connection could not share them. */
 static PyObject *
-strided_array(PyObject *numpy, PyObject *shape, PyObject *dtype, PyObject *strides, uint64_t offset,
+strided_array(const struct array_form *form, const Py_intptr_t *strides, uint64_t offset,
               const struct frame *frame, const unsigned char *data, size_t size)
 {
-    PyObject *length = Py_BuildValue("(n)", (Py_ssize_t)size);
-    PyObject *byte = length == NULL ? NULL : PyUnicode_FromString("u1");
-    PyObject *bytes = NULL, *array = NULL;
-    struct array_interface *a;
+    PyObject *numpy = PyImport_ImportModule("numpy");
+    PyObject *byte = numpy == NULL ? NULL : PyObject_CallMethod(numpy, "dtype", "s", "u1");
+    PyObject *bytes = NULL, *array = NULL, *shape = NULL, *steps = NULL;
+    const Py_intptr_t length = (Py_intptr_t)size;
+    struct array_form flat = {.nd = 1, .shape = &length, .dtype = byte};
     if (byte != NULL && frame->block != NULL) {
-        bytes =
-            ndarray_on_block(numpy, length, byte, "C", frame->block, (void *)(uintptr_t)data, size);
+        bytes = ndarray_on_block(&flat, frame->block, (void *)(uintptr_t)data, size);
     }
     else if (byte != NULL) {
-        bytes = PyObject_CallMethod(numpy, "empty", "OO", length, byte);
-        PyObject *capsule = bytes == NULL ? NULL : interface_of(bytes, &a);
-        if (capsule != NULL) {
-            memcpy(a->data, data, size);
+        bool taken;
+        struct array_look look;
+        bytes = ndarray_on(&flat, NULL, &taken);
+        if (bytes != NULL && array_look(bytes, &look) == 0) {
+            memcpy(look.a.data, data, size);
+            array_look_end(&look);
         }
-        Py_XDECREF(capsule);
     }
     if (bytes == NULL && !PyErr_Occurred()) {
         garbled("array");
     }
-    if (bytes != NULL) { /* which checks that all elements are in it */
-        array = PyObject_CallMethod(numpy, "ndarray", "OOOKO", shape, dtype, bytes,
-                                    (unsigned long long)offset, strides);
+    if (bytes != NULL && (shape = tuple_of(form->shape, form->nd)) != NULL &&
+        (steps = tuple_of(strides, form->nd)) != NULL) {
+        /* Which checks that all elements are in it. */
+        array = PyObject_CallMethod(numpy, "ndarray", "OOOKO", shape, form->dtype, bytes,
+                                    (unsigned long long)offset, steps);
     }
-    Py_XDECREF(length);
+    Py_XDECREF(numpy);
+    Py_XDECREF(shape);
+    Py_XDECREF(steps);
     Py_XDECREF(byte);
     Py_XDECREF(bytes);
+    return array;
+}
+
+/* The bytes are the array's. NULL, perhaps without an exception: then the frame is garbled. */
+static PyObject *
+array_of_blob(const struct array_form *form, const struct frame *frame, const unsigned char *data,
+              size_t size)
+{
+    bool taken;
+    struct array_look look;
+    if (frame->block != NULL) {
+        return ndarray_on_block(form, frame->block, (void *)(uintptr_t)data, size);
+    }
+    PyObject *array = ndarray_on(form, copy_of_frame(frame, data, size), &taken);
+    if (array == NULL || array_look(array, &look) < 0) {
+        Py_CLEAR(array);
+        return NULL;
+    }
+    if (array_size(&look.a) != size) {
+        Py_CLEAR(array);
+    }
+    else if (!taken) {
+        memcpy(look.a.data, data, size);
+    }
+    array_look_end(&look);
     return array;
 }
 
 PyObject *
 decode_ndarray(struct incoming *in)
 {
-    uint64_t id = read_u64(&in->r);
+    uint64_t id = read_u64(&in->r), offset = 0;
     uint8_t flags = read_u8(&in->r);
-    PyObject *text = decode(in), *numpy = NULL, *dtype = NULL, *shape = NULL, *array = NULL;
-    PyObject *capsule = NULL, *strides = NULL;
-    uint64_t nd = read_count(&in->r, 8), offset = 0;
+    PyObject *text = decode(in), *array = NULL;
+    Py_intptr_t shape[DIMENSIONS_MOST], strides[DIMENSIONS_MOST];
+    uint64_t nd = read_count(&in->r, 8);
     size_t size;
-    struct array_interface *a;
-    if (text == NULL || in->r.failed || nd > 64) {
+    struct array_form form = {.shape = shape, .fortran = !(flags & 1)};
+    if (text == NULL || in->r.failed || nd > DIMENSIONS_MOST) {
         goto garbled;
     }
-    shape = PyTuple_New((Py_ssize_t)nd);
-    for (uint64_t i = 0; shape != NULL && i < nd; i++) {
-        PyTuple_SET_ITEM(shape, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(read_u64(&in->r)));
+    form.nd = (int)nd;
+    for (uint64_t i = 0; i < nd; i++) {
+        shape[i] = (Py_intptr_t)read_u64(&in->r);
     }
     if (flags & STRIDED) {
         offset = read_u64(&in->r);
-        strides = PyTuple_New((Py_ssize_t)nd);
-        for (uint64_t i = 0; strides != NULL && i < nd; i++) {
-            PyTuple_SET_ITEM(strides, (Py_ssize_t)i,
-                             PyLong_FromLongLong((int64_t)read_u64(&in->r)));
+        for (uint64_t i = 0; i < nd; i++) {
+            strides[i] = (Py_intptr_t)read_u64(&in->r);
         }
     }
     const struct frame *frame;
     const unsigned char *data = decode_blob(in, &size, &frame);
-    if (shape == NULL || in->r.failed || (flags & STRIDED && strides == NULL)) {
+    if (in->r.failed) {
         goto garbled;
     }
-    numpy = PyImport_ImportModule("numpy");
-    if (numpy == NULL) {
-        goto done;
-    }
-    dtype = dtype_of_text(text);
-    if (dtype == NULL) {
+    form.dtype = dtype_of_text(text);
+    if (form.dtype == NULL) {
         goto garbled;
     }
-    bool taken;
-    if (strides != NULL) {
-        array = strided_array(numpy, shape, dtype, strides, offset, frame, data, size);
-        goto made;
-    }
-    if (frame->block != NULL) {
-        array = ndarray_on_block(numpy, shape, dtype, flags & 1 ? "C" : "F", frame->block,
-                                 (void *)(uintptr_t)data, size);
-        if (array == NULL && !PyErr_Occurred()) {
-            goto garbled;
-        }
-        goto made;
-    }
-    array = ndarray_on(numpy, shape, dtype, flags & 1 ? "C" : "F", copy_of_frame(frame, data, size),
-                       &taken);
-    capsule = array == NULL ? NULL : interface_of(array, &a);
-    if (capsule == NULL) {
-        Py_CLEAR(array);
-        goto done;
-    }
-    if (total_size(a) != size) {
-        Py_CLEAR(array);
+    array = flags & STRIDED ? strided_array(&form, strides, offset, frame, data, size)
+                            : array_of_blob(&form, frame, data, size);
+    if (array == NULL) {
         goto garbled;
     }
-    if (!taken) {
-        memcpy(a->data, data, size);
-    }
-made:
-    if (array != NULL && !(flags & 2)) {
+    if (!(flags & 2)) {
         PyObject *none = PyObject_CallMethod(array, "setflags", "O", Py_False);
         if (none == NULL) {
             Py_CLEAR(array);
@@ -507,7 +495,7 @@ made:
             goto garbled;
         }
         pair_by_id(in->strand, id)->shared = frame->block != NULL;
-        if (frame->block != NULL || strides != NULL) {
+        if (frame->block != NULL || flags & STRIDED) {
             goto done; /* what is written is there at once; or it is compared with itself */
         }
         PyObject *before = share_of_frame(frame, data, size);
@@ -524,11 +512,7 @@ garbled:
     }
 done:
     Py_XDECREF(text);
-    Py_XDECREF(numpy);
-    Py_XDECREF(dtype);
-    Py_XDECREF(shape);
-    Py_XDECREF(strides);
-    Py_XDECREF(capsule);
+    Py_XDECREF(form.dtype);
     return array;
 }
 
@@ -727,21 +711,23 @@ flat_open(PyObject *o, struct flat *f)
         f->contiguous = true;
         return 0;
     }
-    struct array_interface *a;
-    PyObject *capsule = interface_of(o, &a);
-    if (capsule != NULL && !(a->flags & (C_CONTIGUOUS | F_CONTIGUOUS))) {
+    struct array_look look;
+    const struct array_interface *a = &look.a;
+    if (array_look(o, &look) < 0) {
+        return -1;
+    }
+    if (!(a->flags & (C_CONTIGUOUS | F_CONTIGUOUS))) {
         PyObject *numpy = PyImport_ImportModule("numpy");
         f->capsule = numpy ? PyObject_CallMethod(numpy, "ascontiguousarray", "O", o) : NULL;
         Py_XDECREF(numpy);
-        Py_DECREF(capsule);
-        capsule = f->capsule == NULL ? NULL : interface_of(f->capsule, &a);
-    }
-    if (capsule == NULL) {
-        Py_CLEAR(f->capsule);
-        return -1;
+        array_look_end(&look);
+        if (f->capsule == NULL || array_look(f->capsule, &look) < 0) {
+            Py_CLEAR(f->capsule);
+            return -1;
+        }
     }
     f->data = a->data;
-    f->size = total_size(a);
+    f->size = array_size(a);
     f->unit = 1;
     if (a->typekind != '\0' && strchr("iufcmM", a->typekind) != NULL) {
         f->unit = a->itemsize == 2 || a->itemsize == 4 ? (size_t)a->itemsize
@@ -749,7 +735,7 @@ flat_open(PyObject *o, struct flat *f)
                                                        : 1;
     }
     f->contiguous = f->capsule == NULL;
-    Py_DECREF(capsule); /* the array itself stays, and its memory with it */
+    array_look_end(&look); /* the array itself stays, and its memory with it */
     return 0;
 }
 

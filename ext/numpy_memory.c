@@ -27,7 +27,13 @@ struct handler {
 
 /* Places in NumPy's table of C functions, the same in all versions that have them:
  * numpy/_core/code_generators/numpy_api.py. */
-enum { GET_FEATURE_VERSION = 211, SET_HANDLER = 304 };
+enum {
+    ARRAY_TYPE = 2,
+    NEW_FROM_DESCR = 94,
+    GET_FEATURE_VERSION = 211,
+    SET_HANDLER = 304,
+    GET_HANDLER = 305
+};
 #define NUMPY_1_22 0xfu
 
 /* All with the GIL, as is what NumPy calls here: an array is freed by its last reference. */
@@ -145,12 +151,13 @@ extent_copy_drop(struct extent_copy *copy)
     extent_copy_free(copy);
 }
 
-/* PyDataMem_SetHandler: NULL where there is none. */
-static PyObject *(*set_handler(void))(PyObject *)
+/* NumPy's C functions. NULL with an exception. */
+static void **
+c_functions(void)
 {
-    static PyObject *(*set)(PyObject *);
-    if (set != NULL) {
-        return set;
+    static void **functions;
+    if (functions != NULL) {
+        return functions;
     }
     PyObject *module = PyImport_ImportModule("numpy._core._multiarray_umath");
     if (module == NULL) {
@@ -158,12 +165,23 @@ static PyObject *(*set_handler(void))(PyObject *)
         module = PyImport_ImportModule("numpy.core._multiarray_umath");
     }
     PyObject *capsule = module == NULL ? NULL : PyObject_GetAttrString(module, "_ARRAY_API");
-    void **functions = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, NULL);
+    functions = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, NULL);
+    Py_XDECREF(capsule);
+    Py_XDECREF(module);
+    return functions;
+}
+
+/* PyDataMem_SetHandler: NULL where there is none. */
+static PyObject *(*set_handler(void))(PyObject *)
+{
+    static PyObject *(*set)(PyObject *);
+    if (set != NULL) {
+        return set;
+    }
+    void **functions = c_functions();
     if (functions != NULL && ((unsigned (*)(void))functions[GET_FEATURE_VERSION])() >= NUMPY_1_22) {
         set = (PyObject * (*)(PyObject *)) functions[SET_HANDLER];
     }
-    Py_XDECREF(capsule);
-    Py_XDECREF(module);
     PyErr_Clear();
     return set;
 }
@@ -180,24 +198,63 @@ handler_capsule(void)
     return capsule;
 }
 
-/* With what is offered; *taken: it is the array's. */
+/* numpy.empty(). */
 static PyObject *
-make_array(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order, bool *taken)
+new_array(const struct array_form *form)
+{
+    void **functions = c_functions();
+    if (functions == NULL) {
+        return NULL;
+    }
+    PyObject *(*make)(PyTypeObject *, PyObject *, int, const Py_intptr_t *, const Py_intptr_t *,
+                      void *, int, PyObject *) =
+        (PyObject * (*)(PyTypeObject *, PyObject *, int, const Py_intptr_t *, const Py_intptr_t *,
+                        void *, int, PyObject *)) functions[NEW_FROM_DESCR];
+    /* It takes the reference to the dtype. */
+    return make(functions[ARRAY_TYPE], Py_NewRef(form->dtype), form->nd, form->shape, NULL, NULL,
+                form->fortran, NULL);
+}
+
+/* The hook is in force from here on; *before: what was, or NULL where it was already. False: this
+ * NumPy has none. */
+static bool
+begin_hook(PyObject **before)
 {
     PyObject *capsule = handler_capsule();
-    PyObject *before = capsule == NULL ? NULL : set_handler()(capsule);
-    size_t size = offered.size;
+    *before = NULL;
+    if (capsule == NULL) {
+        return false;
+    }
+    if (sharing > 0) { /* then it most likely is: to ask takes less than to change it twice */
+        PyObject *now = ((PyObject * (*)(void)) c_functions()[GET_HANDLER])();
+        Py_XDECREF(now);
+        if (now == capsule) {
+            return true;
+        }
+        PyErr_Clear();
+    }
+    *before = set_handler()(capsule);
     PyErr_Clear();
-    if (before == NULL) {
+    return *before != NULL;
+}
+
+/* With what is offered; *taken: it is the array's. */
+static PyObject *
+make_array(const struct array_form *form, bool *taken)
+{
+    PyObject *before;
+    size_t size = offered.size;
+    bool hooked = begin_hook(&before);
+    if (!hooked) {
         offered.size = 0;
     }
     /* What a finaliser makes meanwhile must not take what is offered. */
     int collects = PyGC_Disable();
-    PyObject *array = PyObject_CallMethod(numpy, "empty", "OOs", shape, dtype, order);
+    PyObject *array = new_array(form);
     if (collects) {
         PyGC_Enable();
     }
-    *taken = size != 0 && before != NULL && offered.size == 0;
+    *taken = size != 0 && hooked && offered.size == 0;
     offered.size = 0;
     if (before != NULL) {
         PyObject *raised = array == NULL ? compat_take_exception() : NULL;
@@ -215,18 +272,17 @@ make_array(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
 }
 
 PyObject *
-ndarray_on(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
-           struct extent_copy *copy, bool *taken)
+ndarray_on(const struct array_form *form, struct extent_copy *copy, bool *taken)
 {
     if (copy == NULL) {
         *taken = false;
-        return PyObject_CallMethod(numpy, "empty", "OOs", shape, dtype, order);
+        return new_array(form);
     }
     offered.copy = copy;
     offered.block = NULL;
     offered.data = extent_copy_data(copy);
     offered.size = extent_copy_size(copy);
-    PyObject *array = make_array(numpy, shape, dtype, order, taken);
+    PyObject *array = make_array(form, taken);
     if (!*taken) {
         extent_copy_free(copy);
     }
@@ -234,15 +290,14 @@ ndarray_on(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
 }
 
 PyObject *
-ndarray_on_block(PyObject *numpy, PyObject *shape, PyObject *dtype, const char *order,
-                 struct block *block, void *data, size_t size)
+ndarray_on_block(const struct array_form *form, struct block *block, void *data, size_t size)
 {
     bool taken;
     offered.copy = NULL;
     offered.block = block;
     offered.data = data;
     offered.size = size;
-    PyObject *array = make_array(numpy, shape, dtype, order, &taken);
+    PyObject *array = make_array(form, &taken);
     if (array != NULL && !taken) {
         Py_CLEAR(array); /* it is not of that size */
     }

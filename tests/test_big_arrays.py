@@ -355,3 +355,26 @@ def test_written_here_and_there(context, dtype):
     write(plain, at)
     context.call(write, a, at)
     assert a.tobytes() == plain.tobytes()
+
+
+def described(a):
+    return str(a.dtype), a.shape, a.flags.writeable, a.flags.f_contiguous, a.tobytes()
+
+
+def made(dtype, shape, order):
+    import numpy
+
+    return numpy.arange(numpy.prod(shape, dtype=int)).astype(dtype).reshape(shape, order=order)
+
+
+def test_shapes_and_more_dtypes_than_are_remembered(context):
+    dtypes = [*(f"S{n}" for n in range(1, 20)), ">i2", "<f8", np.dtype("f8", copy=True), "m8[s]", "V3", [("a", "3f4")]]
+    for _ in range(2):
+        for dtype in dtypes:
+            for shape, order in [((), "C"), ((0, 3), "C"), ((2, 3), "F"), ((4,), "C")]:
+                a = made(dtype, shape, order) if dtype != "V3" else np.zeros(shape, dtype, order)
+                b = context.call(np.ndarray.copy, a, "K")
+                assert type(b) is np.ndarray and b.flags.owndata
+                assert described(b) == described(a) == context.call(described, a)
+                a.flags.writeable = False
+                assert described(a) == context.call(described, a)
