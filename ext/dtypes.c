@@ -121,8 +121,8 @@ unpickled(PyObject *bytes)
         return NULL;
     }
     PyObject *module = PyImport_ImportModule("ipython_isolation.libraries");
-    PyObject *o = module == NULL ? NULL
-                                 : PyObject_CallMethod(module, "loads", "y#", data + sizeof sum, size);
+    PyObject *o =
+        module == NULL ? NULL : PyObject_CallMethod(module, "loads", "y#", data + sizeof sum, size);
     Py_XDECREF(module);
     return o;
 }

@@ -425,6 +425,17 @@ encode_compound(struct message *m, PyObject *o, bool owned)
         }
         return encode_proxy(m, p);
     }
+    /* None of what follows is one, but to see that takes long after work on a big array, which has
+     * put all else out of the caches. */
+    if (is_ndarray(m->peer, o)) {
+        if (encode_kept(m, o)) {
+            return 0;
+        }
+        if (encode_ndarray(m, o, owned, &done) < 0 || done) {
+            return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
+        }
+        return encode_reference(m, o);
+    }
     if (encode_container(m, o, owned, &done) < 0 || done) {
         return done && !PyErr_Occurred() ? 0 : -1;
     }
@@ -500,12 +511,7 @@ encode_compound(struct message *m, PyObject *o, bool owned)
             return encode_proxy(m, of) < 0 ? -1 : encode_name(m, name);
         }
     }
-    if (is_ndarray(m->peer, o)) {
-        if (encode_ndarray(m, o, owned, &done) < 0 || done) {
-            return PyErr_Occurred() ? -1 : keep_unpaired(m, at, o);
-        }
-    }
-    else if (m->taking_apart && PyPickleBuffer_Check(o)) {
+    if (m->taking_apart && PyPickleBuffer_Check(o)) {
         return encode_pickle_buffer(m, o);
     }
     else if (is_numpy_value(m->peer, o)) {

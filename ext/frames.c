@@ -97,7 +97,7 @@ send_message(struct message *m)
     size_t size = m->w.size;
     int rc, saved;
     for (size_t i = 0; i < m->nblobs; i++) {
-        size += m->blobs[i].size;
+        size += m->blobs[i].block == NULL ? m->blobs[i].size : 0; /* a block is only named */
     }
     if (size < MUCH) {
         return channel_send_message(m);
