@@ -449,15 +449,16 @@ decode_ndarray(struct incoming *in)
 {
     uint64_t id = read_u64(&in->r), offset = 0;
     uint8_t flags = read_u8(&in->r);
-    PyObject *text = decode(in), *array = NULL;
+    PyObject *array = NULL;
+    struct array_form form = {.fortran = !(flags & 1), .dtype = decode_array_dtype(in)};
     Py_intptr_t shape[DIMENSIONS_MOST], strides[DIMENSIONS_MOST];
     uint64_t nd = read_count(&in->r, 8);
     size_t size;
-    struct array_form form = {.shape = shape, .fortran = !(flags & 1)};
-    if (text == NULL || in->r.failed || nd > DIMENSIONS_MOST) {
+    if (form.dtype == NULL || in->r.failed || nd > DIMENSIONS_MOST) {
         goto garbled;
     }
     form.nd = (int)nd;
+    form.shape = shape;
     for (uint64_t i = 0; i < nd; i++) {
         shape[i] = (Py_intptr_t)read_u64(&in->r);
     }
@@ -470,10 +471,6 @@ decode_ndarray(struct incoming *in)
     const struct frame *frame;
     const unsigned char *data = decode_blob(in, &size, &frame);
     if (in->r.failed) {
-        goto garbled;
-    }
-    form.dtype = dtype_of_text(text);
-    if (form.dtype == NULL) {
         goto garbled;
     }
     array = flags & STRIDED ? strided_array(&form, strides, offset, frame, data, size)
@@ -511,7 +508,6 @@ garbled:
         garbled("array");
     }
 done:
-    Py_XDECREF(text);
     Py_XDECREF(form.dtype);
     return array;
 }

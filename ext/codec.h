@@ -242,6 +242,8 @@ PyObject *dtype_text(PyObject *dtype, bool *objects);
 /* What was said, never one with objects in it; new reference, or NULL, perhaps without an
  * exception. */
 PyObject *dtype_of_text(PyObject *text);
+/* The same of what comes next in the frame; mostly without an object for it. */
+PyObject *decode_array_dtype(struct incoming *in);
 /* Do its instances cross as values, or as arrays? */
 bool is_numpy_value_class(PyTypeObject *cls);
 /* A scalar, a dtype or a ufunc of NumPy itself. */

@@ -31,10 +31,23 @@ remember_text(PyObject *dtype, PyObject *text)
     return 0;
 }
 
+/* Where the dtype of a text of one character belongs; or NULL. */
+static PyObject **
+place_by_char(PyObject *text)
+{
+    return PyUnicode_IS_COMPACT_ASCII(text) && PyUnicode_GET_LENGTH(text) == 1
+               ? &core_get()->dtype_of_char[PyUnicode_1BYTE_DATA(text)[0]]
+               : NULL;
+}
+
 /* Borrowed, or NULL without an exception. */
 static PyObject *
 known_dtype(PyObject *text)
 {
+    PyObject **place = place_by_char(text);
+    if (place != NULL) {
+        return *place;
+    }
     PyObject *by_text = core_get()->dtype_of_text;
     PyObject *found = by_text == NULL ? NULL : PyDict_GetItemWithError(by_text, text);
     if (found == NULL) {
@@ -47,6 +60,13 @@ known_dtype(PyObject *text)
 static int
 remember_dtype(PyObject *text, PyObject *dtype)
 {
+    PyObject **place = place_by_char(text);
+    if (place != NULL) {
+        PyObject *before = *place;
+        *place = Py_NewRef(dtype);
+        Py_XDECREF(before);
+        return 0;
+    }
     core_state *core = core_get();
     if (core->dtype_of_text == NULL && (core->dtype_of_text = PyDict_New()) == NULL) {
         return -1;
@@ -175,6 +195,24 @@ dtype_of_text(PyObject *text)
         (PyUnicode_CheckExact(text) && is_builtin(dtype) && remember_dtype(text, dtype) < 0)) {
         Py_CLEAR(dtype);
     }
+    return dtype;
+}
+
+PyObject *
+decode_array_dtype(struct incoming *in)
+{
+    struct reader ahead = in->r;
+    if (read_u8(&ahead) == TAG_ASCII) {
+        size_t size;
+        const unsigned char *text = read_bytes(&ahead, &size);
+        PyObject *dtype = size == 1 && text[0] < 128 ? core_get()->dtype_of_char[text[0]] : NULL;
+        if (dtype != NULL) {
+            in->r = ahead;
+            return Py_NewRef(dtype);
+        }
+    }
+    PyObject *text = decode(in), *dtype = text == NULL ? NULL : dtype_of_text(text);
+    Py_XDECREF(text);
     return dtype;
 }
 

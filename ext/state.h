@@ -292,6 +292,7 @@ typedef struct core_state {
     PyObject *deque_type, *array_type;      /* NULL until first needed */
     PyObject *numpy_names[4];               /* likewise; see dtypes.c */
     PyObject *numpy_scalar, *dtype_of_text; /* likewise */
+    PyObject *dtype_of_char[128];           /* those of one character; strong, or NULL */
     struct table dtype_texts;               /* dtype -> text, both strong */
     PyObject *libraries; /* the module ipython_isolation.libraries, once it is needed */
 #define NAME(n) PyObject *str_##n;
