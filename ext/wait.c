@@ -8,7 +8,7 @@
 #include <time.h>
 
 #define LAST_FRAME_MS 20 /* how long what a dead child had sent may take to arrive */
-#define SPIN_US 20       /* how long a wait spins with the GIL held, and ... */
+#define SPIN_US 40       /* how long a wait spins with the GIL held, and ... */
 #define GIVE_GIL_MS 5    /* ... how long it may go on so before it lets other threads run */
 
 /* Passes on the child's output while m is under way. */
