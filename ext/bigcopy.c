@@ -5,39 +5,40 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* One thread does not use all of the memory's bandwidth, and changing the access of so many pages
- * takes a third of the time that copying them does. More than that many gain nothing. */
-#define PARTS_MOST 4
+/* One thread does not use all of the memory's bandwidth. More than that many gain nothing. */
+#define THREADS_MOST 4
 /* What a thread of its own is worth starting for: that takes some 30 us, as copying 300 kB does. */
 #define PART_LEAST ((size_t)4 << 20)
+/* Threads take pieces of that size in turns: one that starts late, since the processors are busy,
+ * is not waited for. */
+#define PIECE ((size_t)1 << 20)
 /* As NumPy has it for its own arrays. */
 #define FRESH_LEAST ((size_t)4 << 20)
 #define STACK_SIZE ((size_t)128 << 10) /* a report of a crash is made on it */
 
-struct part {
+struct job {
     char *to;
     const char *from;
     size_t size;
-    bool opens, closes, failed;
+    _Atomic size_t next;
 };
 
 static void *
-copy_part(void *argument)
+copy_pieces(void *argument)
 {
-    struct part *p = argument;
+    struct job *job = argument;
 
-    if (p->opens && mprotect(p->to, p->size, PROT_READ | PROT_WRITE) < 0) {
-        p->failed = true;
-        return NULL;
+    for (size_t at; (at = atomic_fetch_add(&job->next, PIECE)) < job->size;) {
+        size_t left = job->size - at, size = left < PIECE ? left : PIECE;
+        memcpy(job->to + at, job->from + at, size);
     }
-    memcpy(p->to, p->from, p->size);
-    if (p->closes)
-        mprotect(p->to, p->size, PROT_NONE);
     return NULL;
 }
 
@@ -52,7 +53,7 @@ processors(void)
 /* It runs no handler of signals but of those that its own reading raises: what is copied may be a
  * file that somebody has made shorter. */
 static bool
-start(pthread_t *thread, struct part *p)
+start(pthread_t *thread, struct job *job)
 {
     size_t least = (size_t)sysconf(_SC_THREAD_STACK_MIN);
     pthread_attr_t attributes;
@@ -66,7 +67,7 @@ start(pthread_t *thread, struct part *p)
     sigdelset(&all, SIGSEGV);
     sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(thread, &attributes, copy_part, p);
+    error = pthread_create(thread, &attributes, copy_pieces, job);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     return error == 0;
@@ -83,33 +84,19 @@ big_fresh(void *data, size_t size)
         madvise((void *)from, to - from, MADV_HUGEPAGE);
 }
 
-bool
-big_copy(void *to, const void *from, size_t size, bool opens, bool closes)
+void
+big_copy(void *to, const void *from, size_t size)
 {
-    struct part parts[PARTS_MOST];
-    pthread_t threads[PARTS_MOST];
-    bool started[PARTS_MOST] = {false}, failed = false;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), n = size / PART_LEAST, each, at = 0;
+    struct job job = {to, from, size, 0};
+    pthread_t threads[THREADS_MOST];
+    size_t n = size / PART_LEAST, started = 0;
 
-    n = n > PARTS_MOST ? PARTS_MOST : n;
+    n = n > THREADS_MOST ? THREADS_MOST : n;
     if (n > 1 && n > processors())
         n = processors();
-    n = n < 1 ? 1 : n;
-    each = (size / n + page - 1) / page * page;
-    for (size_t i = 0; i < n; i++) {
-        size_t left = size - at, part = i + 1 == n || left < each ? left : each;
-        parts[i] =
-            (struct part){(char *)to + at, (const char *)from + at, part, opens, closes, false};
-        at += part;
-        started[i] = i > 0 && start(&threads[i], &parts[i]);
-    }
-    for (size_t i = 0; i < n; i++)
-        if (!started[i])
-            copy_part(&parts[i]);
-    for (size_t i = 0; i < n; i++) {
-        if (started[i])
-            pthread_join(threads[i], NULL);
-        failed = failed || parts[i].failed;
-    }
-    return !failed;
+    while (started + 1 < n && start(&threads[started], &job))
+        started++;
+    copy_pieces(&job);
+    for (size_t i = 0; i < started; i++)
+        pthread_join(threads[i], NULL);
 }

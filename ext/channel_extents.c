@@ -188,6 +188,7 @@ done:
     if (!sent && c->out != NULL) {
         extents_reclaim(c->out, extents_busy(c->out) & ~before);
     }
+    extents_guard(c->out);
     free(record);
     free(pieces);
     free(placed);

@@ -185,6 +185,10 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
     }
     if (c->lane != NULL && timeout_ms != 0) {
         c->spins = several_processors(); /* that may change, and before sleeping costs little */
+        if (c->out != NULL && c->hot) {
+            channel_reclaim(c);
+            extents_prepare(c->out);
+        }
     }
     c->hot = false;
     if (await_zmq(c) && channel_need_socket(c) < 0) {

@@ -277,7 +277,7 @@ read_bytearray(struct incoming *in, PyObject *o, PyObject **came)
         return -1;
     }
     big_fresh(PyByteArray_AS_STRING(o), size);
-    big_copy(PyByteArray_AS_STRING(o), data, size, false, false);
+    big_copy(PyByteArray_AS_STRING(o), data, size);
     if (came != NULL && size >= BLOB_SIZE) {
         *came = share_of_frame(frame, data, size);
     }

@@ -94,6 +94,10 @@ struct extents_out {
     pid_t owner;
     size_t idle_most;
     uint64_t busy, stamp;
+    uint64_t open;         /* of a guarded end: maps that can be accessed */
+    const void *last_data; /* the last big piece that was sent, ... */
+    size_t last_size;
+    bool ready; /* ... and the extent for another one like it can be written to, or there is none */
     struct slot {
         int fd;           /* -1: there is none */
         bool passed;      /* the reader has it */
@@ -101,7 +105,7 @@ struct extents_out {
         size_t used;      /* bytes from the start that may have memory */
         char *map;        /* its bytes, or NULL before they are wanted a second time */
         size_t populated; /* bytes of the map that take no page fault */
-        bool closed;      /* the map cannot be accessed */
+        size_t open;      /* bytes of the map that can be accessed */
         struct {          /* what it was written from, where that was one big piece */
             const void *data;
             size_t size;
@@ -136,7 +140,7 @@ unmap(struct slot *s)
         munmap(s->map, s->capacity);
     s->map = NULL;
     s->populated = 0;
-    s->closed = false;
+    s->open = 0;
 }
 
 static void
@@ -266,15 +270,15 @@ make(struct slot *s, size_t size)
 }
 
 /* One that was written from the same memory; else the smallest that is big enough and is kept for
- * nothing, or for what was sent longest ago where that is much; else one with no memfd yet; else
- * the smallest of all, which gets another. -1: all are in use, or there is no memory. */
+ * nothing, or for what was sent longest ago where that is much. -1: none; *other is then one with
+ * no memfd yet, else the smallest of all, to get another; or -1 too. */
 static int
-choose(struct extents_out *out, size_t size, const void *source)
+find(const struct extents_out *out, size_t size, const void *source, int *other)
 {
     int fits = -1, none = -1, least = -1, oldest = -1, watched = 0;
 
     for (int i = 0; i < (int)EXTENTS_MOST; i++) {
-        struct slot *s = &out->slots[i];
+        const struct slot *s = &out->slots[i];
         if (out->busy >> i & 1)
             continue;
         if (source && s->source.data == source && s->source.size == size)
@@ -292,12 +296,21 @@ choose(struct extents_out *out, size_t size, const void *source)
         else if (oldest < 0 || s->stamp < out->slots[oldest].stamp)
             oldest = i;
     }
+    *other = none >= 0 ? none : least;
     if (fits >= 0)
         return fits;
-    if (oldest >= 0 && (watched >= WATCHED_MOST || none < 0))
-        return oldest;
-    int slot = none >= 0 ? none : least;
-    return slot >= 0 && make(&out->slots[slot], size) == 0 ? slot : -1;
+    return watched >= WATCHED_MOST || none < 0 ? oldest : -1;
+}
+
+/* The same, with another memfd where none is found. -1: all are in use, or there is no memory. */
+static int
+choose(struct extents_out *out, size_t size, const void *source)
+{
+    int other = -1, slot = find(out, size, source, &other);
+
+    if (slot >= 0)
+        return slot;
+    return other >= 0 && make(&out->slots[other], size) == 0 ? other : -1;
 }
 
 static int
@@ -318,27 +331,55 @@ write_all(int fd, const void *data, size_t size, size_t at)
     return 0;
 }
 
-static bool
-open_map(struct slot *s)
+static uint64_t
+bit_of(const struct extents_out *out, const struct slot *s)
 {
-    if (s->closed && mprotect(s->map, s->capacity, PROT_READ | PROT_WRITE) < 0)
-        return false;
-    s->closed = false;
+    return (uint64_t)1 << (s - out->slots);
+}
+
+static bool
+open_map(struct extents_out *out, struct slot *s, size_t size)
+{
+    size = extent_round(size);
+    if (s->open < size) {
+        if (mprotect(s->map + s->open, size - s->open, PROT_READ | PROT_WRITE) < 0)
+            return false;
+        s->open = size;
+    }
+    out->open |= out->guarded ? bit_of(out, s) : 0;
     return true;
 }
 
-/* Stray writes of this process do not get to what the reader sees. */
-static void
-close_map(struct slot *s, size_t from)
+void
+extents_guard(struct extents_out *out)
 {
-    if (s->map && mprotect(s->map + from, s->capacity - from, PROT_NONE) == 0)
-        s->closed = true;
+    for (uint64_t slots = out->open & out->busy; slots != 0; slots &= slots - 1) {
+        struct slot *s = &out->slots[__builtin_ctzll(slots)];
+        if (s->open > 0 && mprotect(s->map, s->open, PROT_NONE) == 0)
+            s->open = 0;
+    }
+    out->open &= ~out->busy;
+}
+
+void
+extents_prepare(struct extents_out *out)
+{
+    int other, slot;
+
+    if (out->ready || out->last_size == 0)
+        return;
+    slot = find(out, out->last_size, out->last_data, &other);
+    if (slot < 0)
+        return; /* perhaps it is given back before the next look */
+    out->ready = true;
+    if (out->slots[slot].map)
+        open_map(out, &out->slots[slot], out->last_size);
 }
 
 /* Into memory that is there already a mapping writes faster than a system call, which looks each
  * page up; getting new memory is faster by system calls, which take no page faults. */
 static bool
-prepare_map(struct slot *s, size_t size)
+prepare_map(struct extents_out *out, struct slot *s, size_t size)
 {
     if (!s->map) {
         s->map = mmap(NULL, s->capacity, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, 0);
@@ -347,8 +388,9 @@ prepare_map(struct slot *s, size_t size)
             return false;
         }
         madvise(s->map, s->capacity, MADV_DONTFORK);
+        s->open = s->capacity;
     }
-    if (s->populated < size && !open_map(s))
+    if (!open_map(out, s, size))
         return false;
     if (s->populated < size) {
         /* Without it (Linux before 5.14) the pages are faulted in one by one. */
@@ -358,28 +400,14 @@ prepare_map(struct slot *s, size_t size)
     return true;
 }
 
-/* One of several: the map is closed after the last. */
 static int
-write_piece(struct slot *s, const struct piece *piece, size_t at, size_t had)
+write_piece(struct extents_out *out, struct slot *s, const struct piece *piece, size_t at,
+            size_t had)
 {
     if (piece->size < EXTENTS_APART || at + piece->size > had ||
-        !prepare_map(s, at + piece->size) || !open_map(s))
+        !prepare_map(out, s, at + piece->size))
         return write_all(s->fd, piece->data, piece->size, at);
-    big_copy(s->map + at, piece->data, piece->size, false, false);
-    return 0;
-}
-
-static int
-write_alone(struct extents_out *out, struct slot *s, const struct piece *piece, size_t had)
-{
-    if (piece->size > had || !prepare_map(s, piece->size))
-        return write_all(s->fd, piece->data, piece->size, 0);
-    if (!big_copy(s->map, piece->data, piece->size, s->closed, out->guarded)) {
-        close_map(s, 0);
-        return write_all(s->fd, piece->data, piece->size, 0);
-    }
-    if (out->guarded && !s->closed)
-        close_map(s, extent_round(piece->size));
+    big_copy(s->map + at, piece->data, piece->size);
     return 0;
 }
 
@@ -446,7 +474,12 @@ write_apart(struct extents_out *out, struct slot *s, const struct piece *piece)
     }
     if (s->used < piece->size)
         s->used = piece->size;
-    return write_alone(out, s, piece, had);
+    if (out->guarded) {
+        out->last_data = piece->data;
+        out->last_size = piece->size;
+        out->ready = false;
+    }
+    return write_piece(out, s, piece, 0, had);
 }
 
 static int
@@ -475,11 +508,9 @@ write_together(struct extents_out *out, const struct piece *pieces, size_t n, st
             placed[i].slot = (unsigned)slot;
             placed[i].fresh = fresh;
             fresh = false;
-            if (write_piece(s, &pieces[i], placed[i].at, had) < 0)
+            if (write_piece(out, s, &pieces[i], placed[i].at, had) < 0)
                 return -1;
         }
-    if (out->guarded && !s->closed)
-        close_map(s, 0);
     return 0;
 }
 

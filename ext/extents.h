@@ -57,6 +57,11 @@ void extents_out_free(struct extents_out *out);
  * come in the order in which descriptors are to be passed. */
 int extents_write(struct extents_out *out, const struct piece *pieces, size_t n,
                   struct placed *placed);
+/* Once they were sent, of a guarded end: what is in use can be written to no more. That takes long
+ * for much, time in which the reader has it already. */
+void extents_guard(struct extents_out *out);
+/* While there is nothing else to do: what the next piece will be written to can be. */
+void extents_prepare(struct extents_out *out);
 /* Close-on-exec; stays the writer's. */
 int extents_fd(const struct extents_out *out, unsigned slot);
 /* The reader has it. */

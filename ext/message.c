@@ -158,7 +158,7 @@ bytes_of(const void *data, size_t size)
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     if (bytes != NULL) {
         big_fresh(PyBytes_AS_STRING(bytes), size);
-        big_copy(PyBytes_AS_STRING(bytes), data, size, false, false);
+        big_copy(PyBytes_AS_STRING(bytes), data, size);
     }
     return bytes;
 }

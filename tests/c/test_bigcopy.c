@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -59,19 +60,12 @@ fill(size_t size)
 }
 
 static void
-check(size_t size, bool opens, bool closes)
+check(size_t size)
 {
     fill(size);
-    CHECK(!opens || mprotect(to, MOST, PROT_NONE) == 0);
     started = open_signals = 0;
-    CHECK(big_copy(to, from, size, opens, closes));
+    big_copy(to, from, size);
     CHECK_EQUAL(open_signals, 0);
-    if (closes && size > 0) {
-        CHECK(check_dies((char *)to));
-        CHECK(check_dies((char *)to + size / 2));
-        CHECK(check_dies((char *)to + size - 1));
-    }
-    CHECK_EQUAL(mprotect(to, MOST, PROT_READ | PROT_WRITE), 0);
     CHECK_EQUAL(memcmp(to, from, size), 0);
     CHECK_EQUAL(to[size], 0);
 }
@@ -86,9 +80,13 @@ test_sizes(void)
                                    8 * MB,     8 * MB + 1, 12 * MB + 5, 16 * MB, 17 * MB + 4095,
                                    33 * MB + 1};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        for (int flags = 0; flags < 4; flags++) {
+        /* Where it begins in a page, and in a line of the caches, makes no difference. */
+        for (size_t by = 0; by < 3; by++) {
+            static const size_t shifts[] = {0, 8, 32};
+            to += shifts[by];
             allowed = 99;
-            check(sizes[i], flags & 1, flags & 2);
+            check(sizes[i]);
+            to -= shifts[by];
             int parts = (int)(sizes[i] / (4 * MB));
             CHECK_EQUAL(started, (parts < 1 ? 1 : parts < most ? parts : most) - 1);
         }
@@ -101,7 +99,7 @@ test_no_threads(void)
 {
     for (int n = 0; n < 3; n++) {
         allowed = n;
-        check(33 * MB + 1, true, true);
+        check(33 * MB + 1);
         CHECK(started <= n);
     }
 }
@@ -119,17 +117,9 @@ test_one_processor(void)
     }
     CHECK_EQUAL(sched_setaffinity(0, sizeof one, &one), 0);
     allowed = 99;
-    check(33 * MB, false, false);
+    check(33 * MB);
     CHECK_EQUAL(started, 0);
     CHECK_EQUAL(sched_setaffinity(0, sizeof before, &before), 0);
-}
-
-static void
-test_memory_that_is_not_there(void)
-{
-    allowed = 99;
-    CHECK_EQUAL(munmap(to + 32 * MB, 4 * MB), 0);
-    CHECK(!big_copy(to, from, 36 * MB, true, true));
 }
 
 int
@@ -141,6 +131,5 @@ main(void)
     test_sizes();
     test_no_threads();
     test_one_processor();
-    test_memory_that_is_not_there();
     return check_report();
 }
