@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from conftest import wait_until
 
 from ipython_isolation import ProcessTerminationError
 
@@ -182,6 +183,25 @@ def test_the_frozen_copy_has_what_it_had(context, deaths):
     assert totals == [1.0 * N, 2.0 * N]
     for value in range(5):
         assert context.call(total, np.full(N, float(value))) == value * float(N)
+
+
+@pytest.mark.restarts
+def test_what_was_sent_is_closed_to_the_child(context):
+    """As long as the session has it; the memory is opened for the next one before that is asked for."""
+
+    def writable():
+        with open(f"/proc/{context.info()['pid']}/maps") as maps:
+            return sum("isolation-extent" in line and " rw-s " in line for line in maps)
+
+    for i in range(3):
+        context.call(make, i, N)
+    a = context.call(make, 7, N)
+    assert wait_until(lambda: writable() == 0) and a[0] == a[-1] == 7
+    del a
+    context.call(int)  # the child learns of it
+    assert wait_until(lambda: writable() == 1)
+    b = context.call(make, 8, N)
+    assert wait_until(lambda: writable() == 0) and b[0] == b[-1] == 8
 
 
 def test_a_call_that_dies_has_written_nothing(context):
