@@ -19,21 +19,14 @@ struct fields {
 };
 static enum { UNKNOWN, AS_IN_THE_HEADERS, OTHERWISE } layout; /* with the GIL */
 
-/* Built-in dtypes that were seen here: objects that stay, some two dozen. */
-#define KNOWN_MOST 32
-static struct known {
-    PyObject *dtype, *text; /* strong */
-    char kind;
-    int itemsize;
-} known[KNOWN_MOST];
-static unsigned nknown;
-
-static const struct known *
+/* Borrowed, or NULL. */
+static const struct known_dtype *
 find_known(const PyObject *dtype)
 {
-    for (unsigned i = 0; i < nknown; i++) {
-        if (known[i].dtype == dtype) {
-            return &known[i];
+    core_state *core = core_get();
+    for (unsigned i = 0; i < core->nknown_dtypes; i++) {
+        if (core->known_dtypes[i].dtype == dtype) {
+            return &core->known_dtypes[i];
         }
     }
     return NULL;
@@ -42,9 +35,10 @@ find_known(const PyObject *dtype)
 void
 array_remember_dtype(PyObject *dtype, PyObject *text, const struct array_interface *a)
 {
-    if (nknown < KNOWN_MOST && find_known(dtype) == NULL) {
-        known[nknown++] =
-            (struct known){Py_NewRef(dtype), Py_NewRef(text), a->typekind, a->itemsize};
+    core_state *core = core_get();
+    if (core->nknown_dtypes < KNOWN_DTYPES && find_known(dtype) == NULL) {
+        core->known_dtypes[core->nknown_dtypes++] =
+            (struct known_dtype){Py_NewRef(dtype), Py_NewRef(text), a->typekind, a->itemsize};
     }
 }
 
@@ -91,7 +85,7 @@ int
 array_look(PyObject *array, struct array_look *look)
 {
     const struct fields *f = (const struct fields *)array;
-    const struct known *dtype = layout == AS_IN_THE_HEADERS ? find_known(f->dtype) : NULL;
+    const struct known_dtype *dtype = layout == AS_IN_THE_HEADERS ? find_known(f->dtype) : NULL;
     look->capsule = NULL;
     look->text = NULL;
     if (dtype != NULL) {

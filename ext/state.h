@@ -16,6 +16,7 @@
 typedef struct PeerObject PeerObject;
 
 #define LIBRARY_CONTAINERS 3 /* see shadows.c */
+#define KNOWN_DTYPES 32      /* the built-in dtypes: some two dozen, which stay */
 
 /* One object that the other side knows by a handle. Owned by peer->exports. */
 struct export
@@ -294,6 +295,12 @@ typedef struct core_state {
     PyObject *numpy_scalar, *dtype_of_text; /* likewise */
     PyObject *dtype_of_char[128];           /* those of one character; strong, or NULL */
     struct table dtype_texts;               /* dtype -> text, both strong */
+    struct known_dtype {
+        PyObject *dtype, *text; /* strong */
+        char kind;
+        int itemsize;
+    } known_dtypes[KNOWN_DTYPES]; /* that arrays were seen to have; see ndarray.c */
+    unsigned nknown_dtypes;
     PyObject *libraries; /* the module ipython_isolation.libraries, once it is needed */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;
