@@ -156,6 +156,36 @@ is_known_of_lost(PyObject *self, struct proxy *p, PyObject *name)
     return false;
 }
 
+/* Whether an attribute that the mirrored class does not have cannot be there: in instances of the
+ * very class that has neither a __dict__ nor a __getattr__, and that nobody can give attributes to,
+ * as the built-in containers. The few names that no description mentions are asked for. */
+static bool
+is_certainly_missing(struct proxy *p, struct mirror *mirror, PyTypeObject *type, PyObject *name)
+{
+    core_state *core = core_get();
+    unsigned open = CLASS_INSTANCE_DICT | CLASS_OWN_GETATTRIBUTE | CLASS_METACLASS;
+    if (type != mirror->type || (mirror->flags & (CLASS_IMMUTABLE | open)) != CLASS_IMMUTABLE ||
+        p->epoch != p->peer->epoch || p->peer->state != PEER_RUNNING ||
+        compat_type_lookup(type, core->str___getattr__) != NULL || !PyUnicode_Check(name)) {
+        return false;
+    }
+    PyObject *undescribed[] = {core->str___dict__, core->str___weakref__, core->str___del__,
+                               core->str__abc_impl, core->str___slotnames__};
+    for (size_t i = 0; i < sizeof undescribed / sizeof *undescribed; i++) {
+        if (is_name(name, undescribed[i])) {
+            return false;
+        }
+    }
+    for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(type->tp_mro, i);
+        struct mirror *of = table_get(&core->mirrors, ADDRESS(base));
+        if (base != &PyBaseObject_Type && (of == NULL || !(of->flags & CLASS_IMMUTABLE))) {
+            return false; /* a real class of this side may have other attributes over there */
+        }
+    }
+    return true;
+}
+
 PyObject *
 proxy_getattro(PyObject *self, PyObject *name)
 {
@@ -200,6 +230,9 @@ proxy_getattro(PyObject *self, PyObject *name)
         }
         else if (descr != NULL && is_classmethod_kind((StubObject *)descr)) {
             return bound_new(self, (StubObject *)descr);
+        }
+        else if (descr == NULL && is_certainly_missing(p, mirror, type, name)) {
+            return PyObject_GenericGetAttr(self, name); /* raises what the target's would */
         }
     }
     return is_known_of_lost(self, p, name) ? NULL : remote_getattr(p->peer, self, name);

@@ -5,6 +5,7 @@ import inspect
 import pickle
 import pydoc
 import sys
+import traceback
 import typing
 
 import pytest
@@ -339,3 +340,33 @@ def test_sizes(load):
     zoo, array, struct = load("zoo"), load("array"), load("struct")
     objects = [array.array("i", range(9)), struct.Struct("2i"), zoo.Animal("rex"), zoo.settings, zoo.Slotted(1)]
     return [(sys.getsizeof(o), o.__sizeof__()) for o in objects]
+
+
+@both
+def test_what_a_built_in_object_does_not_have(zoo):
+    seen = []
+    for value in ([1], {"a": 1}, {1, 2}, bytearray(b"x"), zoo.DefaultingDict(a=1), zoo.KeepingList([1]), {"a": 1}.items()):
+        o = zoo.keep_under("built-in", value)
+        for name in ("__array__", "__deepcopy__", "appendd", "_repr_html_", "__getattr__", "__wrapped__", "\udc80"):
+            error = raises(getattr, o, name)
+            seen += [type(error), str(error), error.name, error.obj is o, hasattr(o, name), getattr(o, name, 7)]
+            seen += ["".join(traceback.format_exception_only(error))]
+        seen += [hasattr(o, "__dict__"), hasattr(o, "__weakref__"), hasattr(o, "__slotnames__"), o.__doc__, o.__init__ is None]
+    return seen
+
+
+def test_what_is_not_there_is_not_asked_for(worlds, zoo):
+    context = worlds[1].context
+    for value in ([1], {"a": 1}, {1, 2}, bytearray(b"x")):
+        o = zoo.keep_under("built-in", value)
+        before = context.info()["requests"]
+        assert not any(hasattr(o, name) for name in ("__array__", "__array_interface__", "__deepcopy__", "_repr_html_", "foo"))
+        assert context.info()["requests"] == before
+    # Instances of classes that can get attributes are asked, in whatever way they get them.
+    o, cls = zoo.KeepingList([1]), zoo.KeepingList
+    assert not hasattr(o, "foo")
+    cls.foo = 1
+    assert o.foo == 1
+    del cls.foo
+    o.foo = 2
+    assert o.foo == 2
