@@ -134,6 +134,31 @@ compat_dict_of_view(PyObject *view)
         ->dict;
 }
 
+/* Is it an iterator over a dict, or one of its views, from the front? */
+static inline bool
+compat_is_dict_iterator(PyObject *o)
+{
+    return Py_IS_TYPE(o, &PyDictIterKey_Type) || Py_IS_TYPE(o, &PyDictIterValue_Type) ||
+           Py_IS_TYPE(o, &PyDictIterItem_Type);
+}
+
+/* Sets such a one to where it would be had it given the first n of a dict that had `length` keys,
+ * and no gaps between them. */
+static inline void
+compat_dict_iterator_seek(PyObject *o, Py_ssize_t n, Py_ssize_t length)
+{
+    struct iterator {
+        PyObject_HEAD
+        PyObject *dict;
+        Py_ssize_t used, position;
+        PyObject *result;
+        Py_ssize_t left;
+    } *it = (struct iterator *)o;
+    it->used = length;
+    it->position = n;
+    it->left = length - n;
+}
+
 /* The exception under way, normalised, as a new reference; NULL when there is none. Clears it. */
 static inline PyObject *
 compat_take_exception(void)

@@ -147,11 +147,12 @@ stub_kind(PyTypeObject *cls, PyObject *name, PyObject *value)
         /* The class of a deque's reversed iterator makes others, unlike those of lists and dicts.
          */
         bool reverses = (PyObject *)cls != deque_class();
-        char kind = name == core->str___iter__                             ? 'i'
-                    : name == core->str___reversed__ && reverses           ? 'i'
-                    : name == core->str___len__                            ? 'n'
-                    : name == core->str___getitem__ && cls == &PyDict_Type ? 'g'
-                                                                           : 0;
+        char kind = name == core->str___iter__                   ? 'i'
+                    : name == core->str___reversed__ && reverses ? 'i'
+                    : name == core->str___len__                  ? 'n'
+                    : name == core->str___getitem__ && (cls == &PyDict_Type || cls == &PyList_Type)
+                        ? 'g'
+                        : 0;
         if (kind != 0) {
             return kind;
         }

@@ -8,6 +8,7 @@
 #include "memory.h"
 #include "peer.h"
 #include "proxy.h"
+#include "views.h"
 
 #include <stdlib.h>
 
@@ -126,6 +127,9 @@ encode_bytes(struct message *m, PyObject *o)
 static int
 encode_proxy(struct message *m, struct proxy *p)
 {
+    if (p->of != NULL && view_resolve(p) < 0) {
+        return -1;
+    }
     if (p->epoch == m->peer->epoch) {
         write_tag(m, TAG_BACKREF);
         write_u64(&m->w, p->handle);

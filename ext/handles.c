@@ -1,5 +1,7 @@
 #include "handles.h"
 
+#include "ahead.h"
+
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -175,9 +177,12 @@ proxy_drop(struct proxy *p)
     if (table_get(&peer->imports, p->handle) == p->object) {
         table_remove(&peer->imports, p->handle);
     }
-    if (p->epoch == peer->epoch && peer->state == PEER_RUNNING) {
+    if (p->handle != 0 && p->epoch == peer->epoch && peer->state == PEER_RUNNING) {
         release_queue(peer, p->handle, p->count);
     }
+    ahead_forget(p);
+    Py_XDECREF(p->of);
+    Py_XDECREF(p->method);
     Py_XDECREF(p->module);
     Py_XDECREF(p->qualname);
     Py_XDECREF(p->watch);
@@ -345,4 +350,38 @@ error:
     }
     free(p);
     return -1;
+}
+
+int
+proxy_bind_view(PeerObject *peer, PyObject *o, PyObject *of, PyObject *method)
+{
+    struct proxy *p = calloc(1, sizeof *p);
+    if (p == NULL || !table_put(&core_get()->proxies, ADDRESS(o), p)) {
+        free(p);
+        PyErr_NoMemory();
+        return -1;
+    }
+    p->object = o;
+    p->peer = (PeerObject *)Py_NewRef(peer);
+    p->epoch = peer->epoch;
+    p->of = Py_NewRef(of);
+    p->method = Py_NewRef(method);
+    return 0;
+}
+
+int
+proxy_become(struct proxy *p, struct proxy *made)
+{
+    PeerObject *peer = p->peer;
+    if (!table_put(&peer->imports, made->handle, p->object)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    p->handle = made->handle;
+    p->count = made->count;
+    p->epoch = made->epoch;
+    Py_CLEAR(p->of);
+    Py_CLEAR(p->method);
+    made->handle = 0; /* its end releases nothing */
+    return 0;
 }

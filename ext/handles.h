@@ -20,6 +20,11 @@ PyObject *proxy_of_handle(PeerObject *peer, uint64_t handle);
 /* Makes o the proxy of `handle`, received once; or counts one more receipt when it is so already.
  * 0, or -1 with an exception. */
 int proxy_bind(PeerObject *peer, PyObject *o, uint64_t handle);
+/* Makes o a proxy without a handle: of the view of the dict `of` that the stub `method` gives. o
+ * must be of a class with our finaliser. 0, or -1 with an exception. */
+int proxy_bind_view(PeerObject *peer, PyObject *o, PyObject *of, PyObject *method);
+/* Gives such a proxy the handle of `made`, a proxy that nobody has seen yet. 0, or -1 likewise. */
+int proxy_become(struct proxy *p, struct proxy *made);
 /* Receipt of a handle that needs no new proxy. */
 void proxy_received(struct proxy *p);
 /* tp_finalize of proxy classes. Queues the release; never sends, never blocks. */

@@ -12,17 +12,17 @@
 #include "codec.h"
 #include "iteration.h"
 
+#include "ahead.h"
 #include "handles.h"
 #include "peer.h"
 #include "proxy.h"
+#include "views.h"
 
 #include <string.h>
 
-#define FIRST 1024    /* cost of what the first request fetches; doubled with each one ... */
-#define MOST 16384    /* ... up to here */
-#define COST_VALUE 1  /* a small value */
-#define COST_BYTES 64 /* so many bytes cost as much as a small value more */
-#define COST_REFERENCE 16
+#define FIRST 1024  /* cost of what the first request fetches; doubled with each one ... */
+#define MOST 16384  /* ... up to here */
+#define ALL 1048576 /* what one request fetches where all items are wanted at once */
 
 /* ---- which containers -------------------------------------------------------------------- */
 
@@ -55,9 +55,11 @@ is_plain_container(PyTypeObject *cls)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *exact;  /* strong */
-    PyObject *ahead;  /* strong or NULL: no item is sent ahead any more */
-    uint64_t pending; /* how many items `ahead` is before `exact` */
+    PyObject *exact;   /* strong */
+    PyObject *ahead;   /* strong or NULL: no item is sent ahead any more */
+    PyObject *keys_of; /* strong or NULL: the dict whose keys these are */
+    bool all_values;   /* not only small values of that dict go along */
+    uint64_t pending;  /* how many items `ahead` is before `exact` */
 } CursorObject;
 
 static int
@@ -66,6 +68,7 @@ cursor_traverse(CursorObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->exact);
     Py_VISIT(self->ahead);
+    Py_VISIT(self->keys_of);
     return 0;
 }
 
@@ -74,6 +77,7 @@ cursor_clear(CursorObject *self)
 {
     Py_CLEAR(self->exact);
     Py_CLEAR(self->ahead);
+    Py_CLEAR(self->keys_of);
     return 0;
 }
 
@@ -97,32 +101,18 @@ static PyType_Spec cursor_spec = {
     "ipython_isolation._core.Cursor", sizeof(CursorObject), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, cursor_slots};
 
-static bool
-is_small_value(PyObject *o)
+/* Borrowed: the dict whose keys iterating o gives, or NULL. What a subclass's own __getitem__ gives
+ * does not count: that is no stub of dict's. */
+static PyObject *
+mapping_of(PyObject *o)
 {
-    return PyLong_CheckExact(o) || PyFloat_CheckExact(o) || o == Py_None || PyBool_Check(o) ||
-           (PyUnicode_CheckExact(o) && PyUnicode_GET_LENGTH(o) < COST_BYTES) ||
-           (PyBytes_CheckExact(o) && PyBytes_GET_SIZE(o) < COST_BYTES);
-}
-
-static Py_ssize_t
-cost_of(PyObject *o)
-{
-    if (is_small_value(o)) {
-        return COST_VALUE;
+    if (PyDict_Check(o)) {
+        return o;
     }
-    if (PyUnicode_CheckExact(o) || PyBytes_CheckExact(o)) {
-        return COST_VALUE + PyObject_Size(o) / COST_BYTES;
+    if (Py_IS_TYPE(o, &PyDictKeys_Type) || Py_IS_TYPE(o, &PyODictKeys_Type)) {
+        return compat_dict_of_view(o);
     }
-    if (PyTuple_CheckExact(o)) {
-        Py_ssize_t cost = COST_VALUE;
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(o) && cost < MOST; i++) {
-            PyObject *item = PyTuple_GET_ITEM(o, i);
-            cost += is_small_value(item) ? COST_VALUE : COST_REFERENCE;
-        }
-        return cost;
-    }
-    return COST_REFERENCE;
+    return NULL;
 }
 
 /* New reference to a cursor at the beginning of o, as the class's own __iter__ says. */
@@ -134,6 +124,8 @@ cursor_new(PyObject *descriptor, PyObject *o)
         return NULL;
     }
     self->pending = 0;
+    self->keys_of = Py_XNewRef(mapping_of(o));
+    self->all_values = self->keys_of != NULL && self->keys_of != o;
     self->exact = PyObject_CallOneArg(descriptor, o);
     self->ahead = self->exact == NULL ? NULL : PyObject_CallOneArg(descriptor, o);
     PyObject_GC_Track(self);
@@ -182,9 +174,33 @@ cursor_one(CursorObject *self, bool *done)
     return items;
 }
 
+/* What an answer takes along besides the items. */
+struct along {
+    PyObject *values; /* strong: dict, of keys and their values; or None */
+    struct contents contents;
+};
+
+/* Adds the value that a key has, and its cost to *cost. As contents_add(). */
+static int
+add_value(CursorObject *self, PyObject *key, Py_ssize_t most, struct along *along, Py_ssize_t *cost)
+{
+    PyObject *value = is_small_value(key) ? PyDict_GetItemWithError(self->keys_of, key) : NULL;
+    if (value == NULL || (!self->all_values && !is_small_value(value))) {
+        return PyErr_Occurred() ? -1 : 1;
+    }
+    if (PyDict_SetItem(along->values, key, value) < 0) {
+        return -1;
+    }
+    if (is_small_value(value)) {
+        return 1; /* no more than the key says */
+    }
+    *cost += cost_of(value, most);
+    return contents_add(&along->contents, value, most, cost);
+}
+
 /* The next items of `ahead`, as a tuple; *done: there are no more. */
 static PyObject *
-cursor_several(CursorObject *self, Py_ssize_t want, bool *done)
+cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *along)
 {
     Py_ssize_t cost = 0, n = 0, room = PyObject_LengthHint(self->ahead, 16);
     if (room < 0) {
@@ -202,7 +218,6 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done)
             Py_CLEAR(self->ahead);
             break;
         }
-        cost += PyLong_CheckExact(item) ? COST_VALUE : cost_of(item);
         if (n == room) {
             room *= 2;
             _PyTuple_Resize(&items, room);
@@ -213,42 +228,29 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done)
         }
         PyTuple_SET_ITEM(items, n, item);
         n++;
+        int fits = 1;
+        if (is_small_value(item)) {
+            cost += COST_VALUE;
+        }
+        else {
+            cost += cost_of(item, want);
+            fits = contents_add(&along->contents, item, want, &cost);
+        }
+        if (fits > 0 && self->keys_of != NULL) {
+            fits = add_value(self, item, want, along, &cost);
+        }
+        if (fits < 0) {
+            Py_CLEAR(items);
+        }
+        if (fits == 0 && want < MOST) {
+            break; /* the next answer may be larger */
+        }
     }
     if (items != NULL && n < room) {
         _PyTuple_Resize(&items, n);
     }
     self->pending += items == NULL ? 0 : (uint64_t)n;
     return items;
-}
-
-/* Borrowed: the dict whose keys iterating o gives, or NULL. What a subclass's own __getitem__ gives
- * does not count: that is no stub of dict's. */
-static PyObject *
-mapping_of(PyObject *o)
-{
-    if (PyDict_Check(o)) {
-        return o;
-    }
-    if (Py_IS_TYPE(o, &PyDictKeys_Type) || Py_IS_TYPE(o, &PyODictKeys_Type)) {
-        return compat_dict_of_view(o);
-    }
-    return NULL;
-}
-
-/* New reference: the values of these keys, those that are small, as a dict. */
-static PyObject *
-values_of(PyObject *mapping, PyObject *keys)
-{
-    PyObject *values = PyDict_New();
-    for (Py_ssize_t i = 0; values != NULL && i < PyTuple_GET_SIZE(keys); i++) {
-        PyObject *key = PyTuple_GET_ITEM(keys, i);
-        PyObject *value = is_small_value(key) ? PyDict_GetItemWithError(mapping, key) : NULL;
-        if (PyErr_Occurred() ||
-            (value != NULL && is_small_value(value) && PyDict_SetItem(values, key, value) < 0)) {
-            Py_CLEAR(values);
-        }
-    }
-    return values;
 }
 
 static Py_ssize_t
@@ -262,52 +264,98 @@ length_of(PyObject *o)
     return PyObject_Size(o);
 }
 
-/* (cursor, items, done, length, mapping, values); what is not known or asked for is None or -1. */
+/* New reference to what is iterated: the view of a dict that `cls` is the class of, or o itself. */
+static PyObject *
+iterated(PyTypeObject *cls, PyObject *o)
+{
+    const char *view = cls == &PyDictKeys_Type     ? "keys"
+                       : cls == &PyDictValues_Type ? "values"
+                       : cls == &PyDictItems_Type  ? "items"
+                                                   : NULL;
+    return view != NULL && PyDict_Check(o)
+               ? PyObject_CallMethod((PyObject *)&PyDict_Type, view, "O", o)
+               : Py_NewRef(o);
+}
+
+/* Sets a new cursor of o to where an iterator would be that has given `consumed` of `length`. */
+static int
+cursor_seek(CursorObject *self, uint64_t consumed, Py_ssize_t length)
+{
+    if (consumed > PY_SSIZE_T_MAX || length < 0 || consumed > (uint64_t)length) {
+        return garbled("iteration");
+    }
+    Py_ssize_t n = (Py_ssize_t)consumed;
+    Py_CLEAR(self->ahead);
+    if (compat_is_dict_iterator(self->exact)) {
+        compat_dict_iterator_seek(self->exact, n, length);
+        return 0;
+    }
+    if (!Py_IS_TYPE(self->exact, &PyListIter_Type)) {
+        return garbled("iteration");
+    }
+    PyObject *none = PyObject_CallMethod(self->exact, "__setstate__", "n", n);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+/* (cursor, items, done, length, mapping, values, contents); what is not known or asked for is None,
+ * -1 or empty. */
 PyObject *
-iteration_answer(PyObject *descriptor, PyObject *o, uint64_t consumed, uint64_t want)
+iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct iterate *asked)
 {
     CursorObject *cursor = NULL;
-    PyObject *mapping = NULL, *items = NULL, *values = NULL, *result = NULL;
+    PyObject *target = NULL, *items = NULL, *contents = NULL, *result = NULL;
+    struct along along = {NULL, {0}};
     Py_ssize_t length = -1;
-    bool done = false;
-    if (Py_IS_TYPE(o, core_get()->cursor_type)) {
+    bool done = false, first = !Py_IS_TYPE(o, core_get()->cursor_type);
+    if (contents_init(&along.contents) < 0) {
+        return NULL;
+    }
+    if (!first) {
         cursor = (CursorObject *)Py_NewRef(o);
         if (cursor->exact == NULL) {
             garbled("iteration");
             goto done;
         }
-        if (cursor_consumed(cursor, consumed) < 0) {
+        if (cursor_consumed(cursor, asked->consumed) < 0) {
             goto done;
         }
     }
     else {
-        cursor = cursor_new(descriptor, o);
-        mapping = mapping_of(o);
-        length = cursor == NULL ? -1 : length_of(o);
-        if (cursor == NULL || PyErr_Occurred()) {
+        target = iterated(cls, o);
+        cursor = target == NULL ? NULL : cursor_new(descriptor, target);
+        length = cursor == NULL ? -1 : length_of(target);
+        if (cursor == NULL || PyErr_Occurred() ||
+            (asked->consumed > 0 &&
+             cursor_seek(cursor, asked->consumed, (Py_ssize_t)asked->length) < 0)) {
             goto done;
         }
     }
-    if (want == 0) { /* the real iterator itself is wanted: nothing is sent ahead from now on */
+    if (asked->want == 0) { /* the real iterator itself is wanted: nothing is sent ahead from now on
+                             */
         Py_CLEAR(cursor->ahead);
         result = Py_NewRef(cursor->exact);
         goto done;
     }
-    items = want == 1 || cursor->ahead == NULL
+    along.values = cursor->keys_of == NULL ? Py_NewRef(Py_None) : PyDict_New();
+    items = along.values == NULL ? NULL
+            : asked->want == 1 || cursor->ahead == NULL
                 ? cursor_one(cursor, &done)
-                : cursor_several(cursor, want < MOST ? (Py_ssize_t)want : MOST, &done);
-    values = items == NULL     ? NULL
-             : mapping == NULL ? Py_NewRef(Py_None)
-                               : values_of(mapping, items);
-    result = values == NULL
-                 ? NULL
-                 : Py_BuildValue("(OOOnOO)", o == (PyObject *)cursor ? Py_None : (PyObject *)cursor,
-                                 items, done ? Py_True : Py_False, length,
-                                 mapping == NULL ? Py_None : mapping, values);
+                : cursor_several(cursor, asked->want < ALL ? (Py_ssize_t)asked->want : ALL, &done,
+                                 &along);
+    contents = items == NULL ? NULL : PyList_AsTuple(along.contents.found);
+    result = contents == NULL ? NULL
+                              : Py_BuildValue("(OOOnOOO)", first ? (PyObject *)cursor : Py_None,
+                                              items, done ? Py_True : Py_False, length,
+                                              cursor->keys_of == NULL ? Py_None : cursor->keys_of,
+                                              along.values, contents);
 done:
+    Py_XDECREF(target);
     Py_XDECREF(cursor);
     Py_XDECREF(items);
-    Py_XDECREF(values);
+    Py_XDECREF(contents);
+    Py_XDECREF(along.values);
+    contents_free(&along.contents);
     return result;
 }
 
@@ -315,15 +363,16 @@ done:
 
 typedef struct {
     PyObject_HEAD
-    PeerObject *peer; /* strong */
-    PyObject *cls;    /* strong: the mirrored class whose __iter__ it is ... */
-    PyObject *name;   /* strong: ... or __reversed__ */
-    PyObject *cursor; /* strong: a proxy; NULL at the end */
-    PyObject *exact;  /* strong or NULL: a proxy of the real iterator, once it was asked for */
-    PyObject *items;  /* strong or NULL: tuple of what was fetched */
-    Py_ssize_t next;  /* the first that was not used */
-    Py_ssize_t left;  /* items to come, while nothing has happened; -1: not known */
-    uint64_t effects; /* peer->effects when they were fetched */
+    PeerObject *peer;    /* strong */
+    PyObject *cls;       /* strong: the mirrored class whose __iter__ it is ... */
+    PyObject *name;      /* strong: ... or __reversed__ */
+    PyObject *cursor;    /* strong: a proxy; NULL at the end */
+    PyObject *container; /* strong or NULL: what there is no cursor of, as its content was known */
+    PyObject *exact;     /* strong or NULL: a proxy of the real iterator, once it was asked for */
+    PyObject *items;     /* strong or NULL: tuple of what was fetched */
+    Py_ssize_t next;     /* the first that was not used */
+    Py_ssize_t left;     /* items to come, while nothing has happened; -1: not known */
+    uint64_t effects;    /* peer->effects when they were fetched */
     uint64_t want;
     uint32_t epoch;
     bool done; /* there was no more behind `items` */
@@ -336,6 +385,7 @@ iterator_traverse(IteratorObject *self, visitproc visit, void *arg)
     Py_VISIT(self->peer);
     Py_VISIT(self->cls);
     Py_VISIT(self->cursor);
+    Py_VISIT(self->container);
     Py_VISIT(self->exact);
     Py_VISIT(self->items);
     return 0;
@@ -348,6 +398,7 @@ iterator_clear(IteratorObject *self)
     Py_CLEAR(self->cls);
     Py_CLEAR(self->name);
     Py_CLEAR(self->cursor);
+    Py_CLEAR(self->container);
     Py_CLEAR(self->exact);
     Py_CLEAR(self->items);
     return 0;
@@ -365,7 +416,7 @@ iterator_dealloc(IteratorObject *self)
 
 /* Asks for items from o, the container or a cursor. New reference to the answer. */
 static PyObject *
-ask(PeerObject *peer, PyObject *cls, PyObject *name, PyObject *o, uint64_t consumed, uint64_t want)
+ask(PeerObject *peer, PyObject *cls, PyObject *name, PyObject *o, struct iterate what)
 {
     struct message m;
     if (request_begin(peer, &m, OP_ITERATE) < 0) {
@@ -379,12 +430,13 @@ ask(PeerObject *peer, PyObject *cls, PyObject *name, PyObject *o, uint64_t consu
         request_abandon(&m);
         return NULL;
     }
-    write_u64(&m.w, consumed);
-    write_u64(&m.w, want);
+    write_u64(&m.w, what.consumed);
+    write_u64(&m.w, what.want);
+    write_u64(&m.w, what.length);
     return request_finish(&m);
 }
 
-/* The small values of a dict whose keys are iterated answer `dict[key]`. */
+/* The values of a dict whose keys are iterated answer `dict[key]`. */
 static int
 remember_values(PeerObject *peer, PyObject *mapping, PyObject *values)
 {
@@ -395,81 +447,157 @@ remember_values(PeerObject *peer, PyObject *mapping, PyObject *values)
     struct seen *seen = &peer->seen;
     if (seen->values != NULL && seen->of_values == p->handle &&
         seen->values_effects == peer->effects) {
+        seen->values_at = peer->ahead.used = ahead_now();
+        seen->values_uses = 0;
         return PyDict_Update(seen->values, values);
     }
     Py_XSETREF(seen->values, Py_NewRef(values));
     seen->of_values = p->handle;
     seen->values_effects = peer->effects;
+    seen->values_at = peer->ahead.used = ahead_now();
+    seen->values_uses = 0;
     return 0;
 }
 
-/* Takes an answer apart; `mapping` is remembered by the peer. Steals answer. */
+/* Takes an answer apart, to a question that was asked at `effects`; what came along is remembered.
+ * Steals answer. */
 static int
-take(IteratorObject *self, PyObject *answer)
+take(IteratorObject *self, PyObject *answer, uint64_t effects)
 {
-    PyObject *cursor, *items, *mapping, *values;
+    PyObject *cursor, *items, *mapping, *values, *contents;
+    PeerObject *peer = self->peer;
     int done;
     Py_ssize_t length;
     if (answer == NULL) {
         return -1;
     }
-    if (!PyTuple_Check(answer) || !PyArg_ParseTuple(answer, "OO!pnOO", &cursor, &PyTuple_Type,
-                                                    &items, &done, &length, &mapping, &values)) {
+    if (!PyTuple_Check(answer) ||
+        !PyArg_ParseTuple(answer, "OO!pnOOO!", &cursor, &PyTuple_Type, &items, &done, &length,
+                          &mapping, &values, &PyTuple_Type, &contents)) {
         PyErr_Clear();
         Py_DECREF(answer);
         return garbled("iteration");
     }
     if (cursor != Py_None) {
         Py_XSETREF(self->cursor, Py_NewRef(cursor));
+        Py_CLEAR(self->container);
     }
     Py_XSETREF(self->items, Py_NewRef(items));
     self->next = 0;
     self->done = done;
-    self->effects = self->peer->effects;
-    self->epoch = self->peer->epoch;
-    self->want = self->want == 1 ? 1 : self->want * 2 < MOST ? self->want * 2 : MOST;
-    int rc = mapping == Py_None ? 0 : remember_values(self->peer, mapping, values);
+    self->effects = peer->effects;
+    self->epoch = peer->epoch;
+    self->want = self->want == 1         ? 1
+                 : self->want >= MOST    ? self->want
+                 : self->want * 2 < MOST ? self->want * 2
+                                         : MOST;
+    int rc = mapping == Py_None ? 0 : remember_values(peer, mapping, values);
+    if (rc == 0 && effects == peer->effects) { /* else another thread may have changed it since */
+        rc = ahead_remember(peer, contents);
+    }
     Py_DECREF(answer);
     return rc;
 }
 
-PyObject *
-iteration_new(StubObject *stub, struct proxy *p)
+/* An iterator without anything to give yet. New reference. */
+static IteratorObject *
+iterator_new(PeerObject *peer, PyObject *cls, PyObject *name)
 {
-    PeerObject *peer = (PeerObject *)Py_NewRef(p->peer);
-    uint64_t handle = p->handle;
-    PyObject *answer = ask(peer, stub->cls, stub->name, p->object, 0, FIRST);
-    IteratorObject *self =
-        answer == NULL ? NULL : PyObject_GC_New(IteratorObject, core_get()->iterator_type);
+    IteratorObject *self = PyObject_GC_New(IteratorObject, core_get()->iterator_type);
     if (self == NULL) {
-        Py_XDECREF(answer);
-        Py_DECREF(peer);
         return NULL;
     }
     memset((char *)self + sizeof(PyObject), 0, sizeof *self - sizeof(PyObject));
-    self->peer = peer;
-    self->cls = Py_NewRef(stub->cls);
-    self->name = Py_NewRef(stub->name);
+    self->peer = (PeerObject *)Py_NewRef(peer);
+    self->cls = Py_NewRef(cls);
+    self->name = Py_NewRef(name);
     self->want = FIRST;
     self->left = -1;
     PyObject_GC_Track(self);
-    PyObject *length = PyTuple_Check(answer) && PyTuple_GET_SIZE(answer) > 3
+    return self;
+}
+
+/* New reference to an iterator over the proxy p whose first request fetches what `want` says. */
+static IteratorObject *
+begin(StubObject *stub, struct proxy *p, uint64_t want)
+{
+    PeerObject *peer = p->peer;
+    IteratorObject *self = iterator_new(peer, stub->cls, stub->name);
+    if (self == NULL) {
+        return NULL;
+    }
+    struct proxy *dict = p->of == NULL ? NULL : proxy_find(p->of);
+    uint64_t handle = dict != NULL ? dict->handle : p->handle; /* a view is as long as its dict */
+    uint64_t effects = peer->effects;
+    self->want = want;
+    PyObject *answer = ask(peer, self->cls, self->name, p->of != NULL ? p->of : p->object,
+                           (struct iterate){.want = want});
+    PyObject *length = answer != NULL && PyTuple_Check(answer) && PyTuple_GET_SIZE(answer) > 3
                            ? Py_NewRef(PyTuple_GET_ITEM(answer, 3))
                            : NULL;
-    if (take(self, answer) < 0 || self->cursor == NULL) {
+    if (take(self, answer, effects) < 0 || self->cursor == NULL) {
         if (!PyErr_Occurred()) {
             garbled("iteration");
         }
         Py_CLEAR(self);
     }
     else if (length != NULL && PyLong_CheckExact(length)) {
+        self->left = PyLong_AsSsize_t(length);
         peer->seen.of_length = handle;
-        peer->seen.length = PyLong_AsSsize_t(length);
+        peer->seen.length = self->left;
         peer->seen.length_effects = peer->effects;
-        self->left = peer->seen.length;
+        peer->seen.length_at = peer->ahead.used = ahead_now();
+        peer->seen.length_uses = 0;
     }
     Py_XDECREF(length);
+    return self;
+}
+
+PyObject *
+iteration_new(StubObject *stub, struct proxy *p)
+{
+    struct proxy *dict = p->of == NULL ? NULL : proxy_find(p->of);
+    if (dict != NULL && dict->ahead != NULL && stub->name == core_get()->str___iter__) {
+        PyObject *items = ahead_items(dict, view_name(p)), *known = NULL;
+        if (items != NULL) {
+            known = iteration_known(stub, p->of, items);
+            Py_DECREF(items);
+        }
+        if (known != NULL || PyErr_Occurred()) {
+            return known;
+        }
+    }
+    return (PyObject *)begin(stub, p, FIRST);
+}
+
+PyObject *
+iteration_known(StubObject *stub, PyObject *container, PyObject *items)
+{
+    PeerObject *peer = proxy_find(container)->peer;
+    IteratorObject *self = iterator_new(peer, stub->cls, stub->name);
+    if (self != NULL) {
+        self->container = Py_NewRef(container);
+        self->items = Py_NewRef(items);
+        self->done = true;
+        self->left = PyTuple_GET_SIZE(items);
+        self->effects = peer->effects;
+        self->epoch = peer->epoch;
+    }
     return (PyObject *)self;
+}
+
+/* Asks for what comes after what was used. 0, or -1 with an exception. */
+static int
+go_on(IteratorObject *self, uint64_t want, PyObject **answer)
+{
+    bool known = self->cursor == NULL;
+    PyObject *o = Py_NewRef(known ? self->container : self->cursor);
+    *answer = ask(self->peer, self->cls, self->name, o,
+                  (struct iterate){.consumed = (uint64_t)self->next,
+                                   .want = want,
+                                   .length = known ? (uint64_t)PyTuple_GET_SIZE(self->items) : 0});
+    Py_DECREF(o);
+    return *answer == NULL ? -1 : 0;
 }
 
 static PyObject *
@@ -478,7 +606,7 @@ iterator_next(IteratorObject *self)
     if (self->exact != NULL) {
         return PyIter_Next(self->exact);
     }
-    if (self->cursor == NULL) {
+    if (self->cursor == NULL && self->container == NULL) {
         return NULL;
     }
     PeerObject *peer = self->peer;
@@ -491,17 +619,20 @@ iterator_next(IteratorObject *self)
         if (!used_up) {
             self->want = 1; /* the loop's body asks the other side too */
         }
-        PyObject *cursor = Py_NewRef(self->cursor);
-        PyObject *answer =
-            ask(peer, self->cls, self->name, cursor, (uint64_t)self->next, self->want);
-        Py_DECREF(cursor);
-        if (take(self, answer) < 0) {
+        uint64_t effects = peer->effects;
+        PyObject *answer;
+        if (go_on(self, self->want, &answer) < 0 || take(self, answer, effects) < 0) {
+            return NULL;
+        }
+        if (self->cursor == NULL) {
+            garbled("iteration");
             return NULL;
         }
         used_up = PyTuple_GET_SIZE(self->items) == 0;
     }
     if (used_up) {
         Py_CLEAR(self->cursor); /* an iterator that has ended stays so */
+        Py_CLEAR(self->container);
         return NULL;
     }
     self->left -= self->left > 0;
@@ -513,17 +644,17 @@ PyObject *
 iteration_exact(PyObject *o)
 {
     IteratorObject *self = (IteratorObject *)o;
-    if (self->exact == NULL && self->cursor == NULL) {
+    if (self->exact == NULL && self->cursor == NULL && self->container == NULL) {
         PyObject *nothing = PyTuple_New(0);
         self->exact = nothing == NULL ? NULL : PyObject_GetIter(nothing);
         Py_XDECREF(nothing);
     }
     else if (self->exact == NULL) {
-        PyObject *exact =
-            ask(self->peer, self->cls, self->name, self->cursor, (uint64_t)self->next, 0);
-        if (exact != NULL) {
+        PyObject *exact;
+        if (go_on(self, 0, &exact) == 0) {
             Py_XSETREF(self->exact, exact);
             Py_CLEAR(self->cursor);
+            Py_CLEAR(self->container);
             Py_CLEAR(self->items);
         }
     }
@@ -565,10 +696,11 @@ static PyObject *
 iterator_hint(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     IteratorObject *it = (IteratorObject *)self;
-    if (it->cursor != NULL && it->done && it->effects == it->peer->effects) {
+    bool left = it->cursor != NULL || it->container != NULL;
+    if (left && it->done && it->effects == it->peer->effects) {
         return PyLong_FromSsize_t(PyTuple_GET_SIZE(it->items) - it->next);
     }
-    if (it->cursor != NULL && it->left >= 0 && it->effects == it->peer->effects) {
+    if (left && it->left >= 0 && it->effects == it->peer->effects) {
         return PyLong_FromSsize_t(it->left);
     }
     PyObject *exact = iteration_exact(self);
@@ -644,15 +776,22 @@ PyObject *
 iteration_seen(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs)
 {
     struct seen *seen = &p->peer->seen;
-    if (p->epoch != p->peer->epoch || p->peer->state != PEER_RUNNING) {
+    if (stub->kind == 'n' && nargs == 1 && p->of != NULL) {
+        Py_ssize_t n = PyObject_Size(p->of);
+        return n < 0 ? NULL : PyLong_FromSsize_t(n);
+    }
+    if (p->epoch != p->peer->epoch || p->handle == 0) {
         return NULL;
     }
     if (stub->kind == 'n' && nargs == 1 && seen->of_length == p->handle && seen->length >= 0 &&
-        seen->length_effects == p->peer->effects) {
+        seen->length_effects == p->peer->effects && ahead_is_fresh(p->peer, seen->length_at) &&
+        !ahead_is_enough(&seen->length_uses, seen->length)) {
         return PyLong_FromSsize_t(seen->length);
     }
     if (stub->kind == 'g' && nargs == 2 && seen->values != NULL && seen->of_values == p->handle &&
-        seen->values_effects == p->peer->effects && is_small_value(args[1])) {
+        seen->values_effects == p->peer->effects && is_small_value(args[1]) &&
+        ahead_is_fresh(p->peer, seen->values_at) &&
+        !ahead_is_enough(&seen->values_uses, PyDict_GET_SIZE(seen->values))) {
         return Py_XNewRef(PyDict_GetItemWithError(seen->values, args[1]));
     }
     return NULL;
@@ -663,6 +802,40 @@ iteration_effect(PeerObject *peer)
 {
     peer->effects++;
     Py_CLEAR(peer->seen.values);
+    if (peer->ahead.first != NULL) {
+        ahead_drop(peer);
+    }
+}
+
+PyObject *
+iteration_contents(PyObject *o)
+{
+    struct proxy *p = proxy_find(o);
+    PyObject *view = NULL, *method = NULL, *items = NULL;
+    if (p == NULL || p->peer->batching > 0) {
+        return NULL;
+    }
+    struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(o)));
+    if (mirror != NULL && mirror->reported == (PyObject *)&PyDict_Type) {
+        if (p->ahead != NULL && (items = ahead_items(p, core_get()->str_items)) != NULL) {
+            return items;
+        }
+        view = view_of(p, core_get()->str_items);
+    }
+    else if (mirror != NULL && mirror->reported == (PyObject *)&PyList_Type) {
+        if (p->ahead != NULL && (items = ahead_items(p, NULL)) != NULL) {
+            return items;
+        }
+        view = Py_NewRef(o);
+    }
+    method = view == NULL ? NULL : compat_type_lookup(Py_TYPE(view), core_get()->str___iter__);
+    if (method != NULL && Py_IS_TYPE(method, core_get()->method_type)) {
+        PyObject *iterator = (PyObject *)begin((StubObject *)method, proxy_find(view), ALL);
+        items = iterator == NULL ? NULL : PySequence_Tuple(iterator);
+        Py_XDECREF(iterator);
+    }
+    Py_XDECREF(view);
+    return items;
 }
 
 int

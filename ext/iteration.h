@@ -15,8 +15,19 @@ PyObject *iteration_seen(StubObject *stub, struct proxy *p, PyObject *const *arg
                          Py_ssize_t nargs);
 /* Something may have changed over there. */
 void iteration_effect(PeerObject *peer);
+/* An iterator over `container`, a proxy, whose content is known: the items, a tuple. */
+PyObject *iteration_known(StubObject *stub, PyObject *container, PyObject *items);
+/* New reference to a tuple of all items of a list, or of all (key, value) of a dict, fetched as few
+ * times as can be; NULL without an exception where o is no proxy of either. */
+PyObject *iteration_contents(PyObject *o);
+/* What a request asks of a container or cursor. */
+struct iterate {
+    uint64_t consumed, want;
+    uint64_t length; /* of a container some items of which were used: what its length was then */
+};
 /* The executor. */
-PyObject *iteration_answer(PyObject *descriptor, PyObject *o, uint64_t consumed, uint64_t want);
+PyObject *iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o,
+                           struct iterate *asked);
 int iteration_init(core_state *core, PyObject *module);
 
 #endif

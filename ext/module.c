@@ -59,6 +59,15 @@ core_proxy_info(PyObject *Py_UNUSED(module), PyObject *o)
                          proxy_is_lost(p) ? Py_True : Py_False);
 }
 
+/* contents(o) -> a tuple of all items of a list of the other side, or of all (key, value) of a
+ * dict; None where o is no proxy of either, or that has to be asked for in another way. */
+static PyObject *
+core_contents(PyObject *Py_UNUSED(module), PyObject *o)
+{
+    PyObject *items = iteration_contents(o);
+    return items != NULL || PyErr_Occurred() ? items : Py_NewRef(Py_None);
+}
+
 /* target_name(o) -> "module.qualname" of a class or function, or None; local */
 static PyObject *
 core_target_name(PyObject *Py_UNUSED(module), PyObject *o)
@@ -131,6 +140,7 @@ static PyMethodDef methods[] = {
     {"proxy_info", core_proxy_info, METH_O, NULL},
     {"target_name", core_target_name, METH_O, NULL},
     {"class_peer", core_class_peer, METH_O, NULL},
+    {"contents", core_contents, METH_O, NULL},
     {"raiser", core_raiser, METH_O, NULL},
     {"share_arrays", share_arrays, METH_O, NULL},
     {"buffer_mark", buffer_mark, METH_O, NULL},

@@ -585,12 +585,15 @@ op_iterate(struct incoming *in, unsigned *Py_UNUSED(flags))
         return NULL;
     }
     PyObject *o = decode(in);
-    uint64_t consumed = read_u64(&in->r), want = read_u64(&in->r);
+    struct iterate asked;
+    asked.consumed = read_u64(&in->r);
+    asked.want = read_u64(&in->r);
+    asked.length = read_u64(&in->r);
     if (o != NULL && in->r.failed) {
         garbled("iteration");
     }
     else if (o != NULL) {
-        result = iteration_answer(descriptor, o, consumed, want);
+        result = iteration_answer(cls, descriptor, o, &asked);
     }
     Py_XDECREF(o);
     Py_DECREF(descriptor);

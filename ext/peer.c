@@ -27,6 +27,9 @@ bool
 proxy_is_lost(struct proxy *p)
 {
     PeerObject *peer = p->peer;
+    if (p->of != NULL) {
+        return proxy_is_lost(proxy_find(p->of));
+    }
     if (p->module != NULL) {
         return false;
     }

@@ -121,6 +121,9 @@ peer_traverse(PeerObject *self, visitproc visit, void *arg)
         Py_VISIT(((struct export *)value)->object);
     }
     Py_VISIT(self->tap);
+    for (size_t i = 0; i < sizeof self->views / sizeof *self->views; i++) {
+        Py_VISIT(self->views[i]);
+    }
     return 0;
 }
 
@@ -132,6 +135,9 @@ peer_clear(PeerObject *self)
     Py_CLEAR(self->modules);
     Py_CLEAR(self->call_context);
     Py_CLEAR(self->tap);
+    for (size_t i = 0; i < sizeof self->views / sizeof *self->views; i++) {
+        Py_CLEAR(self->views[i]);
+    }
     return 0;
 }
 
@@ -231,6 +237,7 @@ leave_life(PeerObject *self)
     peer_ending(self, END_DIED); /* unless it is known already how it ended */
     strands_close_all(self);
     self->nreleases = 0;
+    iteration_effect(self); /* what was remembered is not kept any longer */
 }
 
 /* Ends all that is left of the last life, a frozen copy too. */

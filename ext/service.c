@@ -1,6 +1,7 @@
 /* service.c: the service threads, one of each side. */
 #include "exchange.h"
 
+#include "ahead.h"
 #include "strands.h"
 
 #include <unistd.h>
@@ -48,14 +49,14 @@ peer_service(PeerObject *peer, uint32_t epoch)
                      idle ? process_err(peer->process) : -1};
         /* Output that comes during a call is the caller's to read; look again when it ends. */
         peer->late_output = !idle;
-        quiet = quiet && peer->nreleases == 0;
+        quiet = quiet && peer->nreleases == 0 && peer->ahead.first == NULL;
         peer->drowsy = quiet;
         peer->polling++;
         Py_BEGIN_ALLOW_THREADS
         channel_wait(s->channel, fds, 5, quiet ? -1 : IDLE_MS, &ready);
         Py_END_ALLOW_THREADS
         peer->polling--;
-        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0);
+        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0 && peer->ahead.first == NULL);
         if (peer->epoch != epoch || peer->state != PEER_RUNNING) {
             break;
         }
@@ -74,6 +75,9 @@ peer_service(PeerObject *peer, uint32_t epoch)
             break; /* the next use says so */
         }
         if (peer->active == 0) {
+            if (ready == 0) {
+                ahead_expire(peer);
+            }
             if (ready & (8 | 16)) {
                 PyObject *parked = NULL;
                 drain_output(peer, &parked);
@@ -117,12 +121,12 @@ peer_child_service(PeerObject *peer)
         }
         unsigned ready = 0;
         int fds[] = {peer->fdpass, peer->wake_fd};
-        quiet = quiet && peer->nreleases == 0;
+        quiet = quiet && peer->nreleases == 0 && peer->ahead.first == NULL;
         peer->drowsy = quiet;
         Py_BEGIN_ALLOW_THREADS
         channel_wait(s->channel, fds, 2, quiet ? -1 : IDLE_MS, &ready);
         Py_END_ALLOW_THREADS
-        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0);
+        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0 && peer->ahead.first == NULL);
         if (ready & 2) {
             uint64_t count;
             ssize_t ignored = read(peer->wake_fd, &count, sizeof count);
@@ -152,6 +156,9 @@ peer_child_service(PeerObject *peer)
             if (PyErr_Occurred()) {
                 PyErr_WriteUnraisable((PyObject *)peer);
             }
+        }
+        if (ready == 0) {
+            ahead_expire(peer);
         }
         if (ready == 0 && peer->nreleases > 0 &&
             peer_send_event(peer, s, OP_RELEASE, NULL, 0) < 0) {

@@ -36,7 +36,11 @@ struct proxy {
     bool is_class;
     uint32_t epoch;              /* the life in which `handle` means something */
     PyObject *module, *qualname; /* strong or NULL: the target can be reached by this name */
-    PyObject *watch; /* strong or NULL: weak reference, where the type has no finaliser of ours */
+    struct ahead *ahead;         /* owned or NULL: what is in it, see ahead.c */
+    PyObject *of;     /* strong or NULL: the dict of a view that was not asked for, see views.c;
+                       * `handle` is 0 then */
+    PyObject *method; /* strong or NULL: the stub that asks for that view */
+    PyObject *watch;  /* strong or NULL: weak reference, where the type has no finaliser of ours */
 };
 
 enum {
@@ -92,7 +96,9 @@ struct seen {
     uint64_t of_length, length_effects; /* handle; peer->effects then */
     Py_ssize_t length;                  /* -1: not known */
     uint64_t of_values, values_effects;
-    PyObject *values; /* strong or NULL: dict */
+    uint32_t length_at, values_at;     /* ahead_now() then */
+    uint32_t length_uses, values_uses; /* how many questions they have answered */
+    PyObject *values;                  /* strong or NULL: dict */
 };
 
 /* The immutable values of one request's arguments, by number; see values.c. */
@@ -199,6 +205,12 @@ struct PeerObject {
     uint64_t next_handle, next_request, requests_sent;
     uint64_t effects; /* requests of either side that may have changed something */
     struct seen seen;
+    struct {
+        struct ahead *first; /* borrowed: of the list of all; their proxies own them */
+        Py_ssize_t items;    /* in all of them */
+        uint32_t used;       /* ahead_now() when one was used last, or came */
+    } ahead;
+    PyTypeObject *views[3]; /* strong or NULL: mirrored classes of views of dicts, see views.c */
     struct table exports;   /* handle -> struct export */
     struct table export_of; /* address of the object -> struct export */
     struct table imports;   /* handle -> proxy object (borrowed) */

@@ -2,10 +2,12 @@
  * there with each use; class and static methods once they are bound. */
 #include "proxy.h"
 
+#include "ahead.h"
 #include "codec.h"
 #include "handles.h"
 #include "iteration.h"
 #include "peer.h"
+#include "views.h"
 
 #include <string.h>
 
@@ -17,6 +19,17 @@ lost_repr(PyObject *self, struct proxy *p)
         PyUnicode_FromFormat("<lost %s object of context %R>", Py_TYPE(self)->tp_name, name);
     Py_XDECREF(name);
     return text;
+}
+
+/* `o[key]` of an exact list or dict and an index or a plain key: nothing else runs over there. */
+static bool
+is_plain_item_of(PyObject *o, PyObject *key)
+{
+    struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(o)));
+    return mirror != NULL &&
+           (mirror->reported == (PyObject *)&PyDict_Type
+                ? is_small_value(key)
+                : mirror->reported == (PyObject *)&PyList_Type && PyLong_CheckExact(key));
 }
 
 /* ---- stubs ------------------------------------------------------------------------------- */
@@ -37,6 +50,18 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
                 return ((PyTypeObject *)PyExc_BaseException)->tp_str(args[0]);
             }
             return lost_repr(args[0], p);
+        }
+    }
+    if (p != NULL && p->ahead != NULL && kwnames == NULL) {
+        PyObject *known = ahead_answer(stub, p, args, nargs);
+        if (known != NULL || PyErr_Occurred()) {
+            return known;
+        }
+    }
+    if (p != NULL && stub->view != 0 && kwnames == NULL && nargs == 1) {
+        PyObject *view = view_new(stub, p);
+        if (view != NULL || PyErr_Occurred()) {
+            return view;
         }
     }
     if (p != NULL && kwnames == NULL && strchr("ing", stub->kind) != NULL) {
@@ -89,7 +114,8 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
         Py_XDECREF(four);
         return NULL;
     }
-    m.pure = stub->kind == 'n';
+    m.pure = stub->kind == 'n' || (stub->kind == 'g' && nargs == 2 && kwnames == NULL &&
+                                   is_plain_item_of(args[0], args[1]));
     message_about(&m, nargs > 0 ? args[0] : NULL);
     m.operation = "method";
     m.operand = stub->name == core->str___call__ && nargs > 0 ? args[0] : callable;
@@ -107,6 +133,9 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     }
     if (p != NULL && stub->name == core->str___sizeof__ && !PyType_Check(args[0])) {
         result = add_size(result, -compat_size_before(Py_TYPE(args[0])));
+    }
+    if (result != NULL && stub->view != 0) {
+        view_seen(stub, result);
     }
     if (result != NULL && reduced) {
         Py_SETREF(result, PyObject_CallMethod(peer->host, "reduced", "(O)", result));
@@ -142,6 +171,7 @@ stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
         stub->abstract = abstract;
         stub->target = NULL;
         stub->own = false;
+        stub->view = kind == 'm' ? view_which(name) : 0;
         stub->deferrable = deferrable(core, name, kind);
         PyObject_GC_Track(stub);
     }

@@ -15,6 +15,9 @@ value_types: dict[type | str, bool]
 def isproxy(o: object, /) -> bool:
     """Whether o stands for an object of another process. Local and safe for any object."""
 
+def contents(o: object, /) -> tuple[Any, ...] | None:
+    """All items of a list of the other side, or all (key, value) of a dict; None where `o` is no proxy of either."""
+
 def proxy_info(o: object, /) -> tuple[Peer, int, int, bool] | None:
     """(peer, handle, epoch, lost) of a proxy, None for anything else. Local."""
 

@@ -142,7 +142,8 @@ class Host:
 
     def reduce_container(self, proxy):
         """What rebuilds a container of the child, for pickling here."""
-        return errors.container(proxy.__class__, self.peer.host_call("content", proxy))
+        items = _core.contents(proxy)
+        return errors.container(proxy.__class__, self.peer.host_call("content", proxy) if items is None else items)
 
     # -- what the child asks --------------------------------------------------------------------
 

@@ -1,0 +1,600 @@
+/* ahead.c: the contents of nested containers of the other side, which come along with the items of
+ * an iteration, so that a loop over them, numpy, pickle or a comparison needs no request for each.
+ *
+ * Who answers: only exact lists and dicts that hold nothing but plain values, tuples and other
+ * such containers, so that nothing of others runs and no other object is exported.
+ *
+ * Who asks: what has come is remembered with the proxy of the container, and answers what the
+ * target would have answered, for as long as this side cannot know of anything that may have
+ * changed it. Threads of the other process may change it all the same, as they might in-process.
+ * So that nobody waits in vain for that, it is forgotten once this side has paused, after a while
+ * in any case, and one container answers only so many questions. docs/protocol.md has the rule. */
+#include "ahead.h"
+
+#include "codec.h"
+#include "handles.h"
+#include "iteration.h"
+
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DEEPEST 16        /* containers in containers */
+#define PAUSE_MS 50       /* what was not used for so long is not used any more, nor ... */
+#define LONGEST_MS 1000   /* ... what came so long ago, and 1 ms for each ... */
+#define ITEMS_PER_MS 1000 /* ... of so many items that are remembered */
+#define MOST_ITEMS 4000000
+#define MOST_USES 32 /* questions that a container answers, and a few for each item */
+#define USES_PER_ITEM 4
+
+bool
+is_small_value(PyObject *o)
+{
+    return PyLong_CheckExact(o) || PyFloat_CheckExact(o) || o == Py_None || PyBool_Check(o) ||
+           (PyUnicode_CheckExact(o) && PyUnicode_GET_LENGTH(o) < COST_BYTES) ||
+           (PyBytes_CheckExact(o) && PyBytes_GET_SIZE(o) < COST_BYTES);
+}
+
+Py_ssize_t
+cost_of(PyObject *o, Py_ssize_t most)
+{
+    if (is_small_value(o)) {
+        return COST_VALUE;
+    }
+    if (PyUnicode_CheckExact(o) || PyBytes_CheckExact(o)) {
+        return COST_VALUE + PyObject_Size(o) / COST_BYTES;
+    }
+    if (PyTuple_CheckExact(o)) {
+        Py_ssize_t cost = COST_VALUE;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(o) && cost < most; i++) {
+            PyObject *item = PyTuple_GET_ITEM(o, i);
+            cost += is_small_value(item) ? COST_VALUE : COST_REFERENCE;
+        }
+        return cost;
+    }
+    return COST_REFERENCE;
+}
+
+/* ---- who answers ------------------------------------------------------------------------- */
+
+int
+contents_init(struct contents *c)
+{
+    c->found = PyList_New(0);
+    c->cost = 0;
+    table_init(&c->seen);
+    return c->found == NULL ? -1 : 0;
+}
+
+void
+contents_free(struct contents *c)
+{
+    Py_CLEAR(c->found);
+    table_free(&c->seen);
+}
+
+static bool
+is_plain_item(PyObject *o, int depth)
+{
+    if (is_small_value(o) || PyUnicode_CheckExact(o) || PyBytes_CheckExact(o) ||
+        PyList_CheckExact(o) || PyDict_CheckExact(o)) {
+        return true;
+    }
+    bool plain = PyTuple_CheckExact(o) && depth < DEEPEST;
+    for (Py_ssize_t i = 0; plain && i < PyTuple_GET_SIZE(o); i++) {
+        plain = is_plain_item(PyTuple_GET_ITEM(o, i), depth + 1);
+    }
+    return plain;
+}
+
+/* Of a dict also: an iterator over it is found again by how many keys it has given. */
+static bool
+is_plain_content(PyObject *o)
+{
+    if (PyList_CheckExact(o)) {
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(o); i++) {
+            if (!is_plain_item(PyList_GET_ITEM(o, i), 0)) {
+                return false;
+            }
+        }
+        return true;
+    }
+    PyObject *key, *value;
+    Py_ssize_t at = 0, n = 0;
+    while (PyDict_Next(o, &at, &key, &value)) {
+        if (at != ++n || !is_small_value(key) || !is_plain_item(value, 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* New reference: a tuple of the items of a list, or of the keys and values of a dict. */
+static PyObject *
+content_of(PyObject *o)
+{
+    if (PyList_CheckExact(o)) {
+        return PyList_AsTuple(o);
+    }
+    PyObject *key, *value, *content = PyTuple_New(2 * PyDict_GET_SIZE(o));
+    Py_ssize_t at = 0, n = 0;
+    while (content != NULL && PyDict_Next(o, &at, &key, &value)) {
+        PyTuple_SET_ITEM(content, n++, Py_NewRef(key));
+        PyTuple_SET_ITEM(content, n++, Py_NewRef(value));
+    }
+    return content;
+}
+
+/* As contents_add(), but what was added stays. */
+static int
+collect(struct contents *c, PyObject *o, Py_ssize_t most, int depth)
+{
+    bool tuple = PyTuple_CheckExact(o), dict = PyDict_CheckExact(o);
+    if (depth > DEEPEST || !(tuple || dict || PyList_CheckExact(o)) ||
+        (!tuple && (table_get(&c->seen, ADDRESS(o)) != NULL || !is_plain_content(o)))) {
+        return 1; /* it goes as what it is */
+    }
+    PyObject *content = tuple ? Py_NewRef(o) : content_of(o);
+    int rc = content == NULL ? -1 : 1;
+    if (rc > 0 && !tuple) {
+        rc = PyList_Append(c->found, o) < 0 || PyList_Append(c->found, content) < 0 ? -1 : 1;
+        if (rc > 0 && !table_put(&c->seen, ADDRESS(o), o)) {
+            PyErr_NoMemory();
+            rc = -1;
+        }
+    }
+    for (Py_ssize_t i = 0; rc > 0 && i < PyTuple_GET_SIZE(content); i++) {
+        PyObject *item = PyTuple_GET_ITEM(content, i);
+        c->cost += tuple ? 0 : cost_of(item, most); /* those of a tuple are in its own cost */
+        rc = c->cost > most ? 0 : is_small_value(item) ? 1 : collect(c, item, most, depth + 1);
+    }
+    Py_XDECREF(content);
+    return rc;
+}
+
+int
+contents_add(struct contents *c, PyObject *o, Py_ssize_t most, Py_ssize_t *cost)
+{
+    Py_ssize_t before = PyList_GET_SIZE(c->found);
+    c->cost = 0;
+    int rc = collect(c, o, most, 0);
+    if (rc == 0) {
+        for (Py_ssize_t i = before; i < PyList_GET_SIZE(c->found); i += 2) {
+            table_remove(&c->seen, ADDRESS(PyList_GET_ITEM(c->found, i)));
+        }
+        if (PyList_SetSlice(c->found, before, PY_SSIZE_T_MAX, NULL) < 0) {
+            return -1;
+        }
+    }
+    *cost += rc > 0 ? c->cost : 0;
+    return rc;
+}
+
+/* ---- who asks: what is remembered ---------------------------------------------------------- */
+
+/* The content of one container. Its proxy owns it, and all of a peer are in a list. */
+struct ahead {
+    struct proxy *of;         /* borrowed */
+    struct ahead *next, **at; /* `at`: what points to this one */
+    PyObject *items;          /* strong: tuple, of a list; or NULL */
+    PyObject *mapping;        /* strong: dict, of a dict; or NULL */
+    uint32_t since;           /* ahead_now() when it came */
+    uint32_t uses;
+    enum {
+        UNKNOWN,
+        VALUES,
+        OTHERS
+    } kind; /* whether it has nothing but values equal to themselves */
+};
+
+uint32_t
+ahead_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (uint32_t)(t.tv_sec * 1000 + t.tv_nsec / 1000000);
+}
+
+static Py_ssize_t
+size_of(const struct ahead *a)
+{
+    return a->items != NULL ? PyTuple_GET_SIZE(a->items) : PyDict_GET_SIZE(a->mapping);
+}
+
+void
+ahead_forget(struct proxy *p)
+{
+    struct ahead *a = p->ahead;
+    if (a == NULL) {
+        return;
+    }
+    p->ahead = NULL;
+    p->peer->ahead.items -= size_of(a);
+    *a->at = a->next;
+    if (a->next != NULL) {
+        a->next->at = a->at;
+    }
+    PyObject *items = a->items, *mapping = a->mapping;
+    free(a);
+    Py_XDECREF(items); /* last: may end other proxies, and so lead here again */
+    Py_XDECREF(mapping);
+}
+
+void
+ahead_drop(PeerObject *peer)
+{
+    while (peer->ahead.first != NULL) {
+        ahead_forget(peer->ahead.first->of);
+    }
+}
+
+/* New reference to a dict of keys and values that take turns; NULL, perhaps with an exception. */
+static PyObject *
+dict_of(PyObject *content)
+{
+    PyObject *dict = PyTuple_GET_SIZE(content) % 2 == 0 ? PyDict_New() : NULL;
+    for (Py_ssize_t i = 0; dict != NULL && i < PyTuple_GET_SIZE(content); i += 2) {
+        PyObject *key = PyTuple_GET_ITEM(content, i);
+        if (!is_small_value(key) ||
+            PyDict_SetItem(dict, key, PyTuple_GET_ITEM(content, i + 1)) < 0) {
+            Py_CLEAR(dict);
+        }
+    }
+    return dict;
+}
+
+static int
+remember(PeerObject *peer, PyObject *container, PyObject *content)
+{
+    struct proxy *p = proxy_find(container);
+    struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(container)));
+    if (p == NULL || p->peer != peer || mirror == NULL) {
+        return 0; /* an argument, which is real here */
+    }
+    bool list = mirror->reported == (PyObject *)&PyList_Type;
+    if (!list && mirror->reported != (PyObject *)&PyDict_Type) {
+        return 0;
+    }
+    PyObject *mapping = list ? NULL : dict_of(content);
+    if (!list && mapping == NULL) {
+        return PyErr_Occurred() ? -1 : garbled("contents");
+    }
+    ahead_forget(p);
+    struct ahead *a = calloc(1, sizeof *a);
+    if (a == NULL) {
+        Py_XDECREF(mapping);
+        PyErr_NoMemory();
+        return -1;
+    }
+    a->of = p;
+    a->items = list ? Py_NewRef(content) : NULL;
+    a->mapping = mapping;
+    a->since = peer->ahead.used;
+    a->next = peer->ahead.first;
+    a->at = &peer->ahead.first;
+    if (a->next != NULL) {
+        a->next->at = &a->next;
+    }
+    peer->ahead.first = a;
+    peer->ahead.items += size_of(a);
+    p->ahead = a;
+    return 0;
+}
+
+int
+ahead_remember(PeerObject *peer, PyObject *contents)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(contents);
+    if (peer->ahead.items > MOST_ITEMS) {
+        ahead_drop(peer);
+    }
+    if (n == 0) {
+        return 0;
+    }
+    if (peer->drowsy) { /* so that it is forgotten when there is nothing else to do */
+        uint64_t one = 1;
+        peer->drowsy = false;
+        ssize_t ignored = write(peer->wake_fd, &one, sizeof one); /* never blocks */
+        (void)ignored;
+    }
+    peer->ahead.used = ahead_now();
+    for (Py_ssize_t i = 0; i < n; i += 2) {
+        if (i + 1 == n || !PyTuple_CheckExact(PyTuple_GET_ITEM(contents, i + 1))) {
+            return garbled("contents");
+        }
+        if (remember(peer, PyTuple_GET_ITEM(contents, i), PyTuple_GET_ITEM(contents, i + 1)) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+bool
+ahead_is_fresh(PeerObject *peer, uint32_t at)
+{
+    uint32_t now = ahead_now();
+    if (peer->state != PEER_RUNNING || peer->batching > 0 ||
+        peer->copies != NULL || /* through a view, the target changes without a request */
+        now - peer->ahead.used >= PAUSE_MS ||
+        now - at >= LONGEST_MS + (uint32_t)(peer->ahead.items / ITEMS_PER_MS)) {
+        return false;
+    }
+    peer->ahead.used = now;
+    return true;
+}
+
+void
+ahead_expire(PeerObject *peer)
+{
+    if (peer->ahead.first != NULL && ahead_now() - peer->ahead.used >= PAUSE_MS) {
+        ahead_drop(peer);
+    }
+}
+
+/* Borrowed: what is remembered of p, if it may be used; NULL: it may not. */
+static struct ahead *
+usable(struct proxy *p)
+{
+    struct ahead *a = p->ahead;
+    return a != NULL && p->epoch == p->peer->epoch && ahead_is_fresh(p->peer, a->since) ? a : NULL;
+}
+
+bool
+ahead_is_enough(uint32_t *uses, Py_ssize_t n)
+{
+    return (*uses)++ >= MOST_USES + USES_PER_ITEM * (uint64_t)n;
+}
+
+/* The same for a question that counts. */
+static struct ahead *
+use(struct proxy *p)
+{
+    struct ahead *a = usable(p);
+    return a != NULL && !ahead_is_enough(&a->uses, size_of(a)) ? a : NULL;
+}
+
+/* ---- who asks: answers --------------------------------------------------------------------- */
+
+/* What equals itself: not so a float that is not a number, which in-process may be the very same
+ * object in two places. */
+static bool
+is_certain(PyObject *o)
+{
+    return is_small_value(o)
+               ? !PyFloat_CheckExact(o) || PyFloat_AS_DOUBLE(o) == PyFloat_AS_DOUBLE(o)
+               : PyUnicode_CheckExact(o) || PyBytes_CheckExact(o);
+}
+
+static bool is_known(struct ahead *a, int depth);
+
+static bool
+is_known_item(PyObject *o, int depth)
+{
+    if (is_certain(o)) {
+        return true;
+    }
+    if (PyTuple_CheckExact(o)) {
+        bool known = depth < DEEPEST;
+        for (Py_ssize_t i = 0; known && i < PyTuple_GET_SIZE(o); i++) {
+            known = is_known_item(PyTuple_GET_ITEM(o, i), depth + 1);
+        }
+        return known;
+    }
+    struct proxy *p = proxy_find(o);
+    struct ahead *a = p == NULL || depth >= DEEPEST ? NULL : usable(p);
+    return a != NULL && is_known(a, depth + 1);
+}
+
+/* Whether all that is in it, at any depth, can be compared and shown here. */
+static bool
+is_known(struct ahead *a, int depth)
+{
+    if (a->kind == VALUES) {
+        return true;
+    }
+    bool values = true, known = true;
+    PyObject *key, *item;
+    Py_ssize_t at = 0;
+    for (Py_ssize_t i = 0; known && a->items != NULL && i < PyTuple_GET_SIZE(a->items); i++) {
+        item = PyTuple_GET_ITEM(a->items, i);
+        values = values && is_certain(item);
+        known = is_known_item(item, depth);
+    }
+    while (known && a->mapping != NULL && PyDict_Next(a->mapping, &at, &key, &item)) {
+        values = values && is_certain(item) && is_certain(key);
+        known = is_certain(key) && is_known_item(item, depth);
+    }
+    a->kind = known && values ? VALUES : OTHERS;
+    return known;
+}
+
+/* New reference to what there is to compare of o, the other operand; NULL: it is not known.
+ * `enough`: the first one has answered enough. A sort compares one with many others, each of which
+ * with few. */
+static PyObject *
+operand(PyObject *o, bool list, bool enough)
+{
+    struct proxy *p = proxy_find(o);
+    if (p != NULL) {
+        struct ahead *a = usable(p);
+        if (a != NULL && ahead_is_enough(&a->uses, size_of(a)) && enough) {
+            return NULL;
+        }
+        PyObject *content = a == NULL ? NULL : list ? a->items : a->mapping;
+        return content != NULL && is_known(a, 0) ? Py_NewRef(content) : NULL;
+    }
+    if (list && !enough && PyList_CheckExact(o)) {
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(o); i++) {
+            if (!is_certain(PyList_GET_ITEM(o, i))) {
+                return NULL;
+            }
+        }
+        return PyList_AsTuple(o);
+    }
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    if (enough || list || !PyDict_CheckExact(o)) {
+        return NULL;
+    }
+    while (PyDict_Next(o, &at, &key, &value)) {
+        if (!is_certain(key) || !is_certain(value)) {
+            return NULL;
+        }
+    }
+    return Py_NewRef(o);
+}
+
+/* As lists, tuples compare item by item, and identical items are equal. */
+static PyObject *
+compare(struct proxy *p, PyObject *other, int op)
+{
+    struct ahead *a = usable(p);
+    PyObject *result = NULL;
+    if (a != NULL && (a->items != NULL || op == Py_EQ || op == Py_NE) && is_known(a, 0)) {
+        PyObject *mine = Py_NewRef(a->items != NULL ? a->items : a->mapping);
+        bool enough = ahead_is_enough(&a->uses, size_of(a));
+        PyObject *theirs = operand(other, a->items != NULL, enough);
+        if (theirs != NULL) {
+            result = PyObject_RichCompare(mine, theirs, op);
+        }
+        Py_DECREF(mine);
+        Py_XDECREF(theirs);
+    }
+    return result;
+}
+
+static PyObject *
+item_of(struct ahead *a, PyObject *key)
+{
+    if (a->mapping != NULL) {
+        return is_small_value(key) ? Py_XNewRef(PyDict_GetItemWithError(a->mapping, key)) : NULL;
+    }
+    if (PySlice_Check(key)) {
+        PyObject *items = PyObject_GetItem(a->items, key), *list = NULL;
+        if (items != NULL) {
+            list = PySequence_List(items);
+            Py_DECREF(items);
+        }
+        return list;
+    }
+    Py_ssize_t n = PyTuple_GET_SIZE(a->items);
+    Py_ssize_t i = PyLong_CheckExact(key) ? PyLong_AsSsize_t(key) : n;
+    if (i == -1 && PyErr_Occurred()) {
+        PyErr_Clear();
+        return NULL;
+    }
+    i += i < 0 ? n : 0;
+    return i < 0 || i >= n ? NULL : Py_NewRef(PyTuple_GET_ITEM(a->items, i));
+}
+
+static bool
+is_plain_index(PyObject *key)
+{
+    if (!PySlice_Check(key)) {
+        return is_small_value(key);
+    }
+    PySliceObject *s = (PySliceObject *)key;
+    PyObject *parts[] = {s->start, s->stop, s->step};
+    for (size_t i = 0; i < 3; i++) {
+        if (parts[i] != Py_None && !PyLong_CheckExact(parts[i])) {
+            return false;
+        }
+    }
+    return !PyLong_CheckExact(s->step) || PyObject_IsTrue(s->step) == 1;
+}
+
+static PyObject *
+shown(struct ahead *a)
+{
+    if (!is_known(a, 0)) {
+        return NULL;
+    }
+    PyObject *o = a->items != NULL ? PySequence_List(a->items) : Py_NewRef(a->mapping);
+    PyObject *text = o == NULL ? NULL : PyObject_Repr(o);
+    Py_XDECREF(o);
+    return text;
+}
+
+static PyObject *
+contains(struct ahead *a, PyObject *o)
+{
+    if (!is_small_value(o) || !is_certain(o) ||
+        (a->items != NULL && (!is_known(a, 0) || a->kind != VALUES))) {
+        return NULL;
+    }
+    int yes = a->items != NULL ? PySequence_Contains(a->items, o) : PyDict_Contains(a->mapping, o);
+    return yes < 0 ? NULL : PyBool_FromLong(yes);
+}
+
+PyObject *
+ahead_items(struct proxy *p, PyObject *view)
+{
+    struct ahead *a = use(p);
+    if (a == NULL) {
+        return NULL;
+    }
+    if (a->items != NULL) {
+        return Py_NewRef(a->items);
+    }
+    core_state *core = core_get();
+    PyObject *list = view == core->str_values  ? PyDict_Values(a->mapping)
+                     : view == core->str_items ? PyDict_Items(a->mapping)
+                                               : PyDict_Keys(a->mapping);
+    PyObject *items = list == NULL ? NULL : PyList_AsTuple(list);
+    Py_XDECREF(list);
+    return items;
+}
+
+PyObject *
+ahead_answer(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs)
+{
+    core_state *core = core_get();
+    PyObject *name = stub->name;
+    struct ahead *a;
+    if (stub->cls != (PyObject *)Py_TYPE(p->object)) {
+        return NULL;
+    }
+    if (nargs == 1) {
+        if (name == core->str___len__) {
+            return (a = use(p)) == NULL ? NULL : PyLong_FromSsize_t(size_of(a));
+        }
+        if (name == core->str___iter__) {
+            PyObject *items = ahead_items(p, NULL), *iterator = NULL;
+            if (items != NULL) {
+                iterator = iteration_known(stub, p->object, items);
+                Py_DECREF(items);
+            }
+            return iterator;
+        }
+        if (name == core->str___repr__) {
+            return (a = use(p)) == NULL ? NULL : shown(a);
+        }
+        return NULL;
+    }
+    if (nargs == 2 && name == core->str___getitem__) {
+        return !is_plain_index(args[1]) || (a = use(p)) == NULL ? NULL : item_of(a, args[1]);
+    }
+    if (nargs == 2 && name == core->str___contains__) {
+        return (a = use(p)) == NULL ? NULL : contains(a, args[1]);
+    }
+    if (name == core->str_get && (nargs == 2 || nargs == 3)) {
+        a = is_small_value(args[1]) && is_certain(args[1]) ? use(p) : NULL;
+        if (a == NULL || a->mapping == NULL) {
+            return NULL;
+        }
+        PyObject *value = PyDict_GetItemWithError(a->mapping, args[1]);
+        return PyErr_Occurred() ? NULL
+                                : Py_NewRef(value != NULL ? value
+                                            : nargs == 3  ? args[2]
+                                                          : Py_None);
+    }
+    PyObject *comparisons[] = {
+        [Py_LT] = core->str___lt__, [Py_LE] = core->str___le__, [Py_EQ] = core->str___eq__,
+        [Py_NE] = core->str___ne__, [Py_GT] = core->str___gt__, [Py_GE] = core->str___ge__};
+    for (int op = 0; nargs == 2 && op < (int)(sizeof comparisons / sizeof *comparisons); op++) {
+        if (name == comparisons[op]) {
+            return compare(p, args[1], op);
+        }
+    }
+    return NULL;
+}

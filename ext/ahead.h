@@ -1,0 +1,53 @@
+/* ahead.h: contents of nested containers of the other side, known before they are asked for. */
+#ifndef ISOLATION_AHEAD_H
+#define ISOLATION_AHEAD_H
+
+#include "proxy.h"
+#include "state.h"
+
+/* What a small value, a reference ... cost of what an answer may carry along. */
+#define COST_VALUE 1
+#define COST_BYTES 64 /* so many bytes cost as much as a small value more */
+#define COST_REFERENCE 16
+
+bool is_small_value(PyObject *o);
+Py_ssize_t cost_of(PyObject *o, Py_ssize_t most);
+
+/* ---- who answers ---- */
+
+/* The contents that go along with one answer. */
+struct contents {
+    PyObject *found;   /* strong: list of container, tuple of what is in it, ... */
+    struct table seen; /* addresses of the containers in `found` */
+    Py_ssize_t cost;
+};
+int contents_init(struct contents *c);
+void contents_free(struct contents *c);
+/* Adds those of o and of what is in it, if they cost no more than `most`, and their cost to *cost.
+ * 1; 0: they cost more, and none was added; -1 with an exception. */
+int contents_add(struct contents *c, PyObject *o, Py_ssize_t most, Py_ssize_t *cost);
+
+/* ---- who asks ---- */
+
+/* Remembers the contents that came with an answer: 0, or -1 with an exception. */
+int ahead_remember(PeerObject *peer, PyObject *contents);
+/* New reference to what the method that `stub` stands for gives, where what is remembered says it;
+ * NULL without an exception where it must be asked for. Only of a proxy with p->ahead. */
+PyObject *ahead_answer(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs);
+/* New reference to a tuple of what iterating p, a list or dict, gives, or of what a view of the
+ * dict does ("values", "items"), likewise. */
+PyObject *ahead_items(struct proxy *p, PyObject *view);
+/* Whether what was learnt at `at` (of ahead_now()) may still be used; each use counts for the next.
+ */
+bool ahead_is_fresh(PeerObject *peer, uint32_t at);
+uint32_t ahead_now(void);
+/* Whether what has n items has answered as many questions as it may; this is one more. */
+bool ahead_is_enough(uint32_t *uses, Py_ssize_t n);
+/* The proxy is on its end. */
+void ahead_forget(struct proxy *p);
+/* Nothing is remembered any more. */
+void ahead_drop(PeerObject *peer);
+/* The same, if it is too old to be used. */
+void ahead_expire(PeerObject *peer);
+
+#endif
