@@ -16,6 +16,7 @@
 #include "iteration.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -57,20 +58,53 @@ cost_of(PyObject *o, Py_ssize_t most)
 
 /* ---- who answers ------------------------------------------------------------------------- */
 
-int
-contents_init(struct contents *c)
+/* The containers whose contents go along with one answer: part of its result, encoded after what
+ * they are in. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *found;   /* strong: list of the containers */
+    struct table seen; /* their addresses */
+    Py_ssize_t cost;
+} ContentsObject;
+
+static void
+contents_dealloc(ContentsObject *self)
 {
-    c->found = PyList_New(0);
-    c->cost = 0;
-    table_init(&c->seen);
-    return c->found == NULL ? -1 : 0;
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(self->found);
+    table_free(&self->seen);
+    PyObject_Free(self);
+    Py_DECREF(type);
 }
 
-void
-contents_free(struct contents *c)
+static PyType_Slot contents_slots[] = {
+    {Py_tp_dealloc, contents_dealloc},
+    {0, NULL},
+};
+static PyType_Spec contents_spec = {"ipython_isolation._core.Contents", sizeof(ContentsObject), 0,
+                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                    contents_slots};
+
+int
+ahead_init(core_state *core, PyObject *module)
 {
-    Py_CLEAR(c->found);
-    table_free(&c->seen);
+    core->contents_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &contents_spec, NULL);
+    return core->contents_type == NULL ? -1 : 0;
+}
+
+PyObject *
+contents_new(void)
+{
+    ContentsObject *self = PyObject_New(ContentsObject, core_get()->contents_type);
+    if (self != NULL) {
+        table_init(&self->seen);
+        self->cost = 0;
+        self->found = PyList_New(0);
+        if (self->found == NULL) {
+            Py_CLEAR(self);
+        }
+    }
+    return (PyObject *)self;
 }
 
 static bool
@@ -109,65 +143,143 @@ is_plain_content(PyObject *o)
     return true;
 }
 
-/* New reference: a tuple of the items of a list, or of the keys and values of a dict. */
-static PyObject *
-content_of(PyObject *o)
+static int collect(ContentsObject *self, PyObject *o, Py_ssize_t most, int depth);
+
+/* What is in a container, or in a tuple, the cost of whose items is in its own. As collect(). */
+static int
+collect_item(ContentsObject *self, PyObject *item, Py_ssize_t most, int depth, bool counted)
 {
-    if (PyList_CheckExact(o)) {
-        return PyList_AsTuple(o);
+    if (is_small_value(item)) {
+        self->cost += counted ? 0 : COST_VALUE;
+        return self->cost <= most;
     }
-    PyObject *key, *value, *content = PyTuple_New(2 * PyDict_GET_SIZE(o));
-    Py_ssize_t at = 0, n = 0;
-    while (content != NULL && PyDict_Next(o, &at, &key, &value)) {
-        PyTuple_SET_ITEM(content, n++, Py_NewRef(key));
-        PyTuple_SET_ITEM(content, n++, Py_NewRef(value));
-    }
-    return content;
+    self->cost += counted ? 0 : cost_of(item, most);
+    return self->cost > most ? 0 : collect(self, item, most, depth + 1);
 }
 
 /* As contents_add(), but what was added stays. */
 static int
-collect(struct contents *c, PyObject *o, Py_ssize_t most, int depth)
+collect(ContentsObject *self, PyObject *o, Py_ssize_t most, int depth)
 {
-    bool tuple = PyTuple_CheckExact(o), dict = PyDict_CheckExact(o);
-    if (depth > DEEPEST || !(tuple || dict || PyList_CheckExact(o)) ||
-        (!tuple && (table_get(&c->seen, ADDRESS(o)) != NULL || !is_plain_content(o)))) {
+    int rc = 1;
+    if (depth > DEEPEST) {
         return 1; /* it goes as what it is */
     }
-    PyObject *content = tuple ? Py_NewRef(o) : content_of(o);
-    int rc = content == NULL ? -1 : 1;
-    if (rc > 0 && !tuple) {
-        rc = PyList_Append(c->found, o) < 0 || PyList_Append(c->found, content) < 0 ? -1 : 1;
-        if (rc > 0 && !table_put(&c->seen, ADDRESS(o), o)) {
-            PyErr_NoMemory();
-            rc = -1;
+    if (PyTuple_CheckExact(o)) {
+        for (Py_ssize_t i = 0; rc > 0 && i < PyTuple_GET_SIZE(o); i++) {
+            rc = collect_item(self, PyTuple_GET_ITEM(o, i), most, depth, true);
         }
+        return rc;
     }
-    for (Py_ssize_t i = 0; rc > 0 && i < PyTuple_GET_SIZE(content); i++) {
-        PyObject *item = PyTuple_GET_ITEM(content, i);
-        c->cost += tuple ? 0 : cost_of(item, most); /* those of a tuple are in its own cost */
-        rc = c->cost > most ? 0 : is_small_value(item) ? 1 : collect(c, item, most, depth + 1);
+    bool list = PyList_CheckExact(o);
+    if (!(list || PyDict_CheckExact(o)) || table_get(&self->seen, ADDRESS(o)) != NULL) {
+        return 1;
     }
-    Py_XDECREF(content);
+    if ((list ? PyList_GET_SIZE(o) : PyDict_GET_SIZE(o)) > most) {
+        return 0;
+    }
+    if (!is_plain_content(o)) {
+        return 1;
+    }
+    if (PyList_Append(self->found, o) < 0) {
+        return -1;
+    }
+    if (!table_put(&self->seen, ADDRESS(o), o)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    for (Py_ssize_t i = 0; list && rc > 0 && i < PyList_GET_SIZE(o); i++) {
+        rc = collect_item(self, PyList_GET_ITEM(o, i), most, depth, false);
+    }
+    while (!list && rc > 0 && PyDict_Next(o, &at, &key, &value)) {
+        self->cost += COST_VALUE;
+        rc = collect_item(self, value, most, depth, false);
+    }
     return rc;
 }
 
 int
-contents_add(struct contents *c, PyObject *o, Py_ssize_t most, Py_ssize_t *cost)
+contents_add(PyObject *contents, PyObject *o, Py_ssize_t most, Py_ssize_t *cost)
 {
-    Py_ssize_t before = PyList_GET_SIZE(c->found);
-    c->cost = 0;
-    int rc = collect(c, o, most, 0);
+    ContentsObject *self = (ContentsObject *)contents;
+    Py_ssize_t before = PyList_GET_SIZE(self->found);
+    self->cost = 0;
+    int rc = collect(self, o, most, 0);
     if (rc == 0) {
-        for (Py_ssize_t i = before; i < PyList_GET_SIZE(c->found); i += 2) {
-            table_remove(&c->seen, ADDRESS(PyList_GET_ITEM(c->found, i)));
+        for (Py_ssize_t i = before; i < PyList_GET_SIZE(self->found); i++) {
+            table_remove(&self->seen, ADDRESS(PyList_GET_ITEM(self->found, i)));
         }
-        if (PyList_SetSlice(c->found, before, PY_SSIZE_T_MAX, NULL) < 0) {
+        if (PyList_SetSlice(self->found, before, PY_SSIZE_T_MAX, NULL) < 0) {
             return -1;
         }
     }
-    *cost += rc > 0 ? c->cost : 0;
+    *cost += rc > 0 ? self->cost : 0;
     return rc;
+}
+
+/* Keys and values in turn, as a tuple. Nothing runs meanwhile: they are plain. */
+static int
+encode_pairs(struct message *m, PyObject *dict)
+{
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    int rc = 0;
+    write_u64(&m->w, 2 * (uint64_t)PyDict_GET_SIZE(dict));
+    while (rc == 0 && PyDict_Next(dict, &at, &key, &value)) {
+        rc = encode(m, key, false) < 0 || encode(m, value, false) < 0 ? -1 : 0;
+    }
+    return rc;
+}
+
+int
+contents_encode(struct message *m, PyObject *contents)
+{
+    PyObject *found = ((ContentsObject *)contents)->found;
+    uint64_t n = 0;
+    write_tag(m, TAG_CONTENTS);
+    size_t count_at = m->w.size;
+    write_u64(&m->w, n);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(found); i++) {
+        PyObject *o = PyList_GET_ITEM(found, i);
+        /* One that is an argument has gone as such; and what ran since may have changed one. */
+        struct export *e = table_get(&m->peer->export_of, ADDRESS(o));
+        if (e == NULL || !is_plain_content(o)) {
+            continue;
+        }
+        write_u64(&m->w, e->handle);
+        write_tag(m, TAG_TUPLE);
+        if ((PyList_CheckExact(o) ? encode_sequence(m, o, false) : encode_pairs(m, o)) < 0) {
+            return -1;
+        }
+        n++;
+    }
+    if (!m->w.failed) {
+        memcpy(m->w.data + count_at, &n, sizeof n);
+    }
+    return message_check(m);
+}
+
+PyObject *
+contents_decode(struct incoming *in)
+{
+    uint64_t n = read_count(&in->r, sizeof(uint64_t) + 1);
+    PyObject *contents = in->r.failed ? NULL : PyTuple_New(2 * (Py_ssize_t)n);
+    for (Py_ssize_t i = 0; contents != NULL && i < PyTuple_GET_SIZE(contents); i += 2) {
+        PyObject *o = proxy_of_handle(in->peer, read_u64(&in->r));
+        PyTuple_SET_ITEM(contents, i, Py_NewRef(o == NULL ? Py_None : o));
+        PyObject *content = decode(in);
+        if (content == NULL) {
+            Py_CLEAR(contents);
+            break;
+        }
+        PyTuple_SET_ITEM(contents, i + 1, content);
+    }
+    if (contents == NULL && !PyErr_Occurred()) {
+        garbled("contents");
+    }
+    return contents;
 }
 
 /* ---- who asks: what is remembered ---------------------------------------------------------- */

@@ -2,8 +2,8 @@
 #ifndef ISOLATION_AHEAD_H
 #define ISOLATION_AHEAD_H
 
+#include "codec.h"
 #include "proxy.h"
-#include "state.h"
 
 /* What a small value, a reference ... cost of what an answer may carry along. */
 #define COST_VALUE 1
@@ -15,17 +15,14 @@ Py_ssize_t cost_of(PyObject *o, Py_ssize_t most);
 
 /* ---- who answers ---- */
 
-/* The contents that go along with one answer. */
-struct contents {
-    PyObject *found;   /* strong: list of container, tuple of what is in it, ... */
-    struct table seen; /* addresses of the containers in `found` */
-    Py_ssize_t cost;
-};
-int contents_init(struct contents *c);
-void contents_free(struct contents *c);
+/* New reference: the contents that go along with one answer. */
+PyObject *contents_new(void);
 /* Adds those of o and of what is in it, if they cost no more than `most`, and their cost to *cost.
  * 1; 0: they cost more, and none was added; -1 with an exception. */
-int contents_add(struct contents *c, PyObject *o, Py_ssize_t most, Py_ssize_t *cost);
+int contents_add(PyObject *contents, PyObject *o, Py_ssize_t most, Py_ssize_t *cost);
+int contents_encode(struct message *m, PyObject *contents);
+/* New reference to a tuple: proxy (or None, of what is none), tuple of what is in it, ... */
+PyObject *contents_decode(struct incoming *in);
 
 /* ---- who asks ---- */
 
@@ -49,5 +46,6 @@ void ahead_forget(struct proxy *p);
 void ahead_drop(PeerObject *peer);
 /* The same, if it is too old to be used. */
 void ahead_expire(PeerObject *peer);
+int ahead_init(core_state *core, PyObject *module);
 
 #endif

@@ -56,6 +56,7 @@ enum tag {
     TAG_DTYPE,      /* text or pickle */
     TAG_MEMORY,     /* writable?, blob: a buffer among parts */
     TAG_PARTS,      /* id (0: it moves, or cannot change), parts: an object of a known library */
+    TAG_CONTENTS,   /* count; of each: handle of the sender, what is in it (a tuple); see ahead.c */
     TAG_KEPT = 128, /* added to the tag of a value that gets the next number of its request */
 };
 

@@ -1,6 +1,7 @@
 /* decode.c: bytes to objects. A child may send anything: nothing that was read is trusted. */
 #include "codec.h"
 
+#include "ahead.h"
 #include "batch.h"
 #include "bigcopy.h"
 #include "handles.h"
@@ -437,6 +438,8 @@ decode_compound(struct incoming *in, uint8_t tag, bool kept)
         return decode_kept(in);
     case TAG_BLOBTEXT:
         return decode_blob_text(in);
+    case TAG_CONTENTS:
+        return contents_decode(in);
     case TAG_FUTURE:
         return batch_decode(in);
     default:

@@ -2,6 +2,7 @@
  * of the code in encode() and encode_compound(). */
 #include "codec.h"
 
+#include "ahead.h"
 #include "batch.h"
 #include "handles.h"
 #include "iteration.h"
@@ -499,6 +500,9 @@ encode_compound(struct message *m, PyObject *o, bool owned)
         int rc = exact == NULL ? -1 : encode(m, exact, false);
         Py_XDECREF(exact);
         return rc;
+    }
+    if (Py_IS_TYPE(o, core_get()->contents_type)) {
+        return contents_encode(m, o);
     }
     if (is_stub(o) && ((StubObject *)o)->peer == (PyObject *)m->peer) {
         return encode_stub(m, (StubObject *)o);

@@ -176,8 +176,8 @@ cursor_one(CursorObject *self, bool *done)
 
 /* What an answer takes along besides the items. */
 struct along {
-    PyObject *values; /* strong: dict, of keys and their values; or None */
-    struct contents contents;
+    PyObject *values;   /* strong: dict, of keys and their values; or None */
+    PyObject *contents; /* strong */
 };
 
 /* Adds the value that a key has, and its cost to *cost. As contents_add(). */
@@ -195,7 +195,7 @@ add_value(CursorObject *self, PyObject *key, Py_ssize_t most, struct along *alon
         return 1; /* no more than the key says */
     }
     *cost += cost_of(value, most);
-    return contents_add(&along->contents, value, most, cost);
+    return contents_add(along->contents, value, most, cost);
 }
 
 /* The next items of `ahead`, as a tuple; *done: there are no more. */
@@ -234,7 +234,7 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *al
         }
         else {
             cost += cost_of(item, want);
-            fits = contents_add(&along->contents, item, want, &cost);
+            fits = contents_add(along->contents, item, want, &cost);
         }
         if (fits > 0 && self->keys_of != NULL) {
             fits = add_value(self, item, want, along, &cost);
@@ -304,11 +304,11 @@ PyObject *
 iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct iterate *asked)
 {
     CursorObject *cursor = NULL;
-    PyObject *target = NULL, *items = NULL, *contents = NULL, *result = NULL;
-    struct along along = {NULL, {0}};
+    PyObject *target = NULL, *items = NULL, *result = NULL;
+    struct along along = {NULL, contents_new()};
     Py_ssize_t length = -1;
     bool done = false, first = !Py_IS_TYPE(o, core_get()->cursor_type);
-    if (contents_init(&along.contents) < 0) {
+    if (along.contents == NULL) {
         return NULL;
     }
     if (!first) {
@@ -343,19 +343,17 @@ iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct it
                 ? cursor_one(cursor, &done)
                 : cursor_several(cursor, asked->want < ALL ? (Py_ssize_t)asked->want : ALL, &done,
                                  &along);
-    contents = items == NULL ? NULL : PyList_AsTuple(along.contents.found);
-    result = contents == NULL ? NULL
-                              : Py_BuildValue("(OOOnOOO)", first ? (PyObject *)cursor : Py_None,
-                                              items, done ? Py_True : Py_False, length,
-                                              cursor->keys_of == NULL ? Py_None : cursor->keys_of,
-                                              along.values, contents);
+    result = items == NULL ? NULL
+                           : Py_BuildValue("(OOOnOOO)", first ? (PyObject *)cursor : Py_None, items,
+                                           done ? Py_True : Py_False, length,
+                                           cursor->keys_of == NULL ? Py_None : cursor->keys_of,
+                                           along.values, along.contents);
 done:
     Py_XDECREF(target);
     Py_XDECREF(cursor);
     Py_XDECREF(items);
-    Py_XDECREF(contents);
     Py_XDECREF(along.values);
-    contents_free(&along.contents);
+    Py_DECREF(along.contents);
     return result;
 }
 

@@ -291,7 +291,8 @@ struct PeerObject {
 
 typedef struct core_state {
     PyTypeObject *peer_type, *method_type, *data_type, *value_type, *bound_type, *module_type,
-        *hold_type, *memory_type, *cursor_type, *iterator_type, *batch_type, *future_type;
+        *hold_type, *memory_type, *cursor_type, *iterator_type, *contents_type, *batch_type,
+        *future_type;
     PeerObject *first_peer; /* borrowed: all that live */
     struct table proxies;   /* address of a proxy -> struct proxy */
     struct table mirrors;   /* address of a type -> struct mirror */

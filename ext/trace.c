@@ -177,6 +177,11 @@ value(struct line *l, struct reader *r, int depth)
         }
         add(l, "<class>");
         return false;
+    case TAG_CONTENTS: {
+        uint64_t n = read_u64(r);
+        add(l, "<contents of %llu>", (unsigned long long)n);
+        return n == 0;
+    }
     case TAG_NDARRAY:
     case TAG_OBJECTS:
         add(l, "<ndarray>");
