@@ -134,6 +134,15 @@ compat_dict_of_view(PyObject *view)
         ->dict;
 }
 
+/* What iterators over dicts, and their views, look like. */
+struct compat_dict_iterator {
+    PyObject_HEAD
+    PyObject *dict; /* NULL at the end */
+    Py_ssize_t used, position;
+    PyObject *result;
+    Py_ssize_t left;
+};
+
 /* Is it an iterator over a dict, or one of its views, from the front? */
 static inline bool
 compat_is_dict_iterator(PyObject *o)
@@ -147,16 +156,25 @@ compat_is_dict_iterator(PyObject *o)
 static inline void
 compat_dict_iterator_seek(PyObject *o, Py_ssize_t n, Py_ssize_t length)
 {
-    struct iterator {
-        PyObject_HEAD
-        PyObject *dict;
-        Py_ssize_t used, position;
-        PyObject *result;
-        Py_ssize_t left;
-    } *it = (struct iterator *)o;
+    struct compat_dict_iterator *it = (struct compat_dict_iterator *)o;
     it->used = length;
     it->position = n;
     it->left = length - n;
+}
+
+/* How many entries of the dict, used or not, such a one has passed. */
+static inline Py_ssize_t
+compat_dict_iterator_position(PyObject *o)
+{
+    return ((struct compat_dict_iterator *)o)->position;
+}
+
+/* Passes n entries more, all of which are used. */
+static inline void
+compat_dict_iterator_skip(PyObject *o, Py_ssize_t n)
+{
+    ((struct compat_dict_iterator *)o)->position += n;
+    ((struct compat_dict_iterator *)o)->left -= n;
 }
 
 /* The exception under way, normalised, as a new reference; NULL when there is none. Clears it. */

@@ -58,6 +58,7 @@ typedef struct {
     PyObject *exact;   /* strong */
     PyObject *ahead;   /* strong or NULL: no item is sent ahead any more */
     PyObject *keys_of; /* strong or NULL: the dict whose keys these are */
+    bool even;         /* a dict's: no gaps between the keys that are pending */
     bool all_values;   /* not only small values of that dict go along */
     uint64_t pending;  /* how many items `ahead` is before `exact` */
 } CursorObject;
@@ -124,6 +125,7 @@ cursor_new(PyObject *descriptor, PyObject *o)
         return NULL;
     }
     self->pending = 0;
+    self->even = false;
     self->keys_of = Py_XNewRef(mapping_of(o));
     self->all_values = self->keys_of != NULL && self->keys_of != o;
     self->exact = PyObject_CallOneArg(descriptor, o);
@@ -149,6 +151,10 @@ cursor_consumed(CursorObject *self, uint64_t consumed)
         Py_CLEAR(self->ahead);
     }
     self->pending = 0;
+    if (self->even) { /* also where the dict has changed since: it finds that out when it goes on */
+        compat_dict_iterator_skip(self->exact, (Py_ssize_t)consumed);
+        return 0;
+    }
     while (consumed-- > 0) {
         PyObject *item = PyIter_Next(self->exact);
         if (item == NULL) {
@@ -208,6 +214,8 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *al
     }
     room = room < 1 ? 1 : room < want ? room : want;
     PyObject *items = PyTuple_New(room);
+    bool of_dict = compat_is_dict_iterator(self->ahead);
+    Py_ssize_t from = of_dict ? compat_dict_iterator_position(self->ahead) : 0, to = from;
     while (items != NULL && cost < want) {
         PyObject *item = PyIter_Next(self->ahead);
         if (item == NULL) {
@@ -228,6 +236,7 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *al
         }
         PyTuple_SET_ITEM(items, n, item);
         n++;
+        to = of_dict ? compat_dict_iterator_position(self->ahead) : 0;
         int fits = 1;
         if (is_small_value(item)) {
             cost += COST_VALUE;
@@ -250,6 +259,7 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *al
         _PyTuple_Resize(&items, n);
     }
     self->pending += items == NULL ? 0 : (uint64_t)n;
+    self->even = of_dict && to - from == n;
     return items;
 }
 
@@ -279,15 +289,16 @@ iterated(PyTypeObject *cls, PyObject *o)
 
 /* Sets a new cursor of o to where an iterator would be that has given `consumed` of `length`. */
 static int
-cursor_seek(CursorObject *self, uint64_t consumed, Py_ssize_t length)
+cursor_seek(CursorObject *self, uint64_t consumed, uint64_t length)
 {
-    if (consumed > PY_SSIZE_T_MAX || length < 0 || consumed > (uint64_t)length) {
+    bool failed = length == ITERATE_FAILED - 1;
+    if (!failed && (length > PY_SSIZE_T_MAX || consumed > length)) {
         return garbled("iteration");
     }
-    Py_ssize_t n = (Py_ssize_t)consumed;
+    Py_ssize_t n = failed ? 0 : (Py_ssize_t)consumed;
     Py_CLEAR(self->ahead);
     if (compat_is_dict_iterator(self->exact)) {
-        compat_dict_iterator_seek(self->exact, n, length);
+        compat_dict_iterator_seek(self->exact, n, failed ? -1 : (Py_ssize_t)length);
         return 0;
     }
     if (!Py_IS_TYPE(self->exact, &PyListIter_Type)) {
@@ -326,8 +337,7 @@ iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct it
         cursor = target == NULL ? NULL : cursor_new(descriptor, target);
         length = cursor == NULL ? -1 : length_of(target);
         if (cursor == NULL || PyErr_Occurred() ||
-            (asked->consumed > 0 &&
-             cursor_seek(cursor, asked->consumed, (Py_ssize_t)asked->length) < 0)) {
+            (asked->length > 0 && cursor_seek(cursor, asked->consumed, asked->length - 1) < 0)) {
             goto done;
         }
     }
@@ -373,7 +383,8 @@ typedef struct {
     uint64_t effects;    /* peer->effects when they were fetched */
     uint64_t want;
     uint32_t epoch;
-    bool done; /* there was no more behind `items` */
+    bool done;   /* there was no more behind `items` */
+    bool failed; /* without a cursor: the dict had changed */
 } IteratorObject;
 
 static int
@@ -584,17 +595,45 @@ iteration_known(StubObject *stub, PyObject *container, PyObject *items)
     return (PyObject *)self;
 }
 
+/* A dict's iterator that has found another size raises that for good; one that has found more keys
+ * than there should be ends. Which of these has just been raised? */
+static bool
+has_ended(void)
+{
+    PyObject *exc = compat_take_exception(), *text = PyObject_Str(exc);
+    const char *said = text == NULL ? NULL : PyUnicode_AsUTF8(text);
+    bool ended = said != NULL && strstr(said, "keys changed") != NULL;
+    Py_XDECREF(text);
+    PyErr_Clear();
+    compat_raise(exc);
+    return ended;
+}
+
 /* Asks for what comes after what was used. 0, or -1 with an exception. */
 static int
 go_on(IteratorObject *self, uint64_t want, PyObject **answer)
 {
     bool known = self->cursor == NULL;
     PyObject *o = Py_NewRef(known ? self->container : self->cursor);
-    *answer = ask(self->peer, self->cls, self->name, o,
-                  (struct iterate){.consumed = (uint64_t)self->next,
-                                   .want = want,
-                                   .length = known ? (uint64_t)PyTuple_GET_SIZE(self->items) : 0});
+    struct iterate what = {.consumed = (uint64_t)self->next, .want = want};
+    if (known) {
+        what.length = self->failed ? ITERATE_FAILED : (uint64_t)PyTuple_GET_SIZE(self->items) + 1;
+    }
+    *answer = ask(self->peer, self->cls, self->name, o, what);
     Py_DECREF(o);
+    if (*answer == NULL && PyErr_Occurred() == PyExc_RuntimeError) {
+        if (!known) { /* the cursor has taken note of what was used */
+            Py_XSETREF(self->items, Py_NewRef(core_get()->empty_tuple));
+            self->next = 0;
+            self->done = false;
+        }
+        else if (has_ended()) {
+            Py_CLEAR(self->container);
+        }
+        else {
+            self->failed = true;
+        }
+    }
     return *answer == NULL ? -1 : 0;
 }
 

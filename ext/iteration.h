@@ -23,8 +23,9 @@ PyObject *iteration_contents(PyObject *o);
 /* What a request asks of a container or cursor. */
 struct iterate {
     uint64_t consumed, want;
-    uint64_t length; /* of a container some items of which were used: what its length was then */
+    uint64_t length; /* of a container whose items were known, one more than it had then; else 0 */
 };
+#define ITERATE_FAILED UINT64_MAX /* as `length`: an iterator over it has found another length */
 /* The executor. */
 PyObject *iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o,
                            struct iterate *asked);
