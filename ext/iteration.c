@@ -21,6 +21,7 @@
 #include <string.h>
 
 #define FIRST 1024  /* cost of what the first request fetches; doubled with each one ... */
+#define FEW 256     /* what the first values cost that are fetched because one was asked for */
 #define MOST 16384  /* ... up to here */
 #define ALL 1048576 /* what one request fetches where all items are wanted at once */
 
@@ -219,6 +220,11 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *al
     while (items != NULL && cost < want) {
         PyObject *item = PyIter_Next(self->ahead);
         if (item == NULL) {
+            if (n == 0 && PyErr_Occurred()) {
+                PyErr_Clear();
+                Py_DECREF(items);
+                return cursor_one(self, done); /* which says it */
+            }
             *done = !PyErr_Occurred();
             /* An error is raised when `exact` comes there; and a list iterator that has found the
              * end stays there, even if the list grows before the other side comes there. */
@@ -296,11 +302,12 @@ cursor_seek(CursorObject *self, uint64_t consumed, uint64_t length)
         return garbled("iteration");
     }
     Py_ssize_t n = failed ? 0 : (Py_ssize_t)consumed;
-    Py_CLEAR(self->ahead);
     if (compat_is_dict_iterator(self->exact)) {
         compat_dict_iterator_seek(self->exact, n, failed ? -1 : (Py_ssize_t)length);
+        compat_dict_iterator_seek(self->ahead, n, failed ? -1 : (Py_ssize_t)length);
         return 0;
     }
+    Py_CLEAR(self->ahead);
     if (!Py_IS_TYPE(self->exact, &PyListIter_Type)) {
         return garbled("iteration");
     }
@@ -380,6 +387,7 @@ typedef struct {
     PyObject *items;     /* strong or NULL: tuple of what was fetched */
     Py_ssize_t next;     /* the first that was not used */
     Py_ssize_t left;     /* items to come, while nothing has happened; -1: not known */
+    uint64_t before;     /* how many were fetched before these, and used */
     uint64_t effects;    /* peer->effects when they were fetched */
     uint64_t want;
     uint32_t epoch;
@@ -461,6 +469,7 @@ remember_values(PeerObject *peer, PyObject *mapping, PyObject *values)
         return PyDict_Update(seen->values, values);
     }
     Py_XSETREF(seen->values, Py_NewRef(values));
+    Py_CLEAR(seen->keys);
     seen->of_values = p->handle;
     seen->values_effects = peer->effects;
     seen->values_at = peer->ahead.used = ahead_now();
@@ -492,6 +501,7 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
         Py_CLEAR(self->container);
     }
     Py_XSETREF(self->items, Py_NewRef(items));
+    self->before += (uint64_t)self->next;
     self->next = 0;
     self->done = done;
     self->effects = peer->effects;
@@ -501,6 +511,16 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
                  : self->want * 2 < MOST ? self->want * 2
                                          : MOST;
     int rc = mapping == Py_None ? 0 : remember_values(peer, mapping, values);
+    if (rc == 0 && mapping != Py_None && peer->seen.values != NULL &&
+        PyDict_GET_SIZE(values) < PyTuple_GET_SIZE(items)) {
+        Py_XSETREF(peer->seen.keys, Py_NewRef(items));
+        peer->seen.keys_from = self->before;
+        peer->seen.key = 0;
+        peer->seen.want = FEW;
+        if (cursor != Py_None) {
+            peer->seen.keys_of = length < 0 ? 0 : (uint64_t)length;
+        }
+    }
     if (rc == 0 && effects == peer->effects) { /* else another thread may have changed it since */
         rc = ahead_remember(peer, contents);
     }
@@ -807,6 +827,54 @@ static PyType_Spec iterator_spec = {
 
 /* ---- answers that were fetched with the items ----------------------------------------------- */
 
+/* The values of a dict whose keys are looked up one by one as they come, which are not small: those
+ * of `key` and the next keys are fetched at once. 0, or -1 with an exception. */
+static int
+fetch_values(struct proxy *p, PyObject *key)
+{
+    PeerObject *peer = p->peer;
+    struct seen *seen = &peer->seen;
+    Py_ssize_t n = seen->keys == NULL ? 0 : PyTuple_GET_SIZE(seen->keys), i = seen->key;
+    while (i < n && PyTuple_GET_ITEM(seen->keys, i) != key) {
+        i++;
+    }
+    PyTypeObject *view = peer->views[0];
+    PyObject *stub =
+        i == n || view == NULL ? NULL : compat_type_lookup(view, core_get()->str___iter__);
+    struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(p->object)));
+    if (stub == NULL || !Py_IS_TYPE(stub, core_get()->method_type) || mirror == NULL ||
+        mirror->reported != (PyObject *)&PyDict_Type) {
+        return 0;
+    }
+    StubObject *iter = (StubObject *)stub;
+    IteratorObject *from = iterator_new(peer, iter->cls, iter->name);
+    if (from == NULL) {
+        return -1;
+    }
+    uint64_t effects = peer->effects;
+    uint64_t want = seen->want;
+    PyObject *keys = Py_NewRef(seen->keys);
+    PyObject *answer = ask(peer, from->cls, from->name, p->object,
+                           (struct iterate){.consumed = seen->keys_from + (uint64_t)i,
+                                            .want = want,
+                                            .length = seen->keys_of + 1});
+    if (answer == NULL && PyErr_Occurred() == PyExc_RuntimeError) {
+        PyErr_Clear(); /* a thread has changed it */
+    }
+    else {
+        take(from, answer, effects);
+    }
+    if (effects == peer->effects && !PyErr_Occurred() && seen->values != NULL &&
+        seen->of_values == p->handle) {
+        Py_XSETREF(seen->keys, Py_NewRef(keys)); /* those of the loop, still */
+        seen->key = i;
+        seen->want = want * 2 < MOST ? want * 2 : MOST;
+    }
+    Py_DECREF(keys);
+    Py_DECREF(from);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 /* New reference to what `len(p)` or `p[key]` gives, if it came with the items and still holds; NULL
  * without an exception where it must be asked for. */
 PyObject *
@@ -829,7 +897,15 @@ iteration_seen(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssiz
         seen->values_effects == p->peer->effects && is_small_value(args[1]) &&
         ahead_is_fresh(p->peer, seen->values_at) &&
         !ahead_is_enough(&seen->values_uses, PyDict_GET_SIZE(seen->values))) {
-        return Py_XNewRef(PyDict_GetItemWithError(seen->values, args[1]));
+        PyObject *value = PyDict_GetItemWithError(seen->values, args[1]);
+        if (value == NULL && !PyErr_Occurred() && seen->keys != NULL &&
+            fetch_values(p, args[1]) == 0 && seen->values != NULL && seen->of_values == p->handle) {
+            value = PyDict_GetItemWithError(seen->values, args[1]);
+            if (value == NULL) {
+                Py_CLEAR(seen->keys); /* it does not pay */
+            }
+        }
+        return Py_XNewRef(value);
     }
     return NULL;
 }
@@ -839,6 +915,7 @@ iteration_effect(PeerObject *peer)
 {
     peer->effects++;
     Py_CLEAR(peer->seen.values);
+    Py_CLEAR(peer->seen.keys);
     if (peer->ahead.first != NULL) {
         ahead_drop(peer);
     }

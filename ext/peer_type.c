@@ -171,6 +171,7 @@ peer_dealloc(PeerObject *self)
     peer_clear(self);
     Py_CLEAR(self->isolated);
     Py_CLEAR(self->seen.values);
+    Py_CLEAR(self->seen.keys);
     Py_CLEAR(self->path_seen);
     table_free(&self->exports);
     table_free(&self->export_of);

@@ -99,6 +99,11 @@ struct seen {
     uint32_t length_at, values_at;     /* ahead_now() then */
     uint32_t length_uses, values_uses; /* how many questions they have answered */
     PyObject *values;                  /* strong or NULL: dict */
+    PyObject *keys;              /* strong or NULL: tuple of the keys that came last, if not all of
+                                  * their values did */
+    uint64_t keys_from, keys_of; /* how many keys are before these, and how many there are in all */
+    Py_ssize_t key;              /* which of them was asked for last */
+    uint64_t want;               /* what the next values may cost */
 };
 
 /* The immutable values of one request's arguments, by number; see values.c. */

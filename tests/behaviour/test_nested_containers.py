@@ -16,6 +16,7 @@ import ipython_isolation
 ROWS = [[float(i), i * 0.5] for i in range(300)]
 RECORDS = [{"name": str(i), "at": [i, -i], "more": {"deep": [[i], (i, [i])]}} for i in range(60)]
 BY_NAME = {str(i): [i, i + 1] for i in range(300)}
+MANY = {str(i): [i] * (i % 7 + 1) for i in range(3000)}
 FLAT = {str(i): i for i in range(300)}
 CUBE = [[[i, j] for j in range(10)] for i in range(30)]
 
@@ -57,6 +58,9 @@ USES = {
     "a loop over items": (BY_NAME, lambda p: [v[0] for k, v in p.items()]),
     "a loop over values": (BY_NAME, lambda p: [a for a, b in p.values()]),
     "a loop over keys": (BY_NAME, lambda p: [p[k][0] for k in p.keys()]),
+    "a loop over the dict": (BY_NAME, lambda p: [p[k][0] + p[k][1] for k in p]),
+    "half of it": (BY_NAME, lambda p: [p[k][0] for k in p if k > "2"]),
+    "of several chunks": (MANY, lambda p: [p[k][-1] for k in p]),
     "records": (RECORDS, records),
     "flat dict": (FLAT, lambda p: (dict(p), {**p}, list(p.items()), list(p.values()), [k for k in p.keys()], len(p.items()))),
     **{
@@ -68,7 +72,7 @@ USES = {
 
 
 # How many requests each may take: they grow with the amount of data, in chunks, not with the number of containers.
-MOST = {"loops": 20, "questions": 25, "records": 60, "max": 12, "flat dict": 6}
+MOST = {"loops": 20, "questions": 25, "records": 60, "max": 12, "flat dict": 6, "a loop over the dict": 7, "half of it": 7, "of several chunks": 16}
 
 
 @pytest.mark.parametrize("name", USES)
@@ -222,6 +226,25 @@ def test_iterators_of_what_is_known(zoo):
     it = iter(table)
     seen += [next(it), table.pop("b"), str(raises(list, it)), list(reversed(row)), list(table)]
     return seen
+
+
+@both
+def test_values_of_a_loop_over_keys(zoo):
+    d = held(zoo, {str(i): [i] for i in range(100)} | {"x": zoo.call, "y": {1}})
+    seen = []
+    for i, key in enumerate(d):
+        if key in "xy":
+            continue
+        seen += [d[key][0] if key != "80" else len(d[key]), key == "40" or d.get(key) is d[key]]
+        if i == 30:
+            d["40"] = "new"
+        if i == 60:
+            d["70"].append(i)
+            zoo.set_item(d, "80", {"z": 1})
+    keys = list(d)
+    del d["10"], d["50"]
+    d["10"] = [7]
+    return seen, [d[k][0] for k in d if k not in "xy" and k != "80"], str(raises(lambda: [d[k] for k in keys])), d[keys[-1]] == {1}
 
 
 @both
