@@ -335,6 +335,9 @@ ahead_forget(struct proxy *p)
 void
 ahead_drop(PeerObject *peer)
 {
+    Py_CLEAR(peer->seen.values);
+    Py_CLEAR(peer->seen.keys);
+    Py_CLEAR(peer->ahead.begun);
     while (peer->ahead.first != NULL) {
         ahead_forget(peer->ahead.first->of);
     }
@@ -393,6 +396,17 @@ remember(PeerObject *peer, PyObject *container, PyObject *content)
     return 0;
 }
 
+void
+ahead_wake(PeerObject *peer)
+{
+    if (peer->drowsy) {
+        uint64_t one = 1;
+        peer->drowsy = false;
+        ssize_t ignored = write(peer->wake_fd, &one, sizeof one); /* never blocks */
+        (void)ignored;
+    }
+}
+
 int
 ahead_remember(PeerObject *peer, PyObject *contents)
 {
@@ -403,12 +417,7 @@ ahead_remember(PeerObject *peer, PyObject *contents)
     if (n == 0) {
         return 0;
     }
-    if (peer->drowsy) { /* so that it is forgotten when there is nothing else to do */
-        uint64_t one = 1;
-        peer->drowsy = false;
-        ssize_t ignored = write(peer->wake_fd, &one, sizeof one); /* never blocks */
-        (void)ignored;
-    }
+    ahead_wake(peer);
     peer->ahead.used = ahead_now();
     for (Py_ssize_t i = 0; i < n; i += 2) {
         if (i + 1 == n || !PyTuple_CheckExact(PyTuple_GET_ITEM(contents, i + 1))) {
@@ -438,7 +447,7 @@ ahead_is_fresh(PeerObject *peer, uint32_t at)
 void
 ahead_expire(PeerObject *peer)
 {
-    if (peer->ahead.first != NULL && ahead_now() - peer->ahead.used >= PAUSE_MS) {
+    if (ahead_is_any(peer) && ahead_now() - peer->ahead.used >= PAUSE_MS) {
         ahead_drop(peer);
     }
 }

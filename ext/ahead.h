@@ -44,6 +44,13 @@ bool ahead_is_enough(uint32_t *uses, Py_ssize_t n);
 void ahead_forget(struct proxy *p);
 /* Nothing is remembered any more. */
 void ahead_drop(PeerObject *peer);
+static inline bool
+ahead_is_any(PeerObject *peer)
+{
+    return peer->ahead.first != NULL || peer->seen.values != NULL || peer->ahead.begun != NULL;
+}
+/* The service thread is to forget what is remembered, when there is nothing else to do. */
+void ahead_wake(PeerObject *peer);
 /* The same, if it is too old to be used. */
 void ahead_expire(PeerObject *peer);
 int ahead_init(core_state *core, PyObject *module);

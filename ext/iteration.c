@@ -324,7 +324,7 @@ iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct it
     CursorObject *cursor = NULL;
     PyObject *target = NULL, *items = NULL, *result = NULL;
     struct along along = {NULL, contents_new()};
-    Py_ssize_t length = -1;
+    Py_ssize_t length = -1, cost = 0;
     bool done = false, first = !Py_IS_TYPE(o, core_get()->cursor_type);
     if (along.contents == NULL) {
         return NULL;
@@ -360,6 +360,11 @@ iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct it
                 ? cursor_one(cursor, &done)
                 : cursor_several(cursor, asked->want < ALL ? (Py_ssize_t)asked->want : ALL, &done,
                                  &along);
+    if (items != NULL && cursor->keys_of != NULL && cursor->ahead == NULL &&
+        PyTuple_GET_SIZE(items) == 1 &&
+        add_value(cursor, PyTuple_GET_ITEM(items, 0), FIRST, &along, &cost) < 0) {
+        Py_CLEAR(items);
+    }
     result = items == NULL ? NULL
                            : Py_BuildValue("(OOOnOOO)", first ? (PyObject *)cursor : Py_None, items,
                                            done ? Py_True : Py_False, length,
@@ -387,7 +392,8 @@ typedef struct {
     PyObject *items;     /* strong or NULL: tuple of what was fetched */
     Py_ssize_t next;     /* the first that was not used */
     Py_ssize_t left;     /* items to come, while nothing has happened; -1: not known */
-    uint64_t before;     /* how many were fetched before these, and used */
+    uint64_t before;     /* how many were fetched before these, and used ... */
+    uint64_t total;      /* ... of how many, when it began */
     uint64_t effects;    /* peer->effects when they were fetched */
     uint64_t want;
     uint32_t epoch;
@@ -461,6 +467,14 @@ remember_values(PeerObject *peer, PyObject *mapping, PyObject *values)
     if (p == NULL || !PyDict_CheckExact(values)) {
         return 0;
     }
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(values, &at, &key, &value)) {
+        if (!is_small_value(value)) {
+            ahead_wake(peer);
+            break;
+        }
+    }
     struct seen *seen = &peer->seen;
     if (seen->values != NULL && seen->of_values == p->handle &&
         seen->values_effects == peer->effects) {
@@ -499,6 +513,7 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
     if (cursor != Py_None) {
         Py_XSETREF(self->cursor, Py_NewRef(cursor));
         Py_CLEAR(self->container);
+        self->total = length < 0 ? 0 : (uint64_t)length;
     }
     Py_XSETREF(self->items, Py_NewRef(items));
     self->before += (uint64_t)self->next;
@@ -517,9 +532,7 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
         peer->seen.keys_from = self->before;
         peer->seen.key = 0;
         peer->seen.want = FEW;
-        if (cursor != Py_None) {
-            peer->seen.keys_of = length < 0 ? 0 : (uint64_t)length;
-        }
+        peer->seen.keys_of = self->total;
     }
     if (rc == 0 && effects == peer->effects) { /* else another thread may have changed it since */
         rc = ahead_remember(peer, contents);
@@ -595,6 +608,17 @@ iteration_new(StubObject *stub, struct proxy *p)
         if (known != NULL || PyErr_Occurred()) {
             return known;
         }
+    }
+    PeerObject *peer = p->peer;
+    IteratorObject *begun = (IteratorObject *)peer->ahead.begun;
+    if (begun != NULL) {
+        peer->ahead.begun = NULL;
+        if (peer->ahead.begun_of == p->handle && begun->effects == peer->effects &&
+            begun->epoch == peer->epoch && begun->name == stub->name &&
+            ahead_is_fresh(peer, peer->seen.length_at)) {
+            return (PyObject *)begun;
+        }
+        Py_DECREF(begun);
     }
     return (PyObject *)begin(stub, p, FIRST);
 }
@@ -839,8 +863,9 @@ fetch_values(struct proxy *p, PyObject *key)
         i++;
     }
     PyTypeObject *view = peer->views[0];
-    PyObject *stub =
-        i == n || view == NULL ? NULL : compat_type_lookup(view, core_get()->str___iter__);
+    PyObject *stub = i == n || seen->keys_from + (uint64_t)i >= seen->keys_of || view == NULL
+                         ? NULL
+                         : compat_type_lookup(view, core_get()->str___iter__);
     struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(p->object)));
     if (stub == NULL || !Py_IS_TYPE(stub, core_get()->method_type) || mirror == NULL ||
         mirror->reported != (PyObject *)&PyDict_Type) {
@@ -875,6 +900,31 @@ fetch_values(struct proxy *p, PyObject *key)
     return PyErr_Occurred() ? -1 : 0;
 }
 
+/* The length of a list that NumPy is about to iterate: what it will ask for is fetched at once. New
+ * reference; NULL, perhaps without an exception, where it has to be asked for by itself. */
+static PyObject *
+begin_early(struct proxy *p)
+{
+    PeerObject *peer = p->peer;
+    uint64_t handle = p->handle;
+    struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(p->object)));
+    PyObject *stub = compat_type_lookup(Py_TYPE(p->object), core_get()->str___iter__);
+    peer->ahead.probed = 0;
+    if (mirror == NULL || mirror->reported != (PyObject *)&PyList_Type || stub == NULL ||
+        !Py_IS_TYPE(stub, core_get()->method_type) || peer->batching > 0) {
+        return NULL;
+    }
+    IteratorObject *begun = begin((StubObject *)stub, p, FIRST);
+    if (begun == NULL) {
+        return NULL;
+    }
+    Py_ssize_t length = begun->left;
+    ahead_wake(peer);
+    Py_XSETREF(peer->ahead.begun, (PyObject *)begun);
+    peer->ahead.begun_of = handle;
+    return length < 0 ? NULL : PyLong_FromSsize_t(length);
+}
+
 /* New reference to what `len(p)` or `p[key]` gives, if it came with the items and still holds; NULL
  * without an exception where it must be asked for. */
 PyObject *
@@ -892,6 +942,9 @@ iteration_seen(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssiz
         seen->length_effects == p->peer->effects && ahead_is_fresh(p->peer, seen->length_at) &&
         !ahead_is_enough(&seen->length_uses, seen->length)) {
         return PyLong_FromSsize_t(seen->length);
+    }
+    if (stub->kind == 'n' && nargs == 1 && p->peer->ahead.probed == p->handle) {
+        return begin_early(p);
     }
     if (stub->kind == 'g' && nargs == 2 && seen->values != NULL && seen->of_values == p->handle &&
         seen->values_effects == p->peer->effects && is_small_value(args[1]) &&
@@ -914,9 +967,7 @@ void
 iteration_effect(PeerObject *peer)
 {
     peer->effects++;
-    Py_CLEAR(peer->seen.values);
-    Py_CLEAR(peer->seen.keys);
-    if (peer->ahead.first != NULL) {
+    if (ahead_is_any(peer)) {
         ahead_drop(peer);
     }
 }

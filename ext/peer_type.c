@@ -172,6 +172,7 @@ peer_dealloc(PeerObject *self)
     Py_CLEAR(self->isolated);
     Py_CLEAR(self->seen.values);
     Py_CLEAR(self->seen.keys);
+    Py_CLEAR(self->ahead.begun);
     Py_CLEAR(self->path_seen);
     table_free(&self->exports);
     table_free(&self->export_of);

@@ -232,6 +232,9 @@ proxy_getattro(PyObject *self, PyObject *name)
             return bound_new(self, (StubObject *)descr);
         }
         else if (descr == NULL && is_certainly_missing(p, mirror, type, name)) {
+            if (name == core->str___array__) {
+                p->peer->ahead.probed = p->handle; /* NumPy: asks for length and items next */
+            }
             return PyObject_GenericGetAttr(self, name); /* raises what the target's would */
         }
     }

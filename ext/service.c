@@ -49,14 +49,14 @@ peer_service(PeerObject *peer, uint32_t epoch)
                      idle ? process_err(peer->process) : -1};
         /* Output that comes during a call is the caller's to read; look again when it ends. */
         peer->late_output = !idle;
-        quiet = quiet && peer->nreleases == 0 && peer->ahead.first == NULL;
+        quiet = quiet && peer->nreleases == 0 && !ahead_is_any(peer);
         peer->drowsy = quiet;
         peer->polling++;
         Py_BEGIN_ALLOW_THREADS
         channel_wait(s->channel, fds, 5, quiet ? -1 : IDLE_MS, &ready);
         Py_END_ALLOW_THREADS
         peer->polling--;
-        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0 && peer->ahead.first == NULL);
+        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0 && !ahead_is_any(peer));
         if (peer->epoch != epoch || peer->state != PEER_RUNNING) {
             break;
         }
@@ -92,6 +92,7 @@ peer_service(PeerObject *peer, uint32_t epoch)
             }
         }
     }
+    ahead_drop(peer);
     s->pins--;
     strands_sweep(peer);
     return 0;
@@ -121,12 +122,12 @@ peer_child_service(PeerObject *peer)
         }
         unsigned ready = 0;
         int fds[] = {peer->fdpass, peer->wake_fd};
-        quiet = quiet && peer->nreleases == 0 && peer->ahead.first == NULL;
+        quiet = quiet && peer->nreleases == 0 && !ahead_is_any(peer);
         peer->drowsy = quiet;
         Py_BEGIN_ALLOW_THREADS
         channel_wait(s->channel, fds, 2, quiet ? -1 : IDLE_MS, &ready);
         Py_END_ALLOW_THREADS
-        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0 && peer->ahead.first == NULL);
+        quiet = peer->drowsy || (ready == 0 && peer->nreleases == 0 && !ahead_is_any(peer));
         if (ready & 2) {
             uint64_t count;
             ssize_t ignored = read(peer->wake_fd, &count, sizeof count);
