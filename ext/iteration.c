@@ -624,6 +624,21 @@ iteration_new(StubObject *stub, struct proxy *p)
 }
 
 PyObject *
+iteration_taken(PeerObject *peer, PyObject *answer)
+{
+    IteratorObject *self = iterator_new(peer, Py_None, core_get()->str___iter__);
+    PyObject *items = NULL;
+    if (self == NULL) {
+        Py_DECREF(answer);
+    }
+    else if (take(self, answer, peer->effects) == 0) {
+        items = Py_NewRef(self->items);
+    }
+    Py_XDECREF(self);
+    return items;
+}
+
+PyObject *
 iteration_known(StubObject *stub, PyObject *container, PyObject *items)
 {
     PeerObject *peer = proxy_find(container)->peer;

@@ -20,6 +20,9 @@ PyObject *iteration_known(StubObject *stub, PyObject *container, PyObject *items
 /* New reference to a tuple of all items of a list, or of all (key, value) of a dict, fetched as few
  * times as can be; NULL without an exception where o is no proxy of either. */
 PyObject *iteration_contents(PyObject *o);
+/* For tests: takes an answer as if an iterator had asked for it, and steals it. New reference to
+ * the items, or NULL with an exception. */
+PyObject *iteration_taken(PeerObject *peer, PyObject *answer);
 /* What a request asks of a container or cursor. */
 struct iterate {
     uint64_t consumed, want;

@@ -183,6 +183,9 @@ peer_feed(PeerObject *peer, const void *data, size_t size)
         result = in.header.flags & FRAME_EVENT   ? Py_NewRef(Py_None)
                  : in.header.flags & FRAME_REPLY ? decode(&in)
                                                  : op_execute(&in, &flags);
+        if (result != NULL && (in.header.flags & FRAME_REPLY) && in.header.op == OP_ITERATE) {
+            result = iteration_taken(peer, result);
+        }
     }
     incoming_free(&in);
     if (request) {

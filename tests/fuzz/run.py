@@ -21,8 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build" / "fuzz"
 sys.path.insert(0, str(ROOT / "tests" / "victims"))
 
+from ipython_isolation import _core  # noqa: E402
+
 HEADER = 24
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**63, 2**64 - 1]
+
+
+# Its contents come along with its items.
+NESTED = "[[1, 2.5], {'a': [1], 'b': 'x', 3: {}}, (1, [2]), [[3], [[4]]], [[5, 6], [5]], None, {1}]"
 
 
 class Mine:
@@ -83,6 +89,10 @@ def mixed(context):
             context.call(eval, source)
         except Exception:
             pass
+    context.call(exec, f"import builtins; builtins.nested = {NESTED}", {})
+    nested = context.call(eval, "nested")
+    rows = list(nested)
+    list(nested[1].items()), dict(nested[1]), [nested[1][key] for key in nested[1]], list(rows[0]), sorted(rows[4])
     with context.batch():
         made = collections.OrderedDict(a=[1])
         kept = [functools.reduce(max, [1, 2]), functools.partial(print, made), made]
@@ -95,6 +105,19 @@ def mixed(context):
         context.call(lambda a: a.sort(), numpy.arange(12)[::-2])
     except ImportError:
         pass
+
+
+def use(result):
+    """What an iteration gave answers for itself; what is not known is asked for."""
+    for o in result if type(result) is tuple else ():
+        if _core.isproxy(o) and isinstance(o, (list, dict)):
+            for ask in (len, list, repr, lambda o: o == o, lambda o: o < o, lambda o: o[0], lambda o: list(o.items()), lambda o: o.get(1)):
+                try:
+                    ask(o)
+                except SystemError:
+                    raise
+                except Exception:
+                    pass
 
 
 def mutate(rng, frame, frames):
@@ -153,7 +176,7 @@ def worker(seed, seconds, replay=None):
                 current.truncate()
                 current.write(data)
                 try:
-                    context._peer._feed(data)
+                    use(context._peer._feed(data))
                 except SystemError:
                     os.dup2(stderr, 2)
                     traceback.print_exc()
