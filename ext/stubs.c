@@ -21,15 +21,12 @@ lost_repr(PyObject *self, struct proxy *p)
     return text;
 }
 
-/* `o[key]` of an exact list or dict and an index or a plain key: nothing else runs over there. */
+/* `o[key]` of an exact list or dict, as the kind 'g' says, and an index or a plain key: nothing
+ * else runs over there. */
 static bool
-is_plain_item_of(PyObject *o, PyObject *key)
+is_plain_item(StubObject *stub, PyObject *o, PyObject *key)
 {
-    struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(o)));
-    return mirror != NULL &&
-           (mirror->reported == (PyObject *)&PyDict_Type
-                ? is_small_value(key)
-                : mirror->reported == (PyObject *)&PyList_Type && PyLong_CheckExact(key));
+    return (PyObject *)Py_TYPE(o) == stub->cls && is_small_value(key);
 }
 
 /* ---- stubs ------------------------------------------------------------------------------- */
@@ -115,7 +112,7 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
         return NULL;
     }
     m.pure = stub->kind == 'n' || (stub->kind == 'g' && nargs == 2 && kwnames == NULL &&
-                                   is_plain_item_of(args[0], args[1]));
+                                   is_plain_item(stub, args[0], args[1]));
     message_about(&m, nargs > 0 ? args[0] : NULL);
     m.operation = "method";
     m.operand = stub->name == core->str___call__ && nargs > 0 ? args[0] : callable;
