@@ -877,13 +877,22 @@ fetch_values(struct proxy *p, PyObject *key)
     while (i < n && PyTuple_GET_ITEM(seen->keys, i) != key) {
         i++;
     }
-    PyTypeObject *view = peer->views[0];
-    PyObject *stub = i == n || seen->keys_from + (uint64_t)i >= seen->keys_of || view == NULL
-                         ? NULL
-                         : compat_type_lookup(view, core_get()->str___iter__);
     struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(p->object)));
-    if (stub == NULL || !Py_IS_TYPE(stub, core_get()->method_type) || mirror == NULL ||
+    if (i == n || seen->keys_from + (uint64_t)i >= seen->keys_of || mirror == NULL ||
         mirror->reported != (PyObject *)&PyDict_Type) {
+        return 0;
+    }
+    if (peer->views[0] == NULL) { /* its class is not known until there is one */
+        PyObject *view = PyObject_CallMethodNoArgs(p->object, core_get()->str_keys);
+        if (view == NULL) {
+            return -1;
+        }
+        Py_DECREF(view);
+    }
+    PyObject *stub = peer->views[0] == NULL || seen->keys == NULL
+                         ? NULL
+                         : compat_type_lookup(peer->views[0], core_get()->str___iter__);
+    if (stub == NULL || !Py_IS_TYPE(stub, core_get()->method_type)) {
         return 0;
     }
     StubObject *iter = (StubObject *)stub;
@@ -1001,6 +1010,9 @@ iteration_contents(PyObject *o)
             return items;
         }
         view = view_of(p, core_get()->str_items);
+        if (view == NULL && !PyErr_Occurred()) { /* the first one */
+            view = PyObject_CallMethodNoArgs(o, core_get()->str_items);
+        }
     }
     else if (mirror != NULL && mirror->reported == (PyObject *)&PyList_Type) {
         if (p->ahead != NULL && (items = ahead_items(p, NULL)) != NULL) {

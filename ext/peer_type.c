@@ -661,6 +661,19 @@ peer_kill(PeerObject *self, PyObject *signal)
     Py_RETURN_NONE;
 }
 
+/* A copy of the process is made, or something is looked at. */
+static bool
+changes_nothing(const char *operation)
+{
+    static const char *const names[] = {"freeze", "content", "plain", "counts"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(operation, names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* host_call(name, *args, **kwargs): host.remote_<name> over there. */
 static PyObject *
 peer_host_call(PeerObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -675,6 +688,7 @@ peer_host_call(PeerObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     }
     m.operation = PyUnicode_AsUTF8(args[0]);
     m.operand = nargs > 1 ? args[1] : NULL;
+    m.pure = m.operation != NULL && changes_nothing(m.operation);
     message_about(&m, m.operand);
     if (encode_name(&m, args[0]) < 0 || encode_call(&m, args + 1, nargs - 1, kwnames) < 0) {
         request_abandon(&m);

@@ -111,8 +111,10 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
         Py_XDECREF(four);
         return NULL;
     }
-    m.pure = stub->kind == 'n' || (stub->kind == 'g' && nargs == 2 && kwnames == NULL &&
-                                   is_plain_item(stub, args[0], args[1]));
+    m.pure = stub->kind == 'n' ||
+             (stub->kind == 'g' && nargs == 2 && kwnames == NULL &&
+              is_plain_item(stub, args[0], args[1])) ||
+             (stub->view != 0 && p != NULL && nargs == 1 && view_is_pure(stub, p));
     message_about(&m, nargs > 0 ? args[0] : NULL);
     m.operation = "method";
     m.operand = stub->name == core->str___call__ && nargs > 0 ? args[0] : callable;

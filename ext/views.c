@@ -53,6 +53,12 @@ view_new(StubObject *stub, struct proxy *p)
     return o;
 }
 
+bool
+view_is_pure(StubObject *stub, struct proxy *p)
+{
+    return (PyObject *)Py_TYPE(p->object) == stub->cls && is_dict_class(stub->cls);
+}
+
 PyObject *
 view_of(struct proxy *p, PyObject *name)
 {

@@ -11,6 +11,8 @@ unsigned char view_which(PyObject *name);
 PyObject *view_new(StubObject *stub, struct proxy *p);
 /* The same by the method's name. */
 PyObject *view_of(struct proxy *p, PyObject *name);
+/* Whether asking for it changes nothing over there. */
+bool view_is_pure(StubObject *stub, struct proxy *p);
 /* Borrowed: the name of the method that gives the view p. */
 PyObject *view_name(struct proxy *p);
 /* One came from the other side: its class is known from now on. */

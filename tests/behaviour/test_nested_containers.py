@@ -95,6 +95,16 @@ def count(context, function, tries=5):
     return min(counts)
 
 
+@pytest.mark.parametrize("name", ["deepcopy of by name", "dict(nested)", "a loop over the dict", "a loop over items", "loops", "records"])
+def test_at_first_use(context, name):
+    """Classes become known by the way."""
+    value, use = USES[name]
+    p = context.load_module("zoo").keep_under("nested", copy.deepcopy(value))
+    before = context._peer.requests
+    assert use(p) == use(value)
+    assert context._peer.requests - before <= MOST.get(name, 5) + 4
+
+
 def test_arrays(shared_context, zoo):
     numpy = pytest.importorskip("numpy")
     for value, most in ((list(range(1000)), 1), (ROWS, 4), (CUBE, 4), ([[1, 2], [3]], None), ([(1, 2), (3, 4)], 3)):
