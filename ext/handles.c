@@ -174,7 +174,7 @@ proxy_drop(struct proxy *p)
 {
     PeerObject *peer = p->peer;
     table_remove(&core_get()->proxies, ADDRESS(p->object));
-    if (table_get(&peer->imports, p->handle) == p->object) {
+    if (p->handle != 0 && table_get(&peer->imports, p->handle) == p->object) {
         table_remove(&peer->imports, p->handle);
     }
     if (p->handle != 0 && p->epoch == peer->epoch && peer->state == PEER_RUNNING) {

@@ -96,13 +96,19 @@ def count(context, function, tries=5):
 
 
 @pytest.mark.parametrize("name", ["deepcopy of by name", "dict(nested)", "a loop over the dict", "a loop over items", "loops", "records"])
-def test_at_first_use(context, name):
+def test_at_first_use(name):
     """Classes become known by the way."""
     value, use = USES[name]
-    p = context.load_module("zoo").keep_under("nested", copy.deepcopy(value))
-    before = context._peer.requests
-    assert use(p) == use(value)
-    assert context._peer.requests - before <= MOST.get(name, 5) + 4
+    counts = []
+    for _ in range(3):  # see count()
+        with ipython_isolation.IsolationContext() as context:
+            p = context.load_module("zoo").keep_under("nested", copy.deepcopy(value))
+            before = context._peer.requests
+            assert use(p) == use(value)
+            counts.append(context._peer.requests - before)
+        if counts[-1] <= MOST.get(name, 5) + 4:
+            return
+    raise AssertionError(counts)
 
 
 def test_arrays(shared_context, zoo):
@@ -282,6 +288,29 @@ def test_views(zoo):
     d["z"] = 1
     seen.append(str(raises(next, it)))
     return seen, str(raises(lambda: [d.pop(k) for k in d.keys()]))
+
+
+def test_views_in_a_batch(shared_context, zoo):
+    d = held(zoo, {"a": 1, "b": [2]})
+    list(d.keys()), list(d.items()), list(d.values())  # classes are known
+    keys, items, mine = d.keys(), d.items(), []
+    with shared_context.batch():
+        first, second = zoo.append_to(mine, keys), zoo.call(list, items)
+        third, later = zoo.call(list, keys), d.values()
+    assert first.result() is None and mine[0] is keys and second.result() == [("a", 1), ("b", [2])]
+    assert third.result() == ["a", "b"] and len(later.result()) == 2 and list(keys) == ["a", "b"]
+
+
+def test_views_after_a_death():
+    with ipython_isolation.IsolationContext(restart="auto") as context:
+        zoo = context.load_module("zoo")  # noqa: F811
+        d = held(zoo, {"a": 1, "b": [2]})
+        list(d.keys()), list(d.items())  # classes are known
+        keys, items = d.keys(), d.items()
+        context.checkpoint()
+        with pytest.raises(ipython_isolation.ProcessTerminationError):
+            context.call(exec, "import os; os._exit(1)", {})
+        assert list(keys) == ["a", "b"] and len(items) == 2 and "a" in keys and list(d.values())[1] == [2]
 
 
 @both
