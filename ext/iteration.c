@@ -399,6 +399,7 @@ typedef struct {
     uint32_t epoch;
     bool done;   /* there was no more behind `items` */
     bool failed; /* without a cursor: the dict had changed */
+    bool adds;   /* what comes is added to what another iterator has got of the same dict */
 } IteratorObject;
 
 static int
@@ -459,9 +460,10 @@ ask(PeerObject *peer, PyObject *cls, PyObject *name, PyObject *o, struct iterate
     return request_finish(&m);
 }
 
-/* The values of a dict whose keys are iterated answer `dict[key]`. */
+/* The values of a dict whose keys are iterated answer `dict[key]`. `more`: what was remembered
+ * before is not older than the iteration. */
 static int
-remember_values(PeerObject *peer, PyObject *mapping, PyObject *values)
+remember_values(PeerObject *peer, PyObject *mapping, PyObject *values, bool more)
 {
     struct proxy *p = proxy_find(mapping);
     if (p == NULL || !PyDict_CheckExact(values)) {
@@ -476,7 +478,7 @@ remember_values(PeerObject *peer, PyObject *mapping, PyObject *values)
         }
     }
     struct seen *seen = &peer->seen;
-    if (seen->values != NULL && seen->of_values == p->handle &&
+    if (more && seen->values != NULL && seen->of_values == p->handle &&
         seen->values_effects == peer->effects) {
         seen->values_at = peer->ahead.used = ahead_now();
         seen->values_uses = 0;
@@ -525,7 +527,9 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
                  : self->want >= MOST    ? self->want
                  : self->want * 2 < MOST ? self->want * 2
                                          : MOST;
-    int rc = mapping == Py_None ? 0 : remember_values(peer, mapping, values);
+    int rc = mapping == Py_None
+                 ? 0
+                 : remember_values(peer, mapping, values, self->adds || cursor == Py_None);
     if (rc == 0 && mapping != Py_None && peer->seen.values != NULL &&
         PyDict_GET_SIZE(values) < PyTuple_GET_SIZE(items)) {
         Py_XSETREF(peer->seen.keys, Py_NewRef(items));
@@ -900,6 +904,7 @@ fetch_values(struct proxy *p, PyObject *key)
     if (from == NULL) {
         return -1;
     }
+    from->adds = true;
     uint64_t effects = peer->effects;
     uint64_t want = seen->want;
     PyObject *keys = Py_NewRef(seen->keys);

@@ -351,16 +351,18 @@ def test_the_child_uses_what_is_ours(zoo):
 WORKER = """
 import sys, threading, time, types
 rows = [[0], {"done": 0}]
-flags = {"a": [0], "b": 1}
+flags = {"a": [0], "b": 1, "c": [0]}
 numbers = []
 
 def work():
     time.sleep(0.3)
     rows[0][0] = rows[1]["done"] = flags["b"] = flags["a"][0] = 1
+    flags["c"] = [1]
     numbers.append(1)
 
 def start():
     rows[0][0] = rows[1]["done"] = flags["b"] = flags["a"][0] = 0
+    flags["c"] = [0]
     numbers.clear()
     thread = threading.Thread(target=work)
     thread.start()
@@ -394,6 +396,8 @@ def worker(shared_context):
         lambda rows, first, table, flags, numbers: len(numbers),
         lambda rows, first, table, flags, numbers: bool(numbers),
         lambda rows, first, table, flags, numbers: flags["b"],
+        lambda rows, first, table, flags, numbers: [flags[key][0] for key in flags if key == "c"][0],
+        lambda rows, first, table, flags, numbers: dict(flags)["c"][0],
     ],
 )
 def test_who_waits_for_a_thread_sees_what_it_does(worker, wait, pause):
