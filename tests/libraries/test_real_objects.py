@@ -479,7 +479,7 @@ def test_a_call_that_dies_has_changed_nothing(context):
 SCALARS = [
     np.float64(1.5), np.float32(0.1), np.float16(-0.0), np.longdouble(1) / 3, np.int8(-3), np.uint64(2**64 - 1), np.longlong(5), np.intc(-1),
     np.int64(5), np.True_, np.False_, np.complex64(1 + 2j), np.complex128(complex("nan")), np.str_("aä\U0001f40d"), np.str_(""), np.bytes_(b"x\0y"),
-    np.datetime64("2020-01-02T03", "s"), np.datetime64("NaT"), np.timedelta64(5, "D"), np.float64("nan"), np.float64(-np.inf),
+    np.datetime64("2020-01-02T03", "s"), np.datetime64("NaT", "s"), np.timedelta64(5, "D"), np.float64("nan"), np.float64(-np.inf),
 ]  # fmt: skip
 
 
@@ -511,7 +511,7 @@ def test_records_of_numpy(load):
 @both
 def test_dtypes(load):
     workshop = load("workshop")
-    texts = ["f8", ">f8", "O", "U5", "S", "M8[ns]", "m8", "V8", "g", "?", "q", "l", "e", "D"]
+    texts = ["f8", ">f8", "O", "U5", "S", "M8[ns]", "m8[s]", "V8", "g", "?", "q", "l", "e", "D"]
     dtypes = [*map(np.dtype, texts), np.dtype([("a", "f8"), ("b", "O")]), np.dtype([("a", "i4", (2,))])]
     seen = []
     for o in dtypes:
