@@ -34,6 +34,7 @@ struct channel {
     unsigned stacked;  /* waits since it last did, in which both were on one */
     unsigned patience; /* so many of them are too many */
     unsigned spun;     /* waits since it last did that ended by spinning */
+    int64_t left_at;   /* milliseconds, when the other end last went to sleep on another */
     uint64_t sent, received; /* over libzmq */
     uint64_t owed;           /* what `received` must become before the lane is read again */
     unsigned skipped;        /* descriptors that were passed for a record that was not sent */

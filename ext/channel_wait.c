@@ -30,6 +30,8 @@
  * many waits go by before the next time; but never more than that. */
 #define MOVED_WORTH 32
 #define STACKED_MOST 128
+/* An end that sleeps on the other's processor leaves it this often at most: it takes some 20 us. */
+#define LEAVE_MS 10
 
 static bool
 several_processors(void)
@@ -96,20 +98,11 @@ may_spin(const channel *c)
 
 /* When one end wakes the other, the scheduler likes to put it on the waker's processor, and
  * leaves it there although another is idle: both then take turns, at ten times the cost. So now and
- * then this thread goes elsewhere; what it may run on stays what it was. Only the accepting end
- * does so, lest both do. */
+ * then this thread goes elsewhere; what it may run on stays what it was. */
 static void
-move_away(channel *c)
+go_elsewhere(channel *c)
 {
     cpu_set_t allowed, others;
-    if (!c->moves || !c->hot || !c->spins || await_zmq(c) || !lane_stacked(c->lane) ||
-        ++c->stacked < c->patience) {
-        return;
-    }
-    c->patience = c->spun >= MOVED_WORTH           ? STACKED_FEW
-                  : c->patience < STACKED_MOST / 2 ? c->patience * 2
-                                                   : STACKED_MOST;
-    c->stacked = c->spun = 0;
     int cpu = sched_getcpu();
     if (cpu < 0 || sched_getaffinity(0, sizeof allowed, &allowed) < 0) {
         return;
@@ -126,6 +119,37 @@ move_away(channel *c)
         (void)sched_setaffinity(0, sizeof allowed, &allowed);
     }
     lane_place(c->lane, true);
+}
+
+/* The other end, where it is about to sleep: that takes nobody's time, and it is woken where it
+ * slept. Where the ends are asked a few times and then pause, the one below would have to move each
+ * time anew. */
+static void
+sleep_elsewhere(channel *c)
+{
+    if (c->moves || !c->spins || await_zmq(c) || !lane_stacked(c->lane)) {
+        return;
+    }
+    int64_t now = microseconds() / 1000;
+    if (now - c->left_at >= LEAVE_MS) {
+        c->left_at = now;
+        go_elsewhere(c);
+    }
+}
+
+/* Only the accepting end does so while frames come and go, lest both do. */
+static void
+move_away(channel *c)
+{
+    if (!c->moves || !c->hot || !c->spins || await_zmq(c) || !lane_stacked(c->lane) ||
+        ++c->stacked < c->patience) {
+        return;
+    }
+    c->patience = c->spun >= MOVED_WORTH           ? STACKED_FEW
+                  : c->patience < STACKED_MOST / 2 ? c->patience * 2
+                                                   : STACKED_MOST;
+    c->stacked = c->spun = 0;
+    go_elsewhere(c);
 }
 
 bool
@@ -190,6 +214,7 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
             extents_prepare(c->out);
         }
     }
+    bool was_hot = c->hot;
     c->hot = false;
     if (await_zmq(c) && channel_need_socket(c) < 0) {
         return -1;
@@ -213,6 +238,9 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
         if (!dozing) {
             timeout_ms = 0;
             *ready = CHANNEL_FRAME;
+        }
+        else if (was_hot) {
+            sleep_elsewhere(c);
         }
     }
     for (; n < nfds; n++) {

@@ -179,6 +179,43 @@ test_ends_on_one_processor_part(void)
     close_pair();
 }
 
+/* The other end leaves when it goes to sleep, and not each time. */
+static void
+test_sleeping_elsewhere(void)
+{
+    cpu_set_t allowed;
+    unsigned ready;
+    double last = 0;
+    int left = 0;
+    CHECK_EQUAL(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    open_pair();
+    for (int i = 0; i < 200; i++) {
+        CHECK_EQUAL(channel_send(here, "a", 1), 0);
+        CHECK(channel_wait(there, NULL, 0, 5000, &ready) >= 0);
+        expect(there, "a");
+        CHECK_EQUAL(channel_send(there, "b", 1), 0);
+        CHECK(channel_wait(here, NULL, 0, 5000, &ready) >= 0);
+        expect(here, "b");
+        n_asked = 0;
+        CHECK_EQUAL(channel_send(here, "c", 1), 0); /* frames come and go: this is no idle end */
+        expect(there, "c");
+        CHECK_EQUAL(channel_wait(here, NULL, 0, 1, &ready), 0);
+        if (n_asked > 0) {
+            CHECK_EQUAL(n_asked, 2);
+            CHECK(last == 0 || check_now() - last >= 8);
+            last = check_now();
+            left++;
+        }
+    }
+    if (with_lane && CPU_COUNT(&allowed) > 1) {
+        CHECK(left >= 3);
+    }
+    else {
+        CHECK_EQUAL(left, 0);
+    }
+    close_pair();
+}
+
 int
 main(void)
 {
@@ -190,6 +227,7 @@ main(void)
         test_frames_and_descriptors();
         test_idle();
         test_ends_on_one_processor_part();
+        test_sleeping_elsewhere();
     }
     return check_report();
 }
