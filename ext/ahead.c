@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #define DEEPEST 16        /* containers in containers */
-#define PAUSE_MS 50       /* what was not used for so long is not used any more, nor ... */
+#define PAUSE_MS 10       /* what was not used for so long is not used any more, nor ... */
 #define LONGEST_MS 1000   /* ... what came so long ago, and 1 ms for each ... */
 #define ITEMS_PER_MS 1000 /* ... of so many items that are remembered */
 #define MOST_ITEMS 4000000
@@ -107,27 +107,30 @@ contents_new(void)
     return (PyObject *)self;
 }
 
+/* *left: what its tuples and texts may cost, at most; it ends the walk where that is used up. */
 static bool
-is_plain_item(PyObject *o, int depth)
+is_plain_item(PyObject *o, int depth, Py_ssize_t *left)
 {
-    if (is_small_value(o) || PyUnicode_CheckExact(o) || PyBytes_CheckExact(o) ||
-        PyList_CheckExact(o) || PyDict_CheckExact(o)) {
-        return true;
+    if (is_small_value(o) || PyList_CheckExact(o) || PyDict_CheckExact(o)) {
+        return (*left -= COST_VALUE) >= 0;
     }
-    bool plain = PyTuple_CheckExact(o) && depth < DEEPEST;
+    if (PyUnicode_CheckExact(o) || PyBytes_CheckExact(o)) {
+        return (*left -= COST_VALUE + PyObject_Size(o) / COST_BYTES) >= 0;
+    }
+    bool plain = PyTuple_CheckExact(o) && depth < DEEPEST && (*left -= COST_VALUE) >= 0;
     for (Py_ssize_t i = 0; plain && i < PyTuple_GET_SIZE(o); i++) {
-        plain = is_plain_item(PyTuple_GET_ITEM(o, i), depth + 1);
+        plain = is_plain_item(PyTuple_GET_ITEM(o, i), depth + 1, left);
     }
     return plain;
 }
 
 /* Of a dict also: an iterator over it is found again by how many keys it has given. */
 static bool
-is_plain_content(PyObject *o)
+is_plain_content(PyObject *o, Py_ssize_t *left)
 {
     if (PyList_CheckExact(o)) {
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(o); i++) {
-            if (!is_plain_item(PyList_GET_ITEM(o, i), 0)) {
+            if (!is_plain_item(PyList_GET_ITEM(o, i), 0, left)) {
                 return false;
             }
         }
@@ -136,7 +139,8 @@ is_plain_content(PyObject *o)
     PyObject *key, *value;
     Py_ssize_t at = 0, n = 0;
     while (PyDict_Next(o, &at, &key, &value)) {
-        if (at != ++n || !is_small_value(key) || !is_plain_item(value, 0)) {
+        *left -= COST_VALUE;
+        if (at != ++n || !is_small_value(key) || !is_plain_item(value, 0, left)) {
             return false;
         }
     }
@@ -145,16 +149,14 @@ is_plain_content(PyObject *o)
 
 static int collect(ContentsObject *self, PyObject *o, Py_ssize_t most, int depth);
 
-/* What is in a container, or in a tuple, the cost of whose items is in its own. As collect(). */
+/* What is in a container, or in a tuple, in whose cost its small items are already. As collect().
+ */
 static int
-collect_item(ContentsObject *self, PyObject *item, Py_ssize_t most, int depth, bool counted)
+collect_item(ContentsObject *self, PyObject *item, Py_ssize_t most, int depth, bool in_tuple)
 {
-    if (is_small_value(item)) {
-        self->cost += counted ? 0 : COST_VALUE;
-        return self->cost <= most;
-    }
-    self->cost += counted ? 0 : cost_of(item, most);
-    return self->cost > most ? 0 : collect(self, item, most, depth + 1);
+    bool small = is_small_value(item);
+    self->cost += small && in_tuple ? 0 : cost_of(item, most);
+    return self->cost > most ? 0 : small ? 1 : collect(self, item, most, depth + 1);
 }
 
 /* As contents_add(), but what was added stays. */
@@ -178,8 +180,10 @@ collect(ContentsObject *self, PyObject *o, Py_ssize_t most, int depth)
     if ((list ? PyList_GET_SIZE(o) : PyDict_GET_SIZE(o)) > most) {
         return 0;
     }
-    if (!is_plain_content(o)) {
-        return 1;
+    /* A container that is not plain, or would cost too much by itself, goes as what it is. */
+    Py_ssize_t left = most - self->cost;
+    if (!is_plain_content(o, &left)) {
+        return left < 0 ? 0 : 1;
     }
     if (PyList_Append(self->found, o) < 0) {
         return -1;
@@ -245,7 +249,8 @@ contents_encode(struct message *m, PyObject *contents)
         PyObject *o = PyList_GET_ITEM(found, i);
         /* One that is an argument has gone as such; and what ran since may have changed one. */
         struct export *e = table_get(&m->peer->export_of, ADDRESS(o));
-        if (e == NULL || !is_plain_content(o)) {
+        Py_ssize_t left = PY_SSIZE_T_MAX;
+        if (e == NULL || !is_plain_content(o, &left)) {
             continue;
         }
         write_u64(&m->w, e->handle);
@@ -292,6 +297,8 @@ struct ahead {
     PyObject *mapping;        /* strong: dict, of a dict; or NULL */
     uint32_t since;           /* ahead_now() when it came */
     uint32_t uses;
+    uint64_t looked_at; /* the question for which `known` was found, see is_known() */
+    bool known;
     enum {
         UNKNOWN,
         VALUES,
@@ -335,6 +342,7 @@ ahead_forget(struct proxy *p)
 void
 ahead_drop(PeerObject *peer)
 {
+    peer->ahead.stale = false;
     Py_CLEAR(peer->seen.values);
     Py_CLEAR(peer->seen.keys);
     Py_CLEAR(peer->ahead.begun);
@@ -411,7 +419,7 @@ int
 ahead_remember(PeerObject *peer, PyObject *contents)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(contents);
-    if (peer->ahead.items > MOST_ITEMS) {
+    if (peer->ahead.items > MOST_ITEMS || peer->ahead.stale) {
         ahead_drop(peer);
     }
     if (n == 0) {
@@ -430,11 +438,23 @@ ahead_remember(PeerObject *peer, PyObject *contents)
     return 0;
 }
 
+/* A container that is an argument of a call under way is changed without a request. */
+bool
+has_pairs(const PeerObject *peer)
+{
+    for (size_t i = 0; i < peer->nstrands; i++) {
+        if (peer->strands[i]->npairs > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool
 ahead_is_fresh(PeerObject *peer, uint32_t at)
 {
     uint32_t now = ahead_now();
-    if (peer->state != PEER_RUNNING || peer->batching > 0 ||
+    if (peer->state != PEER_RUNNING || peer->batching > 0 || peer->ahead.stale || has_pairs(peer) ||
         peer->copies != NULL || /* through a view, the target changes without a request */
         now - peer->ahead.used >= PAUSE_MS ||
         now - at >= LONGEST_MS + (uint32_t)(peer->ahead.items / ITEMS_PER_MS)) {
@@ -486,10 +506,10 @@ is_certain(PyObject *o)
                : PyUnicode_CheckExact(o) || PyBytes_CheckExact(o);
 }
 
-static bool is_known(struct ahead *a, int depth);
+static bool is_known_inside(struct ahead *a, uint64_t question);
 
 static bool
-is_known_item(PyObject *o, int depth)
+is_known_item(PyObject *o, int depth, uint64_t question)
 {
     if (is_certain(o)) {
         return true;
@@ -497,36 +517,52 @@ is_known_item(PyObject *o, int depth)
     if (PyTuple_CheckExact(o)) {
         bool known = depth < DEEPEST;
         for (Py_ssize_t i = 0; known && i < PyTuple_GET_SIZE(o); i++) {
-            known = is_known_item(PyTuple_GET_ITEM(o, i), depth + 1);
+            known = is_known_item(PyTuple_GET_ITEM(o, i), depth + 1, question);
         }
         return known;
     }
     struct proxy *p = proxy_find(o);
-    struct ahead *a = p == NULL || depth >= DEEPEST ? NULL : usable(p);
-    return a != NULL && is_known(a, depth + 1);
+    struct ahead *a = p == NULL ? NULL : usable(p);
+    return a != NULL && is_known_inside(a, question);
 }
 
-/* Whether all that is in it, at any depth, can be compared and shown here. */
+/* One that is there twice is looked at once for a question; one that is in itself is not known. */
 static bool
-is_known(struct ahead *a, int depth)
+is_known_inside(struct ahead *a, uint64_t question)
 {
-    if (a->kind == VALUES) {
-        return true;
+    if (a->kind == VALUES || a->looked_at == question) {
+        return a->kind == VALUES || a->known;
     }
     bool values = true, known = true;
     PyObject *key, *item;
     Py_ssize_t at = 0;
+    a->looked_at = question;
+    a->known = false;
+    if (Py_EnterRecursiveCall(" while looking at what is known of a container")) {
+        PyErr_Clear();
+        return false;
+    }
     for (Py_ssize_t i = 0; known && a->items != NULL && i < PyTuple_GET_SIZE(a->items); i++) {
         item = PyTuple_GET_ITEM(a->items, i);
         values = values && is_certain(item);
-        known = is_known_item(item, depth);
+        known = is_known_item(item, 0, question);
     }
     while (known && a->mapping != NULL && PyDict_Next(a->mapping, &at, &key, &item)) {
         values = values && is_certain(item) && is_certain(key);
-        known = is_certain(key) && is_known_item(item, depth);
+        known = is_certain(key) && is_known_item(item, 0, question);
     }
+    Py_LeaveRecursiveCall();
     a->kind = known && values ? VALUES : OTHERS;
+    a->known = known;
     return known;
+}
+
+/* Whether all that is in it, at any depth, can be compared and shown here. */
+static bool
+is_known(struct ahead *a)
+{
+    static uint64_t questions;
+    return is_known_inside(a, ++questions);
 }
 
 /* New reference to what there is to compare of o, the other operand; NULL: it is not known.
@@ -542,7 +578,7 @@ operand(PyObject *o, bool list, bool enough)
             return NULL;
         }
         PyObject *content = a == NULL ? NULL : list ? a->items : a->mapping;
-        return content != NULL && is_known(a, 0) ? Py_NewRef(content) : NULL;
+        return content != NULL && is_known(a) ? Py_NewRef(content) : NULL;
     }
     if (list && !enough && PyList_CheckExact(o)) {
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(o); i++) {
@@ -571,7 +607,7 @@ compare(struct proxy *p, PyObject *other, int op)
 {
     struct ahead *a = usable(p);
     PyObject *result = NULL;
-    if (a != NULL && (a->items != NULL || op == Py_EQ || op == Py_NE) && is_known(a, 0)) {
+    if (a != NULL && (a->items != NULL || op == Py_EQ || op == Py_NE) && is_known(a)) {
         PyObject *mine = Py_NewRef(a->items != NULL ? a->items : a->mapping);
         bool enough = ahead_is_enough(&a->uses, size_of(a));
         PyObject *theirs = operand(other, a->items != NULL, enough);
@@ -591,11 +627,13 @@ item_of(struct ahead *a, PyObject *key)
         return is_small_value(key) ? Py_XNewRef(PyDict_GetItemWithError(a->mapping, key)) : NULL;
     }
     if (PySlice_Check(key)) {
-        PyObject *items = PyObject_GetItem(a->items, key), *list = NULL;
-        if (items != NULL) {
-            list = PySequence_List(items);
-            Py_DECREF(items);
-        }
+        /* What is allocated may run a collection, finalisers of which drop all that is remembered.
+         */
+        PyObject *all = Py_NewRef(a->items);
+        PyObject *items = PyObject_GetItem(all, key);
+        PyObject *list = items == NULL ? NULL : PySequence_List(items);
+        Py_XDECREF(items);
+        Py_DECREF(all);
         return list;
     }
     Py_ssize_t n = PyTuple_GET_SIZE(a->items);
@@ -627,21 +665,27 @@ is_plain_index(PyObject *key)
 static PyObject *
 shown(struct ahead *a)
 {
-    if (!is_known(a, 0)) {
+    if (!is_known(a)) {
         return NULL;
     }
-    PyObject *o = a->items != NULL ? PySequence_List(a->items) : Py_NewRef(a->mapping);
+    PyObject *all = Py_NewRef(a->items != NULL ? a->items : a->mapping);
+    PyObject *o = PyDict_Check(all) ? Py_NewRef(all) : PySequence_List(all);
     PyObject *text = o == NULL ? NULL : PyObject_Repr(o);
     Py_XDECREF(o);
+    Py_DECREF(all);
     return text;
 }
 
 static PyObject *
 contains(struct ahead *a, PyObject *o)
 {
-    if (!is_small_value(o) || !is_certain(o) ||
-        (a->items != NULL && (!is_known(a, 0) || a->kind != VALUES))) {
+    if (!is_small_value(o) || !is_certain(o)) {
         return NULL;
+    }
+    for (Py_ssize_t i = 0; a->items != NULL && i < PyTuple_GET_SIZE(a->items); i++) {
+        if (!is_certain(PyTuple_GET_ITEM(a->items, i))) {
+            return NULL;
+        }
     }
     int yes = a->items != NULL ? PySequence_Contains(a->items, o) : PyDict_Contains(a->mapping, o);
     return yes < 0 ? NULL : PyBool_FromLong(yes);
@@ -658,9 +702,11 @@ ahead_items(struct proxy *p, PyObject *view)
         return Py_NewRef(a->items);
     }
     core_state *core = core_get();
-    PyObject *list = view == core->str_values  ? PyDict_Values(a->mapping)
-                     : view == core->str_items ? PyDict_Items(a->mapping)
-                                               : PyDict_Keys(a->mapping);
+    PyObject *mapping = Py_NewRef(a->mapping);
+    PyObject *list = view == core->str_values  ? PyDict_Values(mapping)
+                     : view == core->str_items ? PyDict_Items(mapping)
+                                               : PyDict_Keys(mapping);
+    Py_DECREF(mapping);
     PyObject *items = list == NULL ? NULL : PyList_AsTuple(list);
     Py_XDECREF(list);
     return items;

@@ -169,6 +169,26 @@ release_later(PeerObject *peer, uint64_t handle, uint64_t count, uint64_t stamp)
     peer->late[peer->nlate++] = (struct late_release){handle, count, stamp};
 }
 
+/* Has its end no finaliser over there, but for those of what is in it alone? Containers, their
+ * views, and what an iteration goes by. */
+static bool
+ends_quietly(PyTypeObject *cls)
+{
+    static const char *const names[] = {"Cursor",     "dict_keys",    "dict_values", "dict_items",
+                                        "odict_keys", "odict_values", "odict_items"};
+    const char *dot = strrchr(cls->tp_name, '.');
+    struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(cls));
+    if (mirror != NULL && mirror->flags & CLASS_MUTABLE_BUILTIN) {
+        return true;
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(dot == NULL ? cls->tp_name : dot + 1, names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void
 proxy_drop(struct proxy *p)
 {
@@ -179,6 +199,8 @@ proxy_drop(struct proxy *p)
     }
     if (p->handle != 0 && p->epoch == peer->epoch && peer->state == PEER_RUNNING) {
         release_queue(peer, p->handle, p->count);
+        peer->ahead.stale = peer->ahead.stale || (p->ahead == NULL && peer->ahead.first != NULL &&
+                                                  !ends_quietly(Py_TYPE(p->object)));
     }
     ahead_forget(p);
     Py_XDECREF(p->of);

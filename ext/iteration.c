@@ -463,7 +463,7 @@ ask(PeerObject *peer, PyObject *cls, PyObject *name, PyObject *o, struct iterate
 /* The values of a dict whose keys are iterated answer `dict[key]`. `more`: what was remembered
  * before is not older than the iteration. */
 static int
-remember_values(PeerObject *peer, PyObject *mapping, PyObject *values, bool more)
+remember_values(PeerObject *peer, PyObject *mapping, PyObject *values, bool more, uint64_t effects)
 {
     struct proxy *p = proxy_find(mapping);
     if (p == NULL || !PyDict_CheckExact(values)) {
@@ -479,7 +479,7 @@ remember_values(PeerObject *peer, PyObject *mapping, PyObject *values, bool more
     }
     struct seen *seen = &peer->seen;
     if (more && seen->values != NULL && seen->of_values == p->handle &&
-        seen->values_effects == peer->effects) {
+        seen->values_effects == effects) {
         seen->values_at = peer->ahead.used = ahead_now();
         seen->values_uses = 0;
         return PyDict_Update(seen->values, values);
@@ -487,7 +487,7 @@ remember_values(PeerObject *peer, PyObject *mapping, PyObject *values, bool more
     Py_XSETREF(seen->values, Py_NewRef(values));
     Py_CLEAR(seen->keys);
     seen->of_values = p->handle;
-    seen->values_effects = peer->effects;
+    seen->values_effects = effects;
     seen->values_at = peer->ahead.used = ahead_now();
     seen->values_uses = 0;
     return 0;
@@ -521,7 +521,7 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
     self->before += (uint64_t)self->next;
     self->next = 0;
     self->done = done;
-    self->effects = peer->effects;
+    self->effects = effects;
     self->epoch = peer->epoch;
     self->want = self->want == 1         ? 1
                  : self->want >= MOST    ? self->want
@@ -529,7 +529,7 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
                                          : MOST;
     int rc = mapping == Py_None
                  ? 0
-                 : remember_values(peer, mapping, values, self->adds || cursor == Py_None);
+                 : remember_values(peer, mapping, values, self->adds || cursor == Py_None, effects);
     if (rc == 0 && mapping != Py_None && peer->seen.values != NULL &&
         PyDict_GET_SIZE(values) < PyTuple_GET_SIZE(items)) {
         Py_XSETREF(peer->seen.keys, Py_NewRef(items));
@@ -591,7 +591,7 @@ begin(StubObject *stub, struct proxy *p, uint64_t want)
         self->left = PyLong_AsSsize_t(length);
         peer->seen.of_length = handle;
         peer->seen.length = self->left;
-        peer->seen.length_effects = peer->effects;
+        peer->seen.length_effects = effects;
         peer->seen.length_at = peer->ahead.used = ahead_now();
         peer->seen.length_uses = 0;
     }
@@ -711,7 +711,7 @@ iterator_next(IteratorObject *self)
     }
     PeerObject *peer = self->peer;
     bool current = self->effects == peer->effects && self->epoch == peer->epoch &&
-                   peer->state == PEER_RUNNING &&
+                   peer->state == PEER_RUNNING && peer->batching == 0 && !has_pairs(peer) &&
                    peer->copies == NULL; /* through a view, the target changes without a request */
     bool used_up = self->next >= PyTuple_GET_SIZE(self->items);
     if (!current || (used_up && !self->done)) {

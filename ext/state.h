@@ -214,6 +214,7 @@ struct PeerObject {
         struct ahead *first; /* borrowed: of the list of all; their proxies own them */
         Py_ssize_t items;    /* in all of them */
         uint32_t used;       /* ahead_now() when one was used last, or came */
+        bool stale;          /* something was released that may change what is remembered */
         uint64_t probed;     /* handle of the list that was asked for __array__; or 0 */
         uint64_t begun_of;
         PyObject *begun; /* strong or NULL: an iterator over that, for whom asks for it next */

@@ -21,12 +21,14 @@ lost_repr(PyObject *self, struct proxy *p)
     return text;
 }
 
-/* `o[key]` of an exact list or dict, as the kind 'g' says, and an index or a plain key: nothing
- * else runs over there. */
+/* `o[key]` of an exact list, and an index: nothing else runs over there. In a dict there may be
+ * keys whose __eq__ does. */
 static bool
 is_plain_item(StubObject *stub, PyObject *o, PyObject *key)
 {
-    return (PyObject *)Py_TYPE(o) == stub->cls && is_small_value(key);
+    struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(stub->cls));
+    return (PyObject *)Py_TYPE(o) == stub->cls && PyLong_CheckExact(key) && mirror != NULL &&
+           mirror->reported == (PyObject *)&PyList_Type;
 }
 
 /* ---- stubs ------------------------------------------------------------------------------- */

@@ -34,6 +34,14 @@ is_dict_class(PyObject *cls)
     return mirror != NULL && mirror->reported == (PyObject *)&PyDict_Type;
 }
 
+/* A subclass may have a __len__ of its own, which views do not ask. */
+static bool
+has_length_of_dict(struct proxy *p)
+{
+    PyObject *stub = compat_type_lookup(Py_TYPE(p->object), core_get()->str___len__);
+    return stub != NULL && is_stub(stub) && is_dict_class(((StubObject *)stub)->cls);
+}
+
 PyObject *
 view_new(StubObject *stub, struct proxy *p)
 {
@@ -43,7 +51,7 @@ view_new(StubObject *stub, struct proxy *p)
     struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(Py_TYPE(p->object)));
     if (known == NULL || known->epoch != peer->epoch || p->epoch != peer->epoch || mirror == NULL ||
         (mirror->flags & CLASS_INSTANCE_DICT) || p->of != NULL || peer->batching > 0 ||
-        peer->state != PEER_RUNNING || !is_dict_class(stub->cls)) {
+        peer->state != PEER_RUNNING || !is_dict_class(stub->cls) || !has_length_of_dict(p)) {
         return NULL;
     }
     PyObject *o = proxy_new_instance(cls, NULL);
