@@ -186,6 +186,7 @@ def test_the_frozen_copy_has_what_it_had(context, deaths):
 
 
 @pytest.mark.restarts
+@pytest.mark.shared_memory
 def test_what_was_sent_is_closed_to_the_child(context):
     """As long as the session has it; the memory is opened for the next one before that is asked for."""
 
