@@ -528,8 +528,7 @@ encode_changes(struct message *m, struct pair *pair, bool *changed)
         struct flat flat;
         size_t old;
         if (flat_open(pair->object, &flat) < 0) {
-            PyErr_Clear(); /* released meanwhile: a memoryview of the session's is at no end of it
-                            */
+            PyErr_Clear(); /* a memoryview that was released: what it was of is still there */
             if (pair->memory == NULL || flat_open(pair->memory, &flat) < 0) {
                 PyErr_Clear();
                 return 0;

@@ -1,7 +1,7 @@
 /* parts.c: objects of known libraries (pandas, Arrow, Pillow, torch) that cross as real ones. What
  * they are made of, and how they are made again, libraries.py says; the parts are a pickle, its
  * buffers out of band, and arrays. Those that can change are copied and written back as containers
- * are (pairs.c), as a whole. */
+ * are (pairs.c). */
 #include "codec.h"
 
 #include "memory.h"

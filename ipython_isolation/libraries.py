@@ -243,8 +243,7 @@ class _Pandas(_Library):
     def moves(self, o):
         if not self._is_table(o):
             return True
-        pandas = sys.modules["pandas"]
-        shares = int(pandas.__version__.partition(".")[0]) < 3 and pandas.options.mode.copy_on_write is not True
+        shares = not self._copies_on_write()
         return not any(self._is_seen(block, shares) for block in o._mgr.blocks)
 
     @staticmethod
