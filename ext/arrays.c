@@ -216,11 +216,8 @@ encode_ndarray(struct message *m, PyObject *o, bool owned, bool *done)
     const struct array_interface *a = &look.a;
     char *start = NULL;
     size_t span = 0;
-    struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
-    if (pair != NULL) {
+    if (encode_paired(m, o)) {
         *done = true;
-        write_u8(&m->w, TAG_PAIRREF);
-        write_u64(&m->w, pair->id);
         return message_check(m);
     }
     bool looked = may_share(m);
@@ -515,11 +512,8 @@ done:
 int
 encode_array(struct message *m, PyObject *o, bool owned, bool *done)
 {
-    struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
-    if (pair != NULL) {
+    if (encode_paired(m, o)) {
         *done = true;
-        write_u8(&m->w, TAG_PAIRREF);
-        write_u64(&m->w, pair->id);
         return message_check(m);
     }
     if (m->result && !(owned && Py_REFCNT(o) == 1)) {
@@ -612,11 +606,8 @@ is_native_format(const char *format)
 int
 encode_memoryview(struct message *m, PyObject *o, bool *done)
 {
-    struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
-    if (pair != NULL) {
+    if (encode_paired(m, o)) {
         *done = true;
-        write_u8(&m->w, TAG_PAIRREF);
-        write_u64(&m->w, pair->id);
         return message_check(m);
     }
     Py_buffer *view = PyMemoryView_GET_BUFFER(o);

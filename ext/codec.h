@@ -323,6 +323,8 @@ enum pair_kind {
     PAIR_PARTS
 };
 struct pair *pair_find(struct strand *s, PyObject *o);
+/* Writes which pair o is of. False: of none. */
+bool encode_paired(struct message *m, PyObject *o);
 struct pair *pair_by_id(struct strand *s, uint64_t id);
 struct pair *pair_add(struct strand *s, PyObject *o, enum pair_kind kind, uint64_t id);
 uint64_t pair_new_id(struct strand *s);

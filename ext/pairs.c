@@ -30,6 +30,18 @@ pair_find(struct strand *s, PyObject *o)
     return at == 0 ? NULL : &s->pairs[at - 1];
 }
 
+bool
+encode_paired(struct message *m, PyObject *o)
+{
+    struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
+    if (pair == NULL) {
+        return false;
+    }
+    write_u8(&m->w, TAG_PAIRREF);
+    write_u64(&m->w, pair->id);
+    return true;
+}
+
 struct pair *
 pair_by_id(struct strand *s, uint64_t id)
 {

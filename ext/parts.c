@@ -43,11 +43,8 @@ write_parts(struct message *m, PyObject *parts)
 int
 encode_parts(struct message *m, PyObject *o, bool owned, bool *done)
 {
-    struct pair *pair = m->strand != NULL ? pair_find(m->strand, o) : NULL;
-    if (pair != NULL) {
+    if (encode_paired(m, o)) {
         *done = true;
-        write_u8(&m->w, TAG_PAIRREF);
-        write_u64(&m->w, pair->id);
         return message_check(m);
     }
     bool movable = !m->result || (owned && Py_REFCNT(o) == 1);
