@@ -3,7 +3,7 @@
 #include "classes.h"
 
 #include "handles.h"
-#include "iteration.h"
+#include "cursor.h"
 #include "peer.h"
 #include "proxy.h"
 

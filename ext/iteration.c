@@ -1,385 +1,22 @@
 /* iteration.c: iterating a plain container of the other side, several items at a time where that
  * cannot be told apart from one at a time.
  *
- * Who asks: an iterator of ours stands for the real one. It uses items that were fetched ahead only
- * as long as nothing else has been asked of the other side, nor been asked by it, since they were
- * fetched: nothing that this side could know of has happened in between. As soon as something has,
- * what was fetched is dropped, and the rest comes item by item.
- *
- * Who answers: a cursor has two real iterators. `exact` has given what the other side has used,
- * `ahead` what it was sent. So where items were dropped, or the container changed meanwhile,
- * `exact` says what in-process would have come, or raises what it would have raised. */
-#include "codec.h"
+ * An iterator of ours stands for the real one. It uses items that were fetched ahead only as long
+ * as nothing else has been asked of the other side, nor been asked by it, since they were fetched:
+ * nothing that this side could know of has happened in between. As soon as something has, what was
+ * fetched is dropped, and the rest comes item by item. cursor.c is the other end. */
 #include "iteration.h"
 
 #include "ahead.h"
+#include "codec.h"
+#include "cursor.h"
+#include "exchange.h"
 #include "handles.h"
 #include "peer.h"
 #include "proxy.h"
 #include "views.h"
 
 #include <string.h>
-
-#define FIRST 1024  /* cost of what the first request fetches; doubled with each one ... */
-#define FEW 256     /* what the first values cost that are fetched because one was asked for */
-#define MOST 16384  /* ... up to here */
-#define ALL 1048576 /* what one request fetches where all items are wanted at once */
-
-/* ---- which containers -------------------------------------------------------------------- */
-
-/* Built-in containers: iterating them runs no code of others and changes nothing. */
-bool
-is_plain_container(PyTypeObject *cls)
-{
-    PyTypeObject *plain[] = {&PyList_Type,
-                             &PyDict_Type,
-                             &PySet_Type,
-                             &PyFrozenSet_Type,
-                             &PyByteArray_Type,
-                             &PyDictKeys_Type,
-                             &PyDictValues_Type,
-                             &PyDictItems_Type,
-                             &PyODict_Type,
-                             &PyODictKeys_Type,
-                             &PyODictValues_Type,
-                             &PyODictItems_Type,
-                             (PyTypeObject *)core_get()->deque_type};
-    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
-        if (cls == plain[i]) {
-            return true;
-        }
-    }
-    return strcmp(cls->tp_name, "array.array") == 0 && is_array_class(cls);
-}
-
-/* ---- who answers ------------------------------------------------------------------------- */
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *exact;   /* strong */
-    PyObject *ahead;   /* strong or NULL: no item is sent ahead any more */
-    PyObject *keys_of; /* strong or NULL: the dict whose keys these are */
-    bool even;         /* a dict's: no gaps between the keys that are pending */
-    bool all_values;   /* not only small values of that dict go along */
-    uint64_t pending;  /* how many items `ahead` is before `exact` */
-} CursorObject;
-
-static int
-cursor_traverse(CursorObject *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->exact);
-    Py_VISIT(self->ahead);
-    Py_VISIT(self->keys_of);
-    return 0;
-}
-
-static int
-cursor_clear(CursorObject *self)
-{
-    Py_CLEAR(self->exact);
-    Py_CLEAR(self->ahead);
-    Py_CLEAR(self->keys_of);
-    return 0;
-}
-
-static void
-cursor_dealloc(CursorObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    cursor_clear(self);
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
-}
-
-static PyType_Slot cursor_slots[] = {
-    {Py_tp_traverse, cursor_traverse},
-    {Py_tp_clear, cursor_clear},
-    {Py_tp_dealloc, cursor_dealloc},
-    {0, NULL},
-};
-static PyType_Spec cursor_spec = {
-    "ipython_isolation._core.Cursor", sizeof(CursorObject), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, cursor_slots};
-
-/* Borrowed: the dict whose keys iterating o gives, or NULL. What a subclass's own __getitem__ gives
- * does not count: that is no stub of dict's. */
-static PyObject *
-mapping_of(PyObject *o)
-{
-    if (PyDict_Check(o)) {
-        return o;
-    }
-    if (Py_IS_TYPE(o, &PyDictKeys_Type) || Py_IS_TYPE(o, &PyODictKeys_Type)) {
-        return compat_dict_of_view(o);
-    }
-    return NULL;
-}
-
-/* New reference to a cursor at the beginning of o, as the class's own __iter__ says. */
-static CursorObject *
-cursor_new(PyObject *descriptor, PyObject *o)
-{
-    CursorObject *self = PyObject_GC_New(CursorObject, core_get()->cursor_type);
-    if (self == NULL) {
-        return NULL;
-    }
-    self->pending = 0;
-    self->even = false;
-    self->keys_of = Py_XNewRef(mapping_of(o));
-    self->all_values = self->keys_of != NULL && self->keys_of != o;
-    self->exact = PyObject_CallOneArg(descriptor, o);
-    self->ahead = self->exact == NULL ? NULL : PyObject_CallOneArg(descriptor, o);
-    PyObject_GC_Track(self);
-    if (self->ahead == NULL) {
-        Py_CLEAR(self);
-    }
-    return self;
-}
-
-/* The other side has used so many of the items that it was sent last. */
-static int
-cursor_consumed(CursorObject *self, uint64_t consumed)
-{
-    if (self->pending == 0 && consumed <= 1) {
-        return 0; /* a single one: `exact` gave it */
-    }
-    if (consumed > self->pending) {
-        return garbled("iteration");
-    }
-    if (consumed < self->pending) {
-        Py_CLEAR(self->ahead);
-    }
-    self->pending = 0;
-    if (self->even) { /* also where the dict has changed since: it finds that out when it goes on */
-        compat_dict_iterator_skip(self->exact, (Py_ssize_t)consumed);
-        return 0;
-    }
-    while (consumed-- > 0) {
-        PyObject *item = PyIter_Next(self->exact);
-        if (item == NULL) {
-            return PyErr_Occurred() ? -1 : 0; /* it has become shorter */
-        }
-        Py_DECREF(item);
-    }
-    return 0;
-}
-
-/* The next item of `exact`, as a tuple; *done: there are no more. */
-static PyObject *
-cursor_one(CursorObject *self, bool *done)
-{
-    Py_CLEAR(self->ahead);
-    PyObject *item = PyIter_Next(self->exact);
-    if (item == NULL) {
-        *done = !PyErr_Occurred();
-        return *done ? PyTuple_New(0) : NULL;
-    }
-    PyObject *items = PyTuple_Pack(1, item);
-    Py_DECREF(item);
-    return items;
-}
-
-/* What an answer takes along besides the items. */
-struct along {
-    PyObject *values;   /* strong: dict, of keys and their values; or None */
-    PyObject *contents; /* strong */
-};
-
-/* Adds the value that a key has, and its cost to *cost. As contents_add(). */
-static int
-add_value(CursorObject *self, PyObject *key, Py_ssize_t most, struct along *along, Py_ssize_t *cost)
-{
-    PyObject *value = is_small_value(key) ? PyDict_GetItemWithError(self->keys_of, key) : NULL;
-    if (value == NULL || (!self->all_values && !is_small_value(value))) {
-        return PyErr_Occurred() ? -1 : 1;
-    }
-    if (PyDict_SetItem(along->values, key, value) < 0) {
-        return -1;
-    }
-    if (is_small_value(value)) {
-        return 1; /* no more than the key says */
-    }
-    *cost += cost_of(value, most);
-    return contents_add(along->contents, value, most, cost);
-}
-
-/* The next items of `ahead`, as a tuple; *done: there are no more. */
-static PyObject *
-cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *along)
-{
-    Py_ssize_t cost = 0, n = 0, room = PyObject_LengthHint(self->ahead, 16);
-    if (room < 0) {
-        return NULL;
-    }
-    room = room < 1 ? 1 : room < want ? room : want;
-    PyObject *items = PyTuple_New(room);
-    bool of_dict = compat_is_dict_iterator(self->ahead);
-    Py_ssize_t from = of_dict ? compat_dict_iterator_position(self->ahead) : 0, to = from;
-    while (items != NULL && cost < want) {
-        PyObject *item = PyIter_Next(self->ahead);
-        if (item == NULL) {
-            if (n == 0 && PyErr_Occurred()) {
-                PyErr_Clear();
-                Py_DECREF(items);
-                return cursor_one(self, done); /* which says it */
-            }
-            *done = !PyErr_Occurred();
-            /* An error is raised when `exact` comes there; and a list iterator that has found the
-             * end stays there, even if the list grows before the other side comes there. */
-            PyErr_Clear();
-            Py_CLEAR(self->ahead);
-            break;
-        }
-        if (n == room) {
-            room *= 2;
-            _PyTuple_Resize(&items, room);
-        }
-        if (items == NULL) {
-            Py_DECREF(item);
-            return NULL;
-        }
-        PyTuple_SET_ITEM(items, n, item);
-        n++;
-        to = of_dict ? compat_dict_iterator_position(self->ahead) : 0;
-        int fits = 1;
-        if (is_small_value(item)) {
-            cost += COST_VALUE;
-        }
-        else {
-            cost += cost_of(item, want);
-            fits = contents_add(along->contents, item, want, &cost);
-        }
-        if (fits > 0 && self->keys_of != NULL) {
-            fits = add_value(self, item, want, along, &cost);
-        }
-        if (fits < 0) {
-            Py_CLEAR(items);
-        }
-        if (fits == 0 && want < MOST) {
-            break; /* the next answer may be larger */
-        }
-    }
-    if (items != NULL && n < room) {
-        _PyTuple_Resize(&items, n);
-    }
-    self->pending += items == NULL ? 0 : (uint64_t)n;
-    self->even = of_dict && to - from == n;
-    return items;
-}
-
-static Py_ssize_t
-length_of(PyObject *o)
-{
-    PyObject *method = compat_type_lookup(Py_TYPE(o), core_get()->str___len__);
-    if (method == NULL || !Py_IS_TYPE(method, &PyWrapperDescr_Type) ||
-        !is_plain_container(PyDescr_TYPE(method))) {
-        return -1;
-    }
-    return PyObject_Size(o);
-}
-
-/* New reference to what is iterated: the view of a dict that `cls` is the class of, or o itself. */
-static PyObject *
-iterated(PyTypeObject *cls, PyObject *o)
-{
-    const char *view = cls == &PyDictKeys_Type     ? "keys"
-                       : cls == &PyDictValues_Type ? "values"
-                       : cls == &PyDictItems_Type  ? "items"
-                                                   : NULL;
-    return view != NULL && PyDict_Check(o)
-               ? PyObject_CallMethod((PyObject *)&PyDict_Type, view, "O", o)
-               : Py_NewRef(o);
-}
-
-/* Sets a new cursor of o to where an iterator would be that has given `consumed` of `length`. */
-static int
-cursor_seek(CursorObject *self, uint64_t consumed, uint64_t length)
-{
-    bool failed = length == ITERATE_FAILED - 1;
-    if (!failed && (length > PY_SSIZE_T_MAX || consumed > length)) {
-        return garbled("iteration");
-    }
-    Py_ssize_t n = failed ? 0 : (Py_ssize_t)consumed;
-    if (compat_is_dict_iterator(self->exact)) {
-        compat_dict_iterator_seek(self->exact, n, failed ? -1 : (Py_ssize_t)length);
-        compat_dict_iterator_seek(self->ahead, n, failed ? -1 : (Py_ssize_t)length);
-        return 0;
-    }
-    Py_CLEAR(self->ahead);
-    if (!Py_IS_TYPE(self->exact, &PyListIter_Type)) {
-        return garbled("iteration");
-    }
-    PyObject *none = PyObject_CallMethod(self->exact, "__setstate__", "n", n);
-    Py_XDECREF(none);
-    return none == NULL ? -1 : 0;
-}
-
-/* (cursor, items, done, length, mapping, values, contents); what is not known or asked for is None,
- * -1 or empty. */
-PyObject *
-iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct iterate *asked)
-{
-    CursorObject *cursor = NULL;
-    PyObject *target = NULL, *items = NULL, *result = NULL;
-    struct along along = {NULL, contents_new()};
-    Py_ssize_t length = -1, cost = 0;
-    bool done = false, first = !Py_IS_TYPE(o, core_get()->cursor_type);
-    if (along.contents == NULL) {
-        return NULL;
-    }
-    if (!first) {
-        cursor = (CursorObject *)Py_NewRef(o);
-        if (cursor->exact == NULL) {
-            garbled("iteration");
-            goto done;
-        }
-        if (cursor_consumed(cursor, asked->consumed) < 0) {
-            goto done;
-        }
-    }
-    else {
-        target = iterated(cls, o);
-        cursor = target == NULL ? NULL : cursor_new(descriptor, target);
-        length = cursor == NULL ? -1 : length_of(target);
-        if (cursor == NULL || PyErr_Occurred() ||
-            (asked->length > 0 && cursor_seek(cursor, asked->consumed, asked->length - 1) < 0)) {
-            goto done;
-        }
-    }
-    if (asked->want == 0) { /* the real iterator itself is wanted: nothing is sent ahead from now on
-                             */
-        Py_CLEAR(cursor->ahead);
-        result = Py_NewRef(cursor->exact);
-        goto done;
-    }
-    along.values = cursor->keys_of == NULL ? Py_NewRef(Py_None) : PyDict_New();
-    items = along.values == NULL ? NULL
-            : asked->want == 1 || cursor->ahead == NULL
-                ? cursor_one(cursor, &done)
-                : cursor_several(cursor, asked->want < ALL ? (Py_ssize_t)asked->want : ALL, &done,
-                                 &along);
-    if (items != NULL && cursor->keys_of != NULL && cursor->ahead == NULL &&
-        PyTuple_GET_SIZE(items) == 1 &&
-        add_value(cursor, PyTuple_GET_ITEM(items, 0), FIRST, &along, &cost) < 0) {
-        Py_CLEAR(items);
-    }
-    result = items == NULL ? NULL
-                           : Py_BuildValue("(OOOnOOO)", first ? (PyObject *)cursor : Py_None, items,
-                                           done ? Py_True : Py_False, length,
-                                           cursor->keys_of == NULL ? Py_None : cursor->keys_of,
-                                           along.values, along.contents);
-done:
-    Py_XDECREF(target);
-    Py_XDECREF(cursor);
-    Py_XDECREF(items);
-    Py_XDECREF(along.values);
-    Py_DECREF(along.contents);
-    return result;
-}
-
-/* ---- who asks ---------------------------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -400,6 +37,9 @@ typedef struct {
     bool done;   /* there was no more behind `items` */
     bool failed; /* without a cursor: the dict had changed */
     bool adds;   /* what comes is added to what another iterator has got of the same dict */
+    PyThread_type_lock turn; /* owned, or NULL: held by the thread that asks ... */
+    unsigned long asker;     /* ... which is this one; 0: none does */
+    unsigned asking;         /* how many times it has the turn, one inside the other */
 } IteratorObject;
 
 static int
@@ -434,6 +74,9 @@ iterator_dealloc(IteratorObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     iterator_clear(self);
+    if (self->turn != NULL) {
+        PyThread_free_lock(self->turn);
+    }
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -523,10 +166,10 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
     self->done = done;
     self->effects = effects;
     self->epoch = peer->epoch;
-    self->want = self->want == 1         ? 1
-                 : self->want >= MOST    ? self->want
-                 : self->want * 2 < MOST ? self->want * 2
-                                         : MOST;
+    self->want = self->want == 1                 ? 1
+                 : self->want >= ITERATE_MOST    ? self->want
+                 : self->want * 2 < ITERATE_MOST ? self->want * 2
+                                                 : ITERATE_MOST;
     int rc = mapping == Py_None
                  ? 0
                  : remember_values(peer, mapping, values, self->adds || cursor == Py_None, effects);
@@ -535,7 +178,7 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
         Py_XSETREF(peer->seen.keys, Py_NewRef(items));
         peer->seen.keys_from = self->before;
         peer->seen.key = 0;
-        peer->seen.want = FEW;
+        peer->seen.want = ITERATE_FEW;
         peer->seen.keys_of = self->total;
     }
     if (rc == 0 && effects == peer->effects) { /* else another thread may have changed it since */
@@ -557,7 +200,7 @@ iterator_new(PeerObject *peer, PyObject *cls, PyObject *name)
     self->peer = (PeerObject *)Py_NewRef(peer);
     self->cls = Py_NewRef(cls);
     self->name = Py_NewRef(name);
-    self->want = FIRST;
+    self->want = ITERATE_FIRST;
     self->left = -1;
     PyObject_GC_Track(self);
     return self;
@@ -624,7 +267,7 @@ iteration_new(StubObject *stub, struct proxy *p)
         }
         Py_DECREF(begun);
     }
-    return (PyObject *)begin(stub, p, FIRST);
+    return (PyObject *)begin(stub, p, ITERATE_FIRST);
 }
 
 PyObject *
@@ -700,37 +343,108 @@ go_on(IteratorObject *self, uint64_t want, PyObject **answer)
     return *answer == NULL ? -1 : 0;
 }
 
+/* Threads that share an iterator ask one after the other: where one has come to is what the next
+ * begins at. Waits for the turn: 0, or -1 with an exception. */
+static int
+turn_begin(IteratorObject *self)
+{
+    unsigned long me = PyThread_get_thread_ident();
+    if (self->asking > 0 && self->asker == me) {
+        self->asking++; /* what was asked has led here again */
+        return 0;
+    }
+    if (self->turn == NULL && (self->turn = PyThread_allocate_lock()) == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    /* In a fork of the kernel, nobody may be left who has it; what is asked there fails anyway. */
+    PyLockStatus got = self->peer->state == PEER_FORKED
+                           ? PY_LOCK_ACQUIRED
+                           : PyThread_acquire_lock_timed(self->turn, 0, 0);
+    while (got != PY_LOCK_ACQUIRED) {
+        Py_BEGIN_ALLOW_THREADS
+        got = PyThread_acquire_lock_timed(self->turn, SLICE_MS * 1000, 1);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0) {
+            if (got == PY_LOCK_ACQUIRED) {
+                PyThread_release_lock(self->turn);
+            }
+            return -1;
+        }
+    }
+    self->asker = me;
+    self->asking = 1;
+    return 0;
+}
+
+static void
+turn_end(IteratorObject *self)
+{
+    if (--self->asking == 0 && self->peer->state != PEER_FORKED) {
+        PyThread_release_lock(self->turn);
+    }
+}
+
+static bool
+is_at_end(IteratorObject *self)
+{
+    return self->exact == NULL && self->cursor == NULL && self->container == NULL;
+}
+
+/* Whether what was fetched is what would come if it were asked for now. */
+static bool
+is_current(IteratorObject *self)
+{
+    PeerObject *peer = self->peer;
+    return self->effects == peer->effects && self->epoch == peer->epoch &&
+           peer->state == PEER_RUNNING && peer->batching == 0 && !has_pairs(peer) &&
+           peer->copies == NULL; /* through a view, the target changes without a request */
+}
+
+/* Whether this side knows what comes next. */
+static bool
+is_at_hand(IteratorObject *self)
+{
+    return self->exact != NULL || is_at_end(self) ||
+           ((self->done || self->next < PyTuple_GET_SIZE(self->items)) && is_current(self));
+}
+
+/* Asks for what comes next. 0, or -1 with an exception. */
+static int
+fetch(IteratorObject *self)
+{
+    PeerObject *peer = self->peer;
+    if (!is_current(self)) {
+        self->left = -1;
+    }
+    if (self->next < PyTuple_GET_SIZE(self->items)) {
+        self->want = 1; /* the loop's body asks the other side too */
+    }
+    uint64_t effects = peer->effects;
+    PyObject *answer;
+    if (go_on(self, self->want, &answer) < 0 || take(self, answer, effects) < 0) {
+        return -1;
+    }
+    return self->cursor == NULL ? garbled("iteration") : 0;
+}
+
 static PyObject *
 iterator_next(IteratorObject *self)
 {
+    if (self->asking > 0 || !is_at_hand(self)) {
+        if (turn_begin(self) < 0) {
+            return NULL;
+        }
+        int rc = is_at_hand(self) ? 0 : fetch(self);
+        turn_end(self);
+        if (rc < 0) {
+            return NULL;
+        }
+    }
     if (self->exact != NULL) {
         return PyIter_Next(self->exact);
     }
-    if (self->cursor == NULL && self->container == NULL) {
-        return NULL;
-    }
-    PeerObject *peer = self->peer;
-    bool current = self->effects == peer->effects && self->epoch == peer->epoch &&
-                   peer->state == PEER_RUNNING && peer->batching == 0 && !has_pairs(peer) &&
-                   peer->copies == NULL; /* through a view, the target changes without a request */
-    bool used_up = self->next >= PyTuple_GET_SIZE(self->items);
-    if (!current || (used_up && !self->done)) {
-        self->left = current ? self->left : -1;
-        if (!used_up) {
-            self->want = 1; /* the loop's body asks the other side too */
-        }
-        uint64_t effects = peer->effects;
-        PyObject *answer;
-        if (go_on(self, self->want, &answer) < 0 || take(self, answer, effects) < 0) {
-            return NULL;
-        }
-        if (self->cursor == NULL) {
-            garbled("iteration");
-            return NULL;
-        }
-        used_up = PyTuple_GET_SIZE(self->items) == 0;
-    }
-    if (used_up) {
+    if (is_at_end(self) || self->next == PyTuple_GET_SIZE(self->items)) {
         Py_CLEAR(self->cursor); /* an iterator that has ended stays so */
         Py_CLEAR(self->container);
         return NULL;
@@ -744,7 +458,13 @@ PyObject *
 iteration_exact(PyObject *o)
 {
     IteratorObject *self = (IteratorObject *)o;
-    if (self->exact == NULL && self->cursor == NULL && self->container == NULL) {
+    if (self->exact != NULL) {
+        return Py_NewRef(self->exact);
+    }
+    if (turn_begin(self) < 0) {
+        return NULL;
+    }
+    if (is_at_end(self)) {
         PyObject *nothing = PyTuple_New(0);
         self->exact = nothing == NULL ? NULL : PyObject_GetIter(nothing);
         Py_XDECREF(nothing);
@@ -758,6 +478,7 @@ iteration_exact(PyObject *o)
             Py_CLEAR(self->items);
         }
     }
+    turn_end(self);
     return Py_XNewRef(self->exact);
 }
 
@@ -922,7 +643,7 @@ fetch_values(struct proxy *p, PyObject *key)
         seen->of_values == p->handle) {
         Py_XSETREF(seen->keys, Py_NewRef(keys)); /* those of the loop, still */
         seen->key = i;
-        seen->want = want * 2 < MOST ? want * 2 : MOST;
+        seen->want = want * 2 < ITERATE_MOST ? want * 2 : ITERATE_MOST;
     }
     Py_DECREF(keys);
     Py_DECREF(from);
@@ -943,7 +664,7 @@ begin_early(struct proxy *p)
         !Py_IS_TYPE(stub, core_get()->method_type) || peer->batching > 0) {
         return NULL;
     }
-    IteratorObject *begun = begin((StubObject *)stub, p, FIRST);
+    IteratorObject *begun = begin((StubObject *)stub, p, ITERATE_FIRST);
     if (begun == NULL) {
         return NULL;
     }
@@ -1027,7 +748,7 @@ iteration_contents(PyObject *o)
     }
     method = view == NULL ? NULL : compat_type_lookup(Py_TYPE(view), core_get()->str___iter__);
     if (method != NULL && Py_IS_TYPE(method, core_get()->method_type)) {
-        PyObject *iterator = (PyObject *)begin((StubObject *)method, proxy_find(view), ALL);
+        PyObject *iterator = (PyObject *)begin((StubObject *)method, proxy_find(view), ITERATE_ALL);
         items = iterator == NULL ? NULL : PySequence_Tuple(iterator);
         Py_XDECREF(iterator);
     }
@@ -1038,7 +759,6 @@ iteration_contents(PyObject *o)
 int
 iteration_init(core_state *core, PyObject *module)
 {
-    core->cursor_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &cursor_spec, NULL);
     core->iterator_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &iterator_spec, NULL);
-    return core->cursor_type == NULL || core->iterator_type == NULL ? -1 : 0;
+    return core->iterator_type == NULL ? -1 : 0;
 }

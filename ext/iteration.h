@@ -5,7 +5,6 @@
 #include "proxy.h"
 #include "state.h"
 
-bool is_plain_container(PyTypeObject *cls);
 /* An iterator over the proxy p, as the __iter__ that `stub` stands for gives. New reference. */
 PyObject *iteration_new(StubObject *stub, struct proxy *p);
 /* For an iterator of ours. */
@@ -23,15 +22,6 @@ PyObject *iteration_contents(PyObject *o);
 /* For tests: takes an answer as if an iterator had asked for it, and steals it. New reference to
  * the items, or NULL with an exception. */
 PyObject *iteration_taken(PeerObject *peer, PyObject *answer);
-/* What a request asks of a container or cursor. */
-struct iterate {
-    uint64_t consumed, want;
-    uint64_t length; /* of a container whose items were known, one more than it had then; else 0 */
-};
-#define ITERATE_FAILED UINT64_MAX /* as `length`: an iterator over it has found another length */
-/* The executor. */
-PyObject *iteration_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o,
-                           struct iterate *asked);
 int iteration_init(core_state *core, PyObject *module);
 
 #endif

@@ -4,6 +4,7 @@
 #include "thread_start.h"
 #include "batch.h"
 #include "codec.h"
+#include "cursor.h"
 #include "ahead.h"
 #include "handles.h"
 #include "iteration.h"
@@ -201,8 +202,9 @@ module_exec(PyObject *module)
                      class_changes_init() < 0 || object_methods_init() < 0 ||
                      stubs_init(core, module) < 0 || buffers_init(core, module) < 0 ||
                      memory_init(core, module) < 0 || module_proxy_init(core, module) < 0 ||
-                     iteration_init(core, module) < 0 || ahead_init(core, module) < 0 ||
-                     batch_init(core, module) < 0 || peer_init(core, module) < 0
+                     cursor_init(core, module) < 0 || iteration_init(core, module) < 0 ||
+                     ahead_init(core, module) < 0 || batch_init(core, module) < 0 ||
+                     peer_init(core, module) < 0
                  ? -1
                  : 0;
     Py_XDECREF(operations);

@@ -4,7 +4,7 @@
 #include "buffers.h"
 #include "codec.h"
 #include "handles.h"
-#include "iteration.h"
+#include "cursor.h"
 #include "peer.h"
 #include "proxy.h"
 
@@ -593,7 +593,7 @@ op_iterate(struct incoming *in, unsigned *Py_UNUSED(flags))
         garbled("iteration");
     }
     else if (o != NULL) {
-        result = iteration_answer(cls, descriptor, o, &asked);
+        result = cursor_answer(cls, descriptor, o, &asked);
     }
     Py_XDECREF(o);
     Py_DECREF(descriptor);

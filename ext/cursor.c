@@ -1,0 +1,370 @@
+/* cursor.c: a plain container of this side that the other side iterates (iteration.c has the rule).
+ *
+ * A cursor has two real iterators. `exact` has given what the other side has used, `ahead` what it
+ * was sent. So where items were dropped, or the container changed meanwhile, `exact` says what
+ * in-process would have come, or raises what it would have raised. */
+#include "cursor.h"
+
+#include "ahead.h"
+#include "codec.h"
+#include "handles.h"
+
+#include <string.h>
+
+/* Built-in containers: iterating them runs no code of others and changes nothing. */
+bool
+is_plain_container(PyTypeObject *cls)
+{
+    PyTypeObject *plain[] = {&PyList_Type,
+                             &PyDict_Type,
+                             &PySet_Type,
+                             &PyFrozenSet_Type,
+                             &PyByteArray_Type,
+                             &PyDictKeys_Type,
+                             &PyDictValues_Type,
+                             &PyDictItems_Type,
+                             &PyODict_Type,
+                             &PyODictKeys_Type,
+                             &PyODictValues_Type,
+                             &PyODictItems_Type,
+                             (PyTypeObject *)core_get()->deque_type};
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        if (cls == plain[i]) {
+            return true;
+        }
+    }
+    return strcmp(cls->tp_name, "array.array") == 0 && is_array_class(cls);
+}
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *exact;   /* strong */
+    PyObject *ahead;   /* strong or NULL: no item is sent ahead any more */
+    PyObject *keys_of; /* strong or NULL: the dict whose keys these are */
+    bool even;         /* a dict's: no gaps between the keys that are pending */
+    bool all_values;   /* not only small values of that dict go along */
+    uint64_t pending;  /* how many items `ahead` is before `exact` */
+} CursorObject;
+
+static int
+cursor_traverse(CursorObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->exact);
+    Py_VISIT(self->ahead);
+    Py_VISIT(self->keys_of);
+    return 0;
+}
+
+static int
+cursor_clear(CursorObject *self)
+{
+    Py_CLEAR(self->exact);
+    Py_CLEAR(self->ahead);
+    Py_CLEAR(self->keys_of);
+    return 0;
+}
+
+static void
+cursor_dealloc(CursorObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    cursor_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot cursor_slots[] = {
+    {Py_tp_traverse, cursor_traverse},
+    {Py_tp_clear, cursor_clear},
+    {Py_tp_dealloc, cursor_dealloc},
+    {0, NULL},
+};
+static PyType_Spec cursor_spec = {
+    "ipython_isolation._core.Cursor", sizeof(CursorObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, cursor_slots};
+
+/* Borrowed: the dict whose keys iterating o gives, or NULL. What a subclass's own __getitem__ gives
+ * does not count: that is no stub of dict's. */
+static PyObject *
+mapping_of(PyObject *o)
+{
+    if (PyDict_Check(o)) {
+        return o;
+    }
+    if (Py_IS_TYPE(o, &PyDictKeys_Type) || Py_IS_TYPE(o, &PyODictKeys_Type)) {
+        return compat_dict_of_view(o);
+    }
+    return NULL;
+}
+
+/* New reference to a cursor at the beginning of o, as the class's own __iter__ says. */
+static CursorObject *
+cursor_new(PyObject *descriptor, PyObject *o)
+{
+    CursorObject *self = PyObject_GC_New(CursorObject, core_get()->cursor_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->pending = 0;
+    self->even = false;
+    self->keys_of = Py_XNewRef(mapping_of(o));
+    self->all_values = self->keys_of != NULL && self->keys_of != o;
+    self->exact = PyObject_CallOneArg(descriptor, o);
+    self->ahead = self->exact == NULL ? NULL : PyObject_CallOneArg(descriptor, o);
+    PyObject_GC_Track(self);
+    if (self->ahead == NULL) {
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+/* The other side has used so many of the items that it was sent last. */
+static int
+cursor_consumed(CursorObject *self, uint64_t consumed)
+{
+    if (self->pending == 0 && consumed <= 1) {
+        return 0; /* a single one: `exact` gave it */
+    }
+    if (consumed > self->pending) {
+        return garbled("iteration");
+    }
+    if (consumed < self->pending) {
+        Py_CLEAR(self->ahead);
+    }
+    self->pending = 0;
+    if (self->even) { /* also where the dict has changed since: it finds that out when it goes on */
+        compat_dict_iterator_skip(self->exact, (Py_ssize_t)consumed);
+        return 0;
+    }
+    while (consumed-- > 0) {
+        PyObject *item = PyIter_Next(self->exact);
+        if (item == NULL) {
+            return PyErr_Occurred() ? -1 : 0; /* it has become shorter */
+        }
+        Py_DECREF(item);
+    }
+    return 0;
+}
+
+/* The next item of `exact`, as a tuple; *done: there are no more. */
+static PyObject *
+cursor_one(CursorObject *self, bool *done)
+{
+    Py_CLEAR(self->ahead);
+    PyObject *item = PyIter_Next(self->exact);
+    if (item == NULL) {
+        *done = !PyErr_Occurred();
+        return *done ? PyTuple_New(0) : NULL;
+    }
+    PyObject *items = PyTuple_Pack(1, item);
+    Py_DECREF(item);
+    return items;
+}
+
+/* What an answer takes along besides the items. */
+struct along {
+    PyObject *values;   /* strong: dict, of keys and their values; or None */
+    PyObject *contents; /* strong */
+};
+
+/* Adds the value that a key has, and its cost to *cost. As contents_add(). */
+static int
+add_value(CursorObject *self, PyObject *key, Py_ssize_t most, struct along *along, Py_ssize_t *cost)
+{
+    PyObject *value = is_small_value(key) ? PyDict_GetItemWithError(self->keys_of, key) : NULL;
+    if (value == NULL || (!self->all_values && !is_small_value(value))) {
+        return PyErr_Occurred() ? -1 : 1;
+    }
+    if (PyDict_SetItem(along->values, key, value) < 0) {
+        return -1;
+    }
+    if (is_small_value(value)) {
+        return 1; /* no more than the key says */
+    }
+    *cost += cost_of(value, most);
+    return contents_add(along->contents, value, most, cost);
+}
+
+/* The next items of `ahead`, as a tuple; *done: there are no more. */
+static PyObject *
+cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *along)
+{
+    Py_ssize_t cost = 0, n = 0, room = PyObject_LengthHint(self->ahead, 16);
+    if (room < 0) {
+        return NULL;
+    }
+    room = room < 1 ? 1 : room < want ? room : want;
+    PyObject *items = PyTuple_New(room);
+    bool of_dict = compat_is_dict_iterator(self->ahead);
+    Py_ssize_t from = of_dict ? compat_dict_iterator_position(self->ahead) : 0, to = from;
+    while (items != NULL && cost < want) {
+        PyObject *item = PyIter_Next(self->ahead);
+        if (item == NULL) {
+            if (n == 0 && PyErr_Occurred()) {
+                PyErr_Clear();
+                Py_DECREF(items);
+                return cursor_one(self, done); /* which says it */
+            }
+            *done = !PyErr_Occurred();
+            /* An error is raised when `exact` comes there; and a list iterator that has found the
+             * end stays there, even if the list grows before the other side comes there. */
+            PyErr_Clear();
+            Py_CLEAR(self->ahead);
+            break;
+        }
+        if (n == room) {
+            room *= 2;
+            _PyTuple_Resize(&items, room);
+        }
+        if (items == NULL) {
+            Py_DECREF(item);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(items, n, item);
+        n++;
+        to = of_dict ? compat_dict_iterator_position(self->ahead) : 0;
+        int fits = 1;
+        if (is_small_value(item)) {
+            cost += COST_VALUE;
+        }
+        else {
+            cost += cost_of(item, want);
+            fits = contents_add(along->contents, item, want, &cost);
+        }
+        if (fits > 0 && self->keys_of != NULL) {
+            fits = add_value(self, item, want, along, &cost);
+        }
+        if (fits < 0) {
+            Py_CLEAR(items);
+        }
+        if (fits == 0 && want < ITERATE_MOST) {
+            break; /* the next answer may be larger */
+        }
+    }
+    if (items != NULL && n < room) {
+        _PyTuple_Resize(&items, n);
+    }
+    self->pending += items == NULL ? 0 : (uint64_t)n;
+    self->even = of_dict && to - from == n;
+    return items;
+}
+
+static Py_ssize_t
+length_of(PyObject *o)
+{
+    PyObject *method = compat_type_lookup(Py_TYPE(o), core_get()->str___len__);
+    if (method == NULL || !Py_IS_TYPE(method, &PyWrapperDescr_Type) ||
+        !is_plain_container(PyDescr_TYPE(method))) {
+        return -1;
+    }
+    return PyObject_Size(o);
+}
+
+/* New reference to what is iterated: the view of a dict that `cls` is the class of, or o itself. */
+static PyObject *
+iterated(PyTypeObject *cls, PyObject *o)
+{
+    const char *view = cls == &PyDictKeys_Type     ? "keys"
+                       : cls == &PyDictValues_Type ? "values"
+                       : cls == &PyDictItems_Type  ? "items"
+                                                   : NULL;
+    return view != NULL && PyDict_Check(o)
+               ? PyObject_CallMethod((PyObject *)&PyDict_Type, view, "O", o)
+               : Py_NewRef(o);
+}
+
+/* Sets a new cursor of o to where an iterator would be that has given `consumed` of `length`. */
+static int
+cursor_seek(CursorObject *self, uint64_t consumed, uint64_t length)
+{
+    bool failed = length == ITERATE_FAILED - 1;
+    if (!failed && (length > PY_SSIZE_T_MAX || consumed > length)) {
+        return garbled("iteration");
+    }
+    Py_ssize_t n = failed ? 0 : (Py_ssize_t)consumed;
+    if (compat_is_dict_iterator(self->exact)) {
+        compat_dict_iterator_seek(self->exact, n, failed ? -1 : (Py_ssize_t)length);
+        compat_dict_iterator_seek(self->ahead, n, failed ? -1 : (Py_ssize_t)length);
+        return 0;
+    }
+    Py_CLEAR(self->ahead);
+    if (!Py_IS_TYPE(self->exact, &PyListIter_Type)) {
+        return garbled("iteration");
+    }
+    PyObject *none = PyObject_CallMethod(self->exact, "__setstate__", "n", n);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+/* (cursor, items, done, length, mapping, values, contents); what is not known or asked for is None,
+ * -1 or empty. */
+PyObject *
+cursor_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct iterate *asked)
+{
+    CursorObject *cursor = NULL;
+    PyObject *target = NULL, *items = NULL, *result = NULL;
+    struct along along = {NULL, contents_new()};
+    Py_ssize_t length = -1, cost = 0;
+    bool done = false, first = !Py_IS_TYPE(o, core_get()->cursor_type);
+    if (along.contents == NULL) {
+        return NULL;
+    }
+    if (!first) {
+        cursor = (CursorObject *)Py_NewRef(o);
+        if (cursor->exact == NULL) {
+            garbled("iteration");
+            goto done;
+        }
+        if (cursor_consumed(cursor, asked->consumed) < 0) {
+            goto done;
+        }
+    }
+    else {
+        target = iterated(cls, o);
+        cursor = target == NULL ? NULL : cursor_new(descriptor, target);
+        length = cursor == NULL ? -1 : length_of(target);
+        if (cursor == NULL || PyErr_Occurred() ||
+            (asked->length > 0 && cursor_seek(cursor, asked->consumed, asked->length - 1) < 0)) {
+            goto done;
+        }
+    }
+    if (asked->want == 0) { /* the real iterator itself is wanted: nothing is sent ahead from now on
+                             */
+        Py_CLEAR(cursor->ahead);
+        result = Py_NewRef(cursor->exact);
+        goto done;
+    }
+    along.values = cursor->keys_of == NULL ? Py_NewRef(Py_None) : PyDict_New();
+    items = along.values == NULL ? NULL
+            : asked->want == 1 || cursor->ahead == NULL
+                ? cursor_one(cursor, &done)
+                : cursor_several(cursor,
+                                 asked->want < ITERATE_ALL ? (Py_ssize_t)asked->want : ITERATE_ALL,
+                                 &done, &along);
+    if (items != NULL && cursor->keys_of != NULL && cursor->ahead == NULL &&
+        PyTuple_GET_SIZE(items) == 1 &&
+        add_value(cursor, PyTuple_GET_ITEM(items, 0), ITERATE_FIRST, &along, &cost) < 0) {
+        Py_CLEAR(items);
+    }
+    result = items == NULL ? NULL
+                           : Py_BuildValue("(OOOnOOO)", first ? (PyObject *)cursor : Py_None, items,
+                                           done ? Py_True : Py_False, length,
+                                           cursor->keys_of == NULL ? Py_None : cursor->keys_of,
+                                           along.values, along.contents);
+done:
+    Py_XDECREF(target);
+    Py_XDECREF(cursor);
+    Py_XDECREF(items);
+    Py_XDECREF(along.values);
+    Py_DECREF(along.contents);
+    return result;
+}
+
+int
+cursor_init(core_state *core, PyObject *module)
+{
+    core->cursor_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &cursor_spec, NULL);
+    return core->cursor_type == NULL ? -1 : 0;
+}
