@@ -26,12 +26,37 @@ lost_repr(PyObject *self, struct proxy *p)
 static bool
 is_plain_item(StubObject *stub, PyObject *o, PyObject *key)
 {
+    if (!PyLong_CheckExact(key) || (PyObject *)Py_TYPE(o) != stub->cls) {
+        return false;
+    }
     struct mirror *mirror = table_get(&core_get()->mirrors, ADDRESS(stub->cls));
-    return (PyObject *)Py_TYPE(o) == stub->cls && PyLong_CheckExact(key) && mirror != NULL &&
-           mirror->reported == (PyObject *)&PyList_Type;
+    return mirror != NULL && mirror->reported == (PyObject *)&PyList_Type;
 }
 
 /* ---- stubs ------------------------------------------------------------------------------- */
+
+/* New reference to what the call gives, where this side knows it, or is to ask for more than that;
+ * NULL without an exception where it is to be asked for. */
+static PyObject *
+answer_here(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *known = p->ahead == NULL ? NULL : ahead_answer(stub, p, args, nargs);
+    if (known == NULL && stub->view != 0 && nargs == 1 && !PyErr_Occurred()) {
+        known = view_new(stub, p);
+    }
+    if (known != NULL || ((p->ahead != NULL || stub->view != 0) && PyErr_Occurred())) {
+        return known;
+    }
+    switch (stub->kind) {
+    case 'i':
+        return nargs == 1 ? iteration_new(stub, p) : NULL;
+    case 'n':
+    case 'g':
+        return iteration_seen(stub, p, args, nargs);
+    default:
+        return NULL;
+    }
+}
 
 static PyObject *
 stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
@@ -51,21 +76,8 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
             return lost_repr(args[0], p);
         }
     }
-    if (p != NULL && p->ahead != NULL && kwnames == NULL) {
-        PyObject *known = ahead_answer(stub, p, args, nargs);
-        if (known != NULL || PyErr_Occurred()) {
-            return known;
-        }
-    }
-    if (p != NULL && stub->view != 0 && kwnames == NULL && nargs == 1) {
-        PyObject *view = view_new(stub, p);
-        if (view != NULL || PyErr_Occurred()) {
-            return view;
-        }
-    }
-    if (p != NULL && kwnames == NULL && strchr("ing", stub->kind) != NULL) {
-        PyObject *known = stub->kind == 'i' && nargs == 1 ? iteration_new(stub, p)
-                                                          : iteration_seen(stub, p, args, nargs);
+    if (p != NULL && kwnames == NULL) {
+        PyObject *known = answer_here(stub, p, args, nargs);
         if (known != NULL || PyErr_Occurred()) {
             return known;
         }

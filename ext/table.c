@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FIRST_BITS 4 /* of the number of slots */
+
 void
 table_init(struct table *t)
 {
@@ -16,11 +18,12 @@ table_free(struct table *t)
     table_init(t);
 }
 
-/* Fibonacci hashing: addresses and handles differ in few low bits. */
+/* Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, 6.4): the highest bits of
+ * the product depend on all bits of the key. */
 static size_t
 home(const struct table *t, uint64_t key)
 {
-    return (size_t)((key * 0x9E3779B97F4A7C15ull) >> 20) & t->mask;
+    return (size_t)((key * 0x9E3779B97F4A7C15ull) >> t->shift);
 }
 
 static struct table_slot *
@@ -47,13 +50,14 @@ static bool
 grow(struct table *t)
 {
     struct table old = *t;
-    size_t capacity = old.slots == NULL ? 16 : (old.mask + 1) * 2;
+    size_t capacity = old.slots == NULL ? (size_t)1 << FIRST_BITS : (old.mask + 1) * 2;
     t->slots = calloc(capacity, sizeof *t->slots);
     if (t->slots == NULL) {
         *t = old;
         return false;
     }
     t->mask = capacity - 1;
+    t->shift = old.slots == NULL ? 64 - FIRST_BITS : old.shift - 1;
     for (size_t i = 0; old.slots != NULL && i <= old.mask; i++) {
         if (old.slots[i].key != 0) {
             *find(t, old.slots[i].key) = old.slots[i];
@@ -66,7 +70,7 @@ grow(struct table *t)
 bool
 table_put(struct table *t, uint64_t key, void *value)
 {
-    if (t->slots == NULL || (t->used + 1) * 3 > (t->mask + 1) * 2) {
+    if (t->slots == NULL || (t->used + 1) * 2 > t->mask + 1) {
         if (!grow(t)) {
             return false;
         }

@@ -89,7 +89,8 @@ test_against_an_array(uint64_t first, uint64_t step)
     CHECK_EQUAL(wrong, 0);
     CHECK_EQUAL(seen, n);
     CHECK((t.mask & (t.mask + 1)) == 0);
-    CHECK(t.used * 3 <= (t.mask + 1) * 2);
+    CHECK(t.used * 2 <= t.mask + 1);
+    CHECK(t.mask + 1 == (uint64_t)1 << (64 - t.shift));
     table_free(&t);
 }
 
