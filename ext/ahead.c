@@ -438,18 +438,6 @@ ahead_remember(PeerObject *peer, PyObject *contents)
     return 0;
 }
 
-/* A container that is an argument of a call under way is changed without a request. */
-bool
-has_pairs(const PeerObject *peer)
-{
-    for (size_t i = 0; i < peer->nstrands; i++) {
-        if (peer->strands[i]->npairs > 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool
 ahead_is_fresh(PeerObject *peer, uint32_t at)
 {

@@ -37,7 +37,18 @@ PyObject *ahead_items(struct proxy *p, PyObject *view);
 /* Whether what was learnt at `at` (of ahead_now()) may still be used; each use counts for the next.
  */
 bool ahead_is_fresh(PeerObject *peer, uint32_t at);
-bool has_pairs(const PeerObject *peer);
+/* A container that is an argument of a call under way is changed without a request. Inline, as it
+ * is looked at with each item of a loop. */
+static inline bool
+has_pairs(const PeerObject *peer)
+{
+    for (size_t i = 0; i < peer->nstrands; i++) {
+        if (peer->strands[i]->npairs > 0) {
+            return true;
+        }
+    }
+    return false;
+}
 uint32_t ahead_now(void);
 /* Whether what has n items has answered as many questions as it may; this is one more. */
 bool ahead_is_enough(uint32_t *uses, Py_ssize_t n);

@@ -57,6 +57,7 @@ enum tag {
     TAG_MEMORY,     /* writable?, blob: a buffer among parts */
     TAG_PARTS,      /* id (0: it moves, or cannot change), parts: an object of a known library */
     TAG_CONTENTS,   /* count; of each: handle of the sender, what is in it (a tuple); see ahead.c */
+    TAG_RUN,        /* kind, count, numbers: items of a list or tuple; see runs.h */
     TAG_KEPT = 128, /* added to the tag of a value that gets the next number of its request */
 };
 
@@ -134,8 +135,22 @@ int encode_name(struct message *m, PyObject *name);
 int encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 /* An argument as such, not inside a container: numbers are told apart by identity too. */
 int encode_argument(struct message *m, PyObject *o);
+/* The numbers that `items` begins with, if they are many of one kind, as one run of a list or tuple
+ * that is being encoded. How many were written, perhaps none. */
+Py_ssize_t encode_run(struct message *m, PyObject *const *items, Py_ssize_t most);
 /* New reference, or NULL with an exception. */
 PyObject *decode(struct incoming *in);
+/* The items of a list or tuple. */
+struct sequence {
+    struct incoming *in;
+    uint64_t left; /* items to come */
+    uint64_t run;  /* ... of which so many are numbers of one kind: */
+    uint8_t kind;  /* see runs.h */
+};
+/* 0, or -1 with an exception: garbled. */
+int sequence_begin(struct sequence *s, struct incoming *in);
+/* New reference, or NULL with an exception. Only while there are items left. */
+PyObject *sequence_next(struct sequence *s);
 PyObject *decode_name(struct incoming *in);
 /* Positional and keyword arguments, in vectorcall form, in one block that starts with a
  * free slot (PY_VECTORCALL_ARGUMENTS_OFFSET). */

@@ -26,6 +26,13 @@ encode_sequence(struct message *m, PyObject *o, bool owned)
     write_u64(&m->w, 0);
     if (PyList_Check(o)) {
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(o); i++, n++) {
+            Py_ssize_t run =
+                encode_run(m, ((PyListObject *)o)->ob_item + i, PyList_GET_SIZE(o) - i);
+            if (run > 0) {
+                i += run - 1;
+                n += (uint64_t)run - 1;
+                continue;
+            }
             PyObject *item = PyList_GET_ITEM(o, i);
             if (!owned) {
                 Py_INCREF(item);
@@ -41,6 +48,13 @@ encode_sequence(struct message *m, PyObject *o, bool owned)
     }
     else if (PyTuple_Check(o)) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(o); i++, n++) {
+            Py_ssize_t run =
+                encode_run(m, ((PyTupleObject *)o)->ob_item + i, PyTuple_GET_SIZE(o) - i);
+            if (run > 0) {
+                i += run - 1;
+                n += (uint64_t)run - 1;
+                continue;
+            }
             if (encode(m, PyTuple_GET_ITEM(o, i), owned) < 0) {
                 return -1;
             }
@@ -298,16 +312,13 @@ decode_bytearray(struct incoming *in, PyObject **came)
 static PyObject *
 decode_list(struct incoming *in, PyObject *list)
 {
-    uint64_t n = read_count(&in->r, 1);
-    if (list == NULL || in->r.failed) {
+    struct sequence s;
+    if (list == NULL || sequence_begin(&s, in) < 0) {
         Py_XDECREF(list);
-        if (!PyErr_Occurred()) {
-            garbled("list");
-        }
         return NULL;
     }
-    for (uint64_t i = 0; i < n; i++) {
-        PyObject *item = decode(in);
+    while (s.left > 0) {
+        PyObject *item = sequence_next(&s);
         int rc = item == NULL ? -1 : PyList_Append(list, item);
         Py_XDECREF(item);
         if (rc < 0) {

@@ -8,6 +8,7 @@
 #include "ahead.h"
 #include "codec.h"
 #include "handles.h"
+#include "runs.h"
 
 #include <string.h>
 
@@ -41,6 +42,8 @@ typedef struct {
     PyObject *exact;   /* strong */
     PyObject *ahead;   /* strong or NULL: no item is sent ahead any more */
     PyObject *keys_of; /* strong or NULL: the dict whose keys these are */
+    PyObject *list;    /* strong or NULL: the list whose items these are, from the first on */
+    Py_ssize_t given;  /* items of it that `ahead` has given */
     bool even;         /* a dict's: no gaps between the keys that are pending */
     bool all_values;   /* not only small values of that dict go along */
     uint64_t pending;  /* how many items `ahead` is before `exact` */
@@ -53,6 +56,7 @@ cursor_traverse(CursorObject *self, visitproc visit, void *arg)
     Py_VISIT(self->exact);
     Py_VISIT(self->ahead);
     Py_VISIT(self->keys_of);
+    Py_VISIT(self->list);
     return 0;
 }
 
@@ -62,6 +66,7 @@ cursor_clear(CursorObject *self)
     Py_CLEAR(self->exact);
     Py_CLEAR(self->ahead);
     Py_CLEAR(self->keys_of);
+    Py_CLEAR(self->list);
     return 0;
 }
 
@@ -111,8 +116,13 @@ cursor_new(PyObject *descriptor, PyObject *o)
     self->even = false;
     self->keys_of = Py_XNewRef(mapping_of(o));
     self->all_values = self->keys_of != NULL && self->keys_of != o;
+    self->list = NULL;
+    self->given = 0;
     self->exact = PyObject_CallOneArg(descriptor, o);
     self->ahead = self->exact == NULL ? NULL : PyObject_CallOneArg(descriptor, o);
+    if (self->ahead != NULL && Py_IS_TYPE(self->ahead, &PyListIter_Type) && PyList_Check(o)) {
+        self->list = Py_NewRef(o);
+    }
     PyObject_GC_Track(self);
     if (self->ahead == NULL) {
         Py_CLEAR(self);
@@ -247,6 +257,7 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *al
         _PyTuple_Resize(&items, n);
     }
     self->pending += items == NULL ? 0 : (uint64_t)n;
+    self->given += n;
     self->even = of_dict && to - from == n;
     return items;
 }
@@ -298,6 +309,63 @@ cursor_seek(CursorObject *self, uint64_t consumed, uint64_t length)
     return none == NULL ? -1 : 0;
 }
 
+/* The items, packed where they are numbers of one kind: bytes, the kind first. Steals `items`. */
+static PyObject *
+pack(PyObject *items)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(items);
+    PyObject *first = n < RUN_LEAST ? NULL : PyTuple_GET_ITEM(items, 0);
+    if (first == NULL || !(PyLong_CheckExact(first) || PyFloat_CheckExact(first))) {
+        return items;
+    }
+    PyObject *packed = PyBytes_FromStringAndSize(NULL, 1 + 8 * n);
+    if (packed != NULL) {
+        unsigned char *to = (unsigned char *)PyBytes_AS_STRING(packed);
+        if (run_pack(((PyTupleObject *)items)->ob_item, n, to + 1, to) < n) {
+            Py_DECREF(packed);
+            return items;
+        }
+        _PyBytes_Resize(&packed, 1 + n * (Py_ssize_t)run_width(to[0]));
+    }
+    Py_DECREF(items);
+    return packed;
+}
+
+/* The same of the next items of a list, if all that are wanted are: the list need not be iterated
+ * for that. NULL, perhaps without an exception. */
+static PyObject *
+packed_ahead(CursorObject *self, Py_ssize_t want, bool *done)
+{
+    Py_ssize_t left = self->list == NULL ? 0 : PyList_GET_SIZE(self->list) - self->given;
+    Py_ssize_t n = left < want ? left : want;
+    PyObject **items = n < RUN_LEAST ? NULL : ((PyListObject *)self->list)->ob_item + self->given;
+    if (items == NULL || !(PyLong_CheckExact(items[0]) || PyFloat_CheckExact(items[0]))) {
+        return NULL;
+    }
+    PyObject *packed = PyBytes_FromStringAndSize(NULL, 1 + 8 * n);
+    unsigned char *to = packed == NULL ? NULL : (unsigned char *)PyBytes_AS_STRING(packed);
+    if (to == NULL || run_pack(items, n, to + 1, to) < n) {
+        Py_XDECREF(packed);
+        return NULL;
+    }
+    _PyBytes_Resize(&packed, 1 + n * (Py_ssize_t)run_width(to[0]));
+    PyObject *moved = PyObject_CallMethod(self->ahead, "__setstate__", "n", self->given + n);
+    if (packed == NULL || moved == NULL) {
+        Py_XDECREF(moved);
+        Py_CLEAR(packed);
+        return NULL;
+    }
+    Py_DECREF(moved);
+    self->given += n;
+    self->pending += (uint64_t)n;
+    self->even = false;
+    if (n < want) {
+        Py_CLEAR(self->ahead); /* it would find the end */
+        *done = true;
+    }
+    return packed;
+}
+
 /* (cursor, items, done, length, mapping, values, contents); what is not known or asked for is None,
  * -1 or empty. */
 PyObject *
@@ -337,16 +405,26 @@ cursor_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct itera
         goto done;
     }
     along.values = cursor->keys_of == NULL ? Py_NewRef(Py_None) : PyDict_New();
-    items = along.values == NULL ? NULL
-            : asked->want == 1 || cursor->ahead == NULL
-                ? cursor_one(cursor, &done)
-                : cursor_several(cursor,
-                                 asked->want < ITERATE_ALL ? (Py_ssize_t)asked->want : ITERATE_ALL,
-                                 &done, &along);
+    if (along.values == NULL) {
+        goto done;
+    }
+    if (asked->want == 1 || cursor->ahead == NULL) {
+        items = cursor_one(cursor, &done);
+    }
+    else {
+        Py_ssize_t want = asked->want < ITERATE_ALL ? (Py_ssize_t)asked->want : ITERATE_ALL;
+        items = packed_ahead(cursor, want, &done);
+        if (items == NULL && !PyErr_Occurred()) {
+            items = cursor_several(cursor, want, &done, &along);
+        }
+    }
     if (items != NULL && cursor->keys_of != NULL && cursor->ahead == NULL &&
         PyTuple_GET_SIZE(items) == 1 &&
         add_value(cursor, PyTuple_GET_ITEM(items, 0), ITERATE_FIRST, &along, &cost) < 0) {
         Py_CLEAR(items);
+    }
+    if (items != NULL && cursor->keys_of == NULL && PyTuple_Check(items)) {
+        items = pack(items);
     }
     result = items == NULL ? NULL
                            : Py_BuildValue("(OOOnOOO)", first ? (PyObject *)cursor : Py_None, items,

@@ -8,6 +8,7 @@
 #include "memory.h"
 #include "peer.h"
 #include "proxy.h"
+#include "runs.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -94,43 +95,65 @@ decode_call(struct incoming *in, struct call *call, PyObject *first)
     return rc;
 }
 
-/* As decode(): most of what long sequences hold is numbers. */
-static inline PyObject *
-decode_item(struct incoming *in)
+/* Reads how a run begins. 0, or -1 with an exception. */
+static int
+run_begin(struct sequence *s)
 {
-    struct reader *r = &in->r;
-    if (reader_left(r) > sizeof(uint64_t) && *r->at == TAG_INT) {
-        r->at++;
-        return PyLong_FromLongLong((long long)read_u64(r));
+    struct reader *r = &s->in->r;
+    read_u8(r);
+    s->kind = read_u8(r);
+    size_t width = run_width(s->kind);
+    s->run = width > 0 ? read_count(r, width) : 0;
+    return s->run == 0 || s->run > s->left ? garbled("run") : 0;
+}
+
+int
+sequence_begin(struct sequence *s, struct incoming *in)
+{
+    *s = (struct sequence){.in = in, .left = read_count(&in->r, 1)};
+    return in->r.failed ? garbled("sequence") : 0;
+}
+
+PyObject *
+sequence_next(struct sequence *s)
+{
+    struct reader *r = &s->in->r;
+    if (s->run == 0 && reader_left(r) > 0 && *r->at == TAG_RUN && run_begin(s) < 0) {
+        return NULL;
     }
-    return decode(in);
+    s->left--;
+    if (s->run == 0) {
+        return decode(s->in);
+    }
+    s->run--;
+    return run_number(s->kind, read_raw(r, run_width(s->kind)));
 }
 
 static PyObject *
 decode_tuple(struct incoming *in, bool kept)
 {
-    uint64_t n = read_count(&in->r, 1);
-    if (in->r.failed) {
-        garbled("tuple");
+    struct sequence s;
+    if (sequence_begin(&s, in) < 0) {
         return NULL;
     }
-    PyObject *tuple = PyTuple_New((Py_ssize_t)n);
+    Py_ssize_t n = (Py_ssize_t)s.left;
+    PyObject *tuple = PyTuple_New(n);
     if (kept && tuple != NULL) {
         /* Its items may lead back to it: whoever sees it before it is complete finds None. */
-        for (uint64_t i = 0; i < n; i++) {
-            PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, Py_NewRef(Py_None));
+        for (Py_ssize_t i = 0; i < n; i++) {
+            PyTuple_SET_ITEM(tuple, i, Py_NewRef(Py_None));
         }
         if (values_add(in->values, tuple) < 0) {
             Py_CLEAR(tuple);
         }
     }
-    for (uint64_t i = 0; tuple != NULL && i < n; i++) {
-        PyObject *item = decode_item(in);
+    for (Py_ssize_t i = 0; tuple != NULL && i < n; i++) {
+        PyObject *item = sequence_next(&s);
         if (item == NULL) {
             Py_CLEAR(tuple);
             break;
         }
-        PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, item);
+        PyTuple_SET_ITEM(tuple, i, item);
     }
     if (kept && tuple != NULL && !PyObject_GC_IsTracked(tuple)) {
         PyObject_GC_Track(tuple); /* a collection has found nothing but None in it */

@@ -9,6 +9,7 @@
 #include "memory.h"
 #include "peer.h"
 #include "proxy.h"
+#include "runs.h"
 #include "views.h"
 
 #include <stdlib.h>
@@ -50,10 +51,16 @@ encode_kept(struct message *m, PyObject *o)
 }
 
 static bool
-encode_kept_number(struct message *m, PyObject *o)
+numbers_kept(struct message *m)
 {
     struct values *v = m->values != NULL ? m->values : m->strand != NULL ? m->strand->values : NULL;
-    return v != NULL && v->numbers && encode_kept(m, o);
+    return v != NULL && v->numbers;
+}
+
+static bool
+encode_kept_number(struct message *m, PyObject *o)
+{
+    return numbers_kept(m) && encode_kept(m, o);
 }
 
 static int
@@ -82,6 +89,35 @@ encode_long(struct message *m, PyObject *o)
     }
     m->w.size += n;
     return 0;
+}
+
+#define RUN_MOST 1024
+
+/* Numbers that have a number of their own as arguments of a request under way have to be told
+ * apart. */
+Py_ssize_t
+encode_run(struct message *m, PyObject *const *items, Py_ssize_t most)
+{
+    if (most < RUN_LEAST || !(PyLong_CheckExact(items[0]) || PyFloat_CheckExact(items[0])) ||
+        numbers_kept(m)) {
+        return 0;
+    }
+    most = most < RUN_MOST ? most : RUN_MOST;
+    uint64_t count;
+    const size_t head = 2 + sizeof count;
+    unsigned char *to = writer_reserve(&m->w, head + 8 * (size_t)most);
+    if (to == NULL) {
+        return 0; /* which message_check() says */
+    }
+    Py_ssize_t n = run_pack(items, most, to + head, &to[1]);
+    if (n < RUN_LEAST) {
+        return 0;
+    }
+    count = (uint64_t)n;
+    to[0] = TAG_RUN;
+    memcpy(to + 2, &count, sizeof count);
+    m->w.size += head + (size_t)n * run_width(to[1]);
+    return n;
 }
 
 static int

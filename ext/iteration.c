@@ -14,6 +14,7 @@
 #include "handles.h"
 #include "peer.h"
 #include "proxy.h"
+#include "runs.h"
 #include "views.h"
 
 #include <string.h>
@@ -26,7 +27,8 @@ typedef struct {
     PyObject *cursor;    /* strong: a proxy; NULL at the end */
     PyObject *container; /* strong or NULL: what there is no cursor of, as its content was known */
     PyObject *exact;     /* strong or NULL: a proxy of the real iterator, once it was asked for */
-    PyObject *items;     /* strong or NULL: tuple of what was fetched */
+    PyObject *items;     /* strong or NULL: tuple of what was fetched, or bytes as of runs.h */
+    Py_ssize_t n;        /* how many those are */
     Py_ssize_t next;     /* the first that was not used */
     Py_ssize_t left;     /* items to come, while nothing has happened; -1: not known */
     uint64_t before;     /* how many were fetched before these, and used ... */
@@ -136,6 +138,39 @@ remember_values(PeerObject *peer, PyObject *mapping, PyObject *values, bool more
     return 0;
 }
 
+/* How many items those are; -1: they are none. */
+static Py_ssize_t
+count_of(PyObject *items)
+{
+    if (PyTuple_Check(items)) {
+        return PyTuple_GET_SIZE(items);
+    }
+    if (!PyBytes_CheckExact(items) || PyBytes_GET_SIZE(items) < 1) {
+        return -1;
+    }
+    size_t width = run_width((uint8_t)PyBytes_AS_STRING(items)[0]);
+    size_t size = (size_t)PyBytes_GET_SIZE(items) - 1;
+    return width == 0 || size % width != 0 ? -1 : (Py_ssize_t)(size / width);
+}
+
+static void
+set_items(IteratorObject *self, PyObject *items, Py_ssize_t n)
+{
+    Py_XSETREF(self->items, Py_NewRef(items));
+    self->n = n;
+}
+
+/* New reference. */
+static PyObject *
+item_at(IteratorObject *self, Py_ssize_t i)
+{
+    if (PyTuple_Check(self->items)) {
+        return Py_NewRef(PyTuple_GET_ITEM(self->items, i));
+    }
+    const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(self->items);
+    return run_number(data[0], data + 1 + (size_t)i * run_width(data[0]));
+}
+
 /* Takes an answer apart, to a question that was asked at `effects`; what came along is remembered.
  * Steals answer. */
 static int
@@ -144,13 +179,14 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
     PyObject *cursor, *items, *mapping, *values, *contents;
     PeerObject *peer = self->peer;
     int done;
-    Py_ssize_t length;
+    Py_ssize_t length, n;
     if (answer == NULL) {
         return -1;
     }
     if (!PyTuple_Check(answer) ||
-        !PyArg_ParseTuple(answer, "OO!pnOOO!", &cursor, &PyTuple_Type, &items, &done, &length,
-                          &mapping, &values, &PyTuple_Type, &contents)) {
+        !PyArg_ParseTuple(answer, "OOpnOOO!", &cursor, &items, &done, &length, &mapping, &values,
+                          &PyTuple_Type, &contents) ||
+        (n = count_of(items)) < 0 || (mapping != Py_None && !PyTuple_Check(items))) {
         PyErr_Clear();
         Py_DECREF(answer);
         return garbled("iteration");
@@ -160,7 +196,7 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
         Py_CLEAR(self->container);
         self->total = length < 0 ? 0 : (uint64_t)length;
     }
-    Py_XSETREF(self->items, Py_NewRef(items));
+    set_items(self, items, n);
     self->before += (uint64_t)self->next;
     self->next = 0;
     self->done = done;
@@ -292,7 +328,7 @@ iteration_known(StubObject *stub, PyObject *container, PyObject *items)
     IteratorObject *self = iterator_new(peer, stub->cls, stub->name);
     if (self != NULL) {
         self->container = Py_NewRef(container);
-        self->items = Py_NewRef(items);
+        set_items(self, items, PyTuple_GET_SIZE(items));
         self->done = true;
         self->left = PyTuple_GET_SIZE(items);
         self->effects = peer->effects;
@@ -323,13 +359,13 @@ go_on(IteratorObject *self, uint64_t want, PyObject **answer)
     PyObject *o = Py_NewRef(known ? self->container : self->cursor);
     struct iterate what = {.consumed = (uint64_t)self->next, .want = want};
     if (known) {
-        what.length = self->failed ? ITERATE_FAILED : (uint64_t)PyTuple_GET_SIZE(self->items) + 1;
+        what.length = self->failed ? ITERATE_FAILED : (uint64_t)self->n + 1;
     }
     *answer = ask(self->peer, self->cls, self->name, o, what);
     Py_DECREF(o);
     if (*answer == NULL && PyErr_Occurred() == PyExc_RuntimeError) {
         if (!known) { /* the cursor has taken note of what was used */
-            Py_XSETREF(self->items, Py_NewRef(core_get()->empty_tuple));
+            set_items(self, core_get()->empty_tuple, 0);
             self->next = 0;
             self->done = false;
         }
@@ -406,7 +442,7 @@ static bool
 is_at_hand(IteratorObject *self)
 {
     return self->exact != NULL || is_at_end(self) ||
-           ((self->done || self->next < PyTuple_GET_SIZE(self->items)) && is_current(self));
+           ((self->done || self->next < self->n) && is_current(self));
 }
 
 /* Asks for what comes next. 0, or -1 with an exception. */
@@ -417,7 +453,7 @@ fetch(IteratorObject *self)
     if (!is_current(self)) {
         self->left = -1;
     }
-    if (self->next < PyTuple_GET_SIZE(self->items)) {
+    if (self->next < self->n) {
         self->want = 1; /* the loop's body asks the other side too */
     }
     uint64_t effects = peer->effects;
@@ -444,13 +480,13 @@ iterator_next(IteratorObject *self)
     if (self->exact != NULL) {
         return PyIter_Next(self->exact);
     }
-    if (is_at_end(self) || self->next == PyTuple_GET_SIZE(self->items)) {
+    if (is_at_end(self) || self->next == self->n) {
         Py_CLEAR(self->cursor); /* an iterator that has ended stays so */
         Py_CLEAR(self->container);
         return NULL;
     }
     self->left -= self->left > 0;
-    return Py_NewRef(PyTuple_GET_ITEM(self->items, self->next++));
+    return item_at(self, self->next++);
 }
 
 /* New reference to a proxy of the real iterator, which is where this one is. */
@@ -519,7 +555,7 @@ iterator_hint(PyObject *self, PyObject *Py_UNUSED(ignored))
     IteratorObject *it = (IteratorObject *)self;
     bool left = it->cursor != NULL || it->container != NULL;
     if (left && it->done && it->effects == it->peer->effects) {
-        return PyLong_FromSsize_t(PyTuple_GET_SIZE(it->items) - it->next);
+        return PyLong_FromSsize_t(it->n - it->next);
     }
     if (left && it->left >= 0 && it->effects == it->peer->effects) {
         return PyLong_FromSsize_t(it->left);

@@ -1,6 +1,7 @@
 /* trace.c: ISOLATION_DEBUG=1 prints every frame on stderr, readably, without making any object. */
 #include "codec.h"
 #include "peer.h"
+#include "runs.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -36,10 +37,34 @@ add_text(struct line *l, struct reader *r, const char *quote)
 
 static bool value(struct line *l, struct reader *r, int depth);
 
+/* One of a run. */
+static void
+number(struct line *l, struct reader *r, uint8_t kind)
+{
+    switch (kind) {
+    case 1:
+        add(l, "%d", (int8_t)read_u8(r));
+        break;
+    case 2:
+        add(l, "%d", (int16_t)read_u16(r));
+        break;
+    case 4:
+        add(l, "%d", (int32_t)read_u32(r));
+        break;
+    case 8:
+        add(l, "%lld", (long long)read_u64(r));
+        break;
+    default:
+        add(l, "%g", read_f64(r));
+    }
+}
+
 static bool
 values(struct line *l, struct reader *r, uint64_t n, int depth, const char *open, const char *close)
 {
     bool go = true;
+    uint64_t run = 0;
+    uint8_t kind = 0;
     add(l, "%s", open);
     for (uint64_t i = 0; go && i < n && !r->failed; i++) {
         if (i == 8) {
@@ -49,7 +74,18 @@ values(struct line *l, struct reader *r, uint64_t n, int depth, const char *open
         if (i > 0) {
             add(l, ", ");
         }
-        go = value(l, r, depth + 1);
+        if (run == 0 && reader_left(r) > 0 && *r->at == TAG_RUN) {
+            read_u8(r);
+            kind = read_u8(r);
+            run = run_width(kind) > 0 ? read_count(r, run_width(kind)) : 0;
+        }
+        if (run == 0) {
+            go = value(l, r, depth + 1);
+        }
+        else {
+            number(l, r, kind);
+            run--;
+        }
     }
     add(l, "%s", close);
     return go;

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import wait_until
@@ -140,6 +141,12 @@ def test_one_iterator_that_threads_share(context, library, code, busy):
     assert len(taken) == len(numbers) and sorted(taken) == list(range(len(numbers)))
 
 
+def states(pid):
+    """Of all threads of a process: "T" is stopped."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        yield (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 @pytest.mark.restarts  # without a copy of the child, which a stopped one would be waited for to make
 def test_who_waits_for_its_turn_at_an_iterator_can_be_interrupted(context, library):
     shared = iter(library.keep("list(range(5000))"))
@@ -157,6 +164,7 @@ def test_who_waits_for_its_turn_at_an_iterator_can_be_interrupted(context, libra
     try:
         assert connected.wait(60)
         os.kill(context.remote_pid, signal.SIGSTOP)
+        assert wait_until(lambda: set(states(context.remote_pid)) == {"T"})
         before = context.info()["requests"]
         stopped.set()
         assert wait_until(lambda: context.info()["requests"] > before)

@@ -184,6 +184,7 @@ def requests(context, function):
 def test_requests(worlds, zoo):
     context = worlds[1].context
     numbers, mapping = held(zoo, list(range(1000))), held(zoo, {str(i): i for i in range(300)})
+    mapping.keys(), mapping.items(), mapping.values()  # the first ones of a life are asked for: their classes are not known
     assert requests(context, lambda: list(numbers)) == 1
     assert requests(context, lambda: sum(numbers)) == 1
     assert requests(context, lambda: sorted(numbers)) == 1
@@ -194,3 +195,48 @@ def test_requests(worlds, zoo):
     big = held(zoo, list(range(100_000)))
     assert requests(context, lambda: sum(big)) < 20
     assert requests(context, lambda: next(iter(big))) == 1
+
+
+EDGES = [0, -1, 127, -128, 128, -129, 2**15 - 1, -(2**15), 2**15, 2**31 - 1, -(2**31), 2**31, 2**63 - 1, -(2**63), 2**63, -(2**63) - 1]
+
+
+@both
+def test_numbers_of_all_sizes(zoo):
+    """They go packed where many of one kind are in a row: as items, in arguments and in results."""
+    found = []
+    for i, edge in enumerate(EDGES):
+        numbers = [n % 100 for n in range(7 + i)] + [edge] * 9 + list(range(5))
+        found.append((list(held(zoo, numbers)), list(held(zoo, tuple(numbers))), zoo.repeat(numbers, 1), zoo.repeat(tuple(numbers), 1)))
+    return found
+
+
+@both
+def test_floats_and_what_is_mixed_with_numbers(zoo):
+    floats = [0.0, -0.0, 1.5, float("inf"), float("-inf"), 5e-324, 1.7e308, 0.1, 1 / 3]
+    mixed = [*floats, 1, True, *range(10), None, "a", *floats, False, 2, 2**70, *range(8), [1], *range(20)]
+    texts = [repr(list(held(zoo, case))) for case in (floats, floats * 300, mixed, mixed * 50, [True] * 20, [*range(2000), 1.5])]
+    return texts, repr(zoo.repeat(mixed, 2)), repr(zoo.repeat(tuple(mixed), 1)), [type(x).__name__ for x in held(zoo, mixed)]
+
+
+@both
+def test_packed_numbers_of_a_list_that_changes(zoo):
+    numbers, seen = held(zoo, list(range(3000))), []
+    it = iter(numbers)
+    for n in it:
+        seen.append(n)
+        if n in (500, 1100, 2500) and numbers[0] != -n:
+            numbers.insert(0, -n)
+        if n == 2000:
+            numbers[2050:2060] = ["x", None]
+    numbers.append(5)
+    return len(seen), [x for x in seen if type(x) is not int], sum(x for x in seen if type(x) is int), list(it)
+
+
+@both
+def test_packed_numbers_of_a_list_that_shrinks(zoo):
+    numbers, seen = held(zoo, [float(i) for i in range(5000)]), []
+    for x in numbers:
+        seen.append(x)
+        if len(seen) == 1500:
+            del numbers[1400:4900]
+    return seen, operator.length_hint(iter(numbers))

@@ -888,6 +888,11 @@ def change_kept():
     kept[-1].append("changed later")
 
 
+def repeat(items, times):
+    """Something new of what came, which nobody else has."""
+    return items * times + items[:0]
+
+
 def fresh_list():
     return [1, "two", [3.0, None]]
 
