@@ -124,7 +124,11 @@ cursor_new(PyObject *descriptor, PyObject *o)
         self->list = Py_NewRef(o);
     }
     PyObject_GC_Track(self);
-    if (self->ahead == NULL) {
+    if (self->ahead != NULL && !(PyIter_Check(self->exact) && PyIter_Check(self->ahead))) {
+        garbled("iteration"); /* of a method that is no __iter__ */
+        Py_CLEAR(self);
+    }
+    else if (self->ahead == NULL) {
         Py_CLEAR(self);
     }
     return self;

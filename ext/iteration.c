@@ -153,11 +153,18 @@ count_of(PyObject *items)
     return width == 0 || size % width != 0 ? -1 : (Py_ssize_t)(size / width);
 }
 
+/* The next items to come. Those before may be the last references to proxies, whose end runs code:
+ * by then all is consistent. */
 static void
-set_items(IteratorObject *self, PyObject *items, Py_ssize_t n)
+set_items(IteratorObject *self, PyObject *items, Py_ssize_t n, bool done)
 {
-    Py_XSETREF(self->items, Py_NewRef(items));
+    PyObject *before = self->items;
+    self->before += (uint64_t)self->next;
+    self->items = Py_NewRef(items);
     self->n = n;
+    self->next = 0;
+    self->done = done;
+    Py_XDECREF(before);
 }
 
 /* New reference. */
@@ -196,16 +203,13 @@ take(IteratorObject *self, PyObject *answer, uint64_t effects)
         Py_CLEAR(self->container);
         self->total = length < 0 ? 0 : (uint64_t)length;
     }
-    set_items(self, items, n);
-    self->before += (uint64_t)self->next;
-    self->next = 0;
-    self->done = done;
     self->effects = effects;
     self->epoch = peer->epoch;
     self->want = self->want == 1                 ? 1
                  : self->want >= ITERATE_MOST    ? self->want
                  : self->want * 2 < ITERATE_MOST ? self->want * 2
                                                  : ITERATE_MOST;
+    set_items(self, items, n, done);
     int rc = mapping == Py_None
                  ? 0
                  : remember_values(peer, mapping, values, self->adds || cursor == Py_None, effects);
@@ -328,8 +332,7 @@ iteration_known(StubObject *stub, PyObject *container, PyObject *items)
     IteratorObject *self = iterator_new(peer, stub->cls, stub->name);
     if (self != NULL) {
         self->container = Py_NewRef(container);
-        set_items(self, items, PyTuple_GET_SIZE(items));
-        self->done = true;
+        set_items(self, items, PyTuple_GET_SIZE(items), true);
         self->left = PyTuple_GET_SIZE(items);
         self->effects = peer->effects;
         self->epoch = peer->epoch;
@@ -365,9 +368,7 @@ go_on(IteratorObject *self, uint64_t want, PyObject **answer)
     Py_DECREF(o);
     if (*answer == NULL && PyErr_Occurred() == PyExc_RuntimeError) {
         if (!known) { /* the cursor has taken note of what was used */
-            set_items(self, core_get()->empty_tuple, 0);
-            self->next = 0;
-            self->done = false;
+            set_items(self, core_get()->empty_tuple, 0, false);
         }
         else if (has_ended()) {
             Py_CLEAR(self->container);
@@ -401,10 +402,8 @@ turn_begin(IteratorObject *self)
         Py_BEGIN_ALLOW_THREADS
         got = PyThread_acquire_lock_timed(self->turn, SLICE_MS * 1000, 1);
         Py_END_ALLOW_THREADS
-        if (PyErr_CheckSignals() < 0) {
-            if (got == PY_LOCK_ACQUIRED) {
-                PyThread_release_lock(self->turn);
-            }
+        /* Not once the turn is this thread's: a handler may iterate, too. */
+        if (got != PY_LOCK_ACQUIRED && PyErr_CheckSignals() < 0) {
             return -1;
         }
     }
@@ -461,13 +460,15 @@ fetch(IteratorObject *self)
     if (go_on(self, self->want, &answer) < 0 || take(self, answer, effects) < 0) {
         return -1;
     }
-    return self->cursor == NULL ? garbled("iteration") : 0;
+    bool begun = self->cursor != NULL || is_at_end(self); /* ended by who used what came */
+    return !begun || (self->n == 0 && !self->done) ? garbled("iteration") : 0;
 }
 
 static PyObject *
 iterator_next(IteratorObject *self)
 {
-    if (self->asking > 0 || !is_at_hand(self)) {
+    bool known = self->asking == 0 && is_at_hand(self);
+    while (!known) {
         if (turn_begin(self) < 0) {
             return NULL;
         }
@@ -476,6 +477,8 @@ iterator_next(IteratorObject *self)
         if (rc < 0) {
             return NULL;
         }
+        /* The end of an item before may have iterated, too, and used what came. */
+        known = self->exact != NULL || is_at_end(self) || self->done || self->next < self->n;
     }
     if (self->exact != NULL) {
         return PyIter_Next(self->exact);
@@ -507,7 +510,11 @@ iteration_exact(PyObject *o)
     }
     else if (self->exact == NULL) {
         PyObject *exact;
-        if (go_on(self, 0, &exact) == 0) {
+        if (go_on(self, 0, &exact) == 0 && !PyIter_Check(exact)) {
+            Py_DECREF(exact);
+            garbled("iteration");
+        }
+        else if (!PyErr_Occurred()) {
             Py_XSETREF(self->exact, exact);
             Py_CLEAR(self->cursor);
             Py_CLEAR(self->container);

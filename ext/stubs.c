@@ -40,12 +40,17 @@ is_plain_item(StubObject *stub, PyObject *o, PyObject *key)
 static PyObject *
 answer_here(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs)
 {
-    PyObject *known = p->ahead == NULL ? NULL : ahead_answer(stub, p, args, nargs);
-    if (known == NULL && stub->view != 0 && nargs == 1 && !PyErr_Occurred()) {
-        known = view_new(stub, p);
+    if (p->ahead != NULL) {
+        PyObject *known = ahead_answer(stub, p, args, nargs);
+        if (known != NULL || PyErr_Occurred()) {
+            return known;
+        }
     }
-    if (known != NULL || ((p->ahead != NULL || stub->view != 0) && PyErr_Occurred())) {
-        return known;
+    if (stub->view != 0 && nargs == 1) {
+        PyObject *view = view_new(stub, p);
+        if (view != NULL || PyErr_Occurred()) {
+            return view;
+        }
     }
     switch (stub->kind) {
     case 'i':

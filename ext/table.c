@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_BITS 4 /* of the number of slots */
+#define FIRST_CAPACITY 16
 
 void
 table_init(struct table *t)
@@ -18,12 +18,13 @@ table_free(struct table *t)
     table_init(t);
 }
 
-/* Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, 6.4): the highest bits of
- * the product depend on all bits of the key. */
+/* Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, 6.4), but not by the highest
+ * bits of the product: then the keys of one table, in the order of its slots, would all go to the
+ * front of another that grows. */
 static size_t
 home(const struct table *t, uint64_t key)
 {
-    return (size_t)((key * 0x9E3779B97F4A7C15ull) >> t->shift);
+    return (size_t)((key * 0x9E3779B97F4A7C15ull) >> 32) & t->mask;
 }
 
 static struct table_slot *
@@ -50,14 +51,13 @@ static bool
 grow(struct table *t)
 {
     struct table old = *t;
-    size_t capacity = old.slots == NULL ? (size_t)1 << FIRST_BITS : (old.mask + 1) * 2;
+    size_t capacity = old.slots == NULL ? FIRST_CAPACITY : (old.mask + 1) * 2;
     t->slots = calloc(capacity, sizeof *t->slots);
     if (t->slots == NULL) {
         *t = old;
         return false;
     }
     t->mask = capacity - 1;
-    t->shift = old.slots == NULL ? 64 - FIRST_BITS : old.shift - 1;
     for (size_t i = 0; old.slots != NULL && i <= old.mask; i++) {
         if (old.slots[i].key != 0) {
             *find(t, old.slots[i].key) = old.slots[i];

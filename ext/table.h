@@ -15,7 +15,6 @@ struct table {
     struct table_slot *slots;
     size_t mask; /* capacity - 1, a power of two; 0 when nothing was ever put */
     size_t used;
-    unsigned shift; /* 64 less the bits of mask */
 };
 
 void table_init(struct table *t);

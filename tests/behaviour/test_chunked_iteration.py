@@ -4,6 +4,7 @@ import collections
 import copy
 import operator
 import pickle
+import weakref
 
 from behaviour.harness import both, raises, worlds, zoo  # noqa: F401
 
@@ -195,6 +196,24 @@ def test_requests(worlds, zoo):
     big = held(zoo, list(range(100_000)))
     assert requests(context, lambda: sum(big)) < 20
     assert requests(context, lambda: next(iter(big))) == 1
+
+
+@both
+def test_the_end_of_an_item_iterates_too(zoo):
+    """What was fetched together ends together, where one request's items follow another's."""
+    animals = held(zoo, [zoo.Animal(str(i)) for i in range(1000)])
+    it, refs, seen, inside = iter(animals), [], [], [0]
+
+    def ended(ref):
+        if inside[0] < 3:
+            inside[0] += 1
+            seen.append(next(it).name)
+
+    for animal in it:
+        seen.append(animal.name)
+        refs.append(weakref.ref(animal, ended))
+        del animal
+    return len(seen), sorted(map(int, seen)) == list(range(1000))
 
 
 EDGES = [0, -1, 127, -128, 128, -129, 2**15 - 1, -(2**15), 2**15, 2**31 - 1, -(2**31), 2**31, 2**63 - 1, -(2**63), 2**63, -(2**63) - 1]
