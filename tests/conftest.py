@@ -1,5 +1,6 @@
 """Fixtures of all tests, and the leak check: after every test nothing of it is left."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -75,7 +76,11 @@ def wait_until(condition, seconds=10.0):
 
 
 def _descriptors():
-    return {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")}
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the listing; another thread may close one, too
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+    return found
 
 
 def _is_extent(target):

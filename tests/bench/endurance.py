@@ -53,7 +53,7 @@ def used(pid):
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
             total += int((task / "schedstat").read_text().split()[0])
-        except FileNotFoundError:
+        except OSError:
             continue  # a thread that has ended
     return total / 1e9
 
