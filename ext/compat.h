@@ -177,6 +177,26 @@ compat_dict_iterator_skip(PyObject *o, Py_ssize_t n)
     ((struct compat_dict_iterator *)o)->left -= n;
 }
 
+/* What iterators over lists look like, from either end. */
+struct compat_list_iterator {
+    PyObject_HEAD
+    Py_ssize_t index;
+    PyObject *list; /* NULL at the end */
+};
+
+static inline bool
+compat_is_list_iterator(PyObject *o)
+{
+    return Py_IS_TYPE(o, &PyListIter_Type) || Py_IS_TYPE(o, &PyListRevIter_Type);
+}
+
+/* Passes n items more, whether the list has them still or not; or fewer, back. */
+static inline void
+compat_list_iterator_skip(PyObject *o, Py_ssize_t n)
+{
+    ((struct compat_list_iterator *)o)->index += Py_IS_TYPE(o, &PyListIter_Type) ? n : -n;
+}
+
 /* The exception under way, normalised, as a new reference; NULL when there is none. Clears it. */
 static inline PyObject *
 compat_take_exception(void)

@@ -24,16 +24,16 @@ encode_sequence(struct message *m, PyObject *o, bool owned)
     size_t count_at = m->w.size;
     uint64_t n = 0;
     write_u64(&m->w, 0);
-    if (PyList_Check(o)) {
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(o); i++, n++) {
-            Py_ssize_t run =
-                encode_run(m, ((PyListObject *)o)->ob_item + i, PyList_GET_SIZE(o) - i);
+    if (PyList_Check(o) || PyTuple_Check(o)) {
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); i++, n++) {
+            PyObject **items = PySequence_Fast_ITEMS(o);
+            Py_ssize_t run = encode_run(m, items + i, PySequence_Fast_GET_SIZE(o) - i);
             if (run > 0) {
                 i += run - 1;
                 n += (uint64_t)run - 1;
                 continue;
             }
-            PyObject *item = PyList_GET_ITEM(o, i);
+            PyObject *item = items[i];
             if (!owned) {
                 Py_INCREF(item);
             }
@@ -42,20 +42,6 @@ encode_sequence(struct message *m, PyObject *o, bool owned)
                 Py_DECREF(item);
             }
             if (rc < 0) {
-                return -1;
-            }
-        }
-    }
-    else if (PyTuple_Check(o)) {
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(o); i++, n++) {
-            Py_ssize_t run =
-                encode_run(m, ((PyTupleObject *)o)->ob_item + i, PyTuple_GET_SIZE(o) - i);
-            if (run > 0) {
-                i += run - 1;
-                n += (uint64_t)run - 1;
-                continue;
-            }
-            if (encode(m, PyTuple_GET_ITEM(o, i), owned) < 0) {
                 return -1;
             }
         }

@@ -2,7 +2,8 @@
  *
  * A cursor has two real iterators. `exact` has given what the other side has used, `ahead` what it
  * was sent. So where items were dropped, or the container changed meanwhile, `exact` says what
- * in-process would have come, or raises what it would have raised. */
+ * in-process would have come, or raises what it would have raised. Each request says where the
+ * other side is: an answer that never came to it, as an interrupt took its place, was not used. */
 #include "cursor.h"
 
 #include "ahead.h"
@@ -41,12 +42,13 @@ typedef struct {
     PyObject_HEAD
     PyObject *exact;   /* strong */
     PyObject *ahead;   /* strong or NULL: no item is sent ahead any more */
+    PyObject *single;  /* strong or NULL: what `exact` has just given, until that was used */
     PyObject *keys_of; /* strong or NULL: the dict whose keys these are */
     PyObject *list;    /* strong or NULL: the list whose items these are, from the first on */
-    Py_ssize_t given;  /* items of it that `ahead` has given */
     bool even;         /* a dict's: no gaps between the keys that are pending */
     bool all_values;   /* not only small values of that dict go along */
-    uint64_t pending;  /* how many items `ahead` is before `exact` */
+    uint64_t at;       /* how many items the other side had used; `single` comes next ... */
+    uint64_t pending;  /* ... or so many that `ahead` is before `exact` */
 } CursorObject;
 
 static int
@@ -55,6 +57,7 @@ cursor_traverse(CursorObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->exact);
     Py_VISIT(self->ahead);
+    Py_VISIT(self->single);
     Py_VISIT(self->keys_of);
     Py_VISIT(self->list);
     return 0;
@@ -65,6 +68,7 @@ cursor_clear(CursorObject *self)
 {
     Py_CLEAR(self->exact);
     Py_CLEAR(self->ahead);
+    Py_CLEAR(self->single);
     Py_CLEAR(self->keys_of);
     Py_CLEAR(self->list);
     return 0;
@@ -112,12 +116,12 @@ cursor_new(PyObject *descriptor, PyObject *o)
     if (self == NULL) {
         return NULL;
     }
-    self->pending = 0;
+    self->at = self->pending = 0;
     self->even = false;
+    self->single = NULL;
     self->keys_of = Py_XNewRef(mapping_of(o));
     self->all_values = self->keys_of != NULL && self->keys_of != o;
     self->list = NULL;
-    self->given = 0;
     self->exact = PyObject_CallOneArg(descriptor, o);
     self->ahead = self->exact == NULL ? NULL : PyObject_CallOneArg(descriptor, o);
     if (self->ahead != NULL && Py_IS_TYPE(self->ahead, &PyListIter_Type) && PyList_Check(o)) {
@@ -134,25 +138,35 @@ cursor_new(PyObject *descriptor, PyObject *o)
     return self;
 }
 
-/* The other side has used so many of the items that it was sent last. */
+/* The other side has used so many items in all. */
 static int
-cursor_consumed(CursorObject *self, uint64_t consumed)
+cursor_advance(CursorObject *self, uint64_t position)
 {
-    if (self->pending == 0 && consumed <= 1) {
-        return 0; /* a single one: `exact` gave it */
-    }
-    if (consumed > self->pending) {
+    uint64_t used = position - self->at, sent = self->single != NULL ? 1 : self->pending;
+    if (position < self->at || used > sent) {
         return garbled("iteration");
     }
-    if (consumed < self->pending) {
+    self->at = position;
+    self->pending = 0;
+    if (used < sent) {
         Py_CLEAR(self->ahead);
     }
-    self->pending = 0;
-    if (self->even) { /* also where the dict has changed since: it finds that out when it goes on */
-        compat_dict_iterator_skip(self->exact, (Py_ssize_t)consumed);
+    if (self->single != NULL) {
+        if (used > 0) {
+            Py_CLEAR(self->single);
+        }
         return 0;
     }
-    while (consumed-- > 0) {
+    /* Also where these have changed since: `exact` finds that out when it goes on. */
+    if (self->even) {
+        compat_dict_iterator_skip(self->exact, (Py_ssize_t)used);
+        return 0;
+    }
+    if (compat_is_list_iterator(self->exact)) {
+        compat_list_iterator_skip(self->exact, (Py_ssize_t)used);
+        return 0;
+    }
+    while (used-- > 0) {
         PyObject *item = PyIter_Next(self->exact);
         if (item == NULL) {
             return PyErr_Occurred() ? -1 : 0; /* it has become shorter */
@@ -167,14 +181,25 @@ static PyObject *
 cursor_one(CursorObject *self, bool *done)
 {
     Py_CLEAR(self->ahead);
-    PyObject *item = PyIter_Next(self->exact);
-    if (item == NULL) {
+    if (self->single == NULL && (self->single = PyIter_Next(self->exact)) == NULL) {
         *done = !PyErr_Occurred();
         return *done ? PyTuple_New(0) : NULL;
     }
-    PyObject *items = PyTuple_Pack(1, item);
-    Py_DECREF(item);
-    return items;
+    return PyTuple_Pack(1, self->single);
+}
+
+/* New reference to the real iterator; nothing is sent ahead from now on. */
+static PyObject *
+cursor_real(CursorObject *self)
+{
+    Py_CLEAR(self->ahead);
+    /* Others do not go back. That item is lost then, as one that next() gave in-process is when an
+     * interrupt is raised before it was assigned. */
+    if (self->single != NULL && compat_is_list_iterator(self->exact)) {
+        compat_list_iterator_skip(self->exact, -1);
+    }
+    Py_CLEAR(self->single);
+    return Py_NewRef(self->exact);
 }
 
 /* What an answer takes along besides the items. */
@@ -260,8 +285,7 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *al
     if (items != NULL && n < room) {
         _PyTuple_Resize(&items, n);
     }
-    self->pending += items == NULL ? 0 : (uint64_t)n;
-    self->given += n;
+    self->pending = items == NULL ? 0 : (uint64_t)n;
     self->even = of_dict && to - from == n;
     return items;
 }
@@ -290,15 +314,16 @@ iterated(PyTypeObject *cls, PyObject *o)
                : Py_NewRef(o);
 }
 
-/* Sets a new cursor of o to where an iterator would be that has given `consumed` of `length`. */
+/* Sets a new cursor of o to where an iterator would be that has given `position` of `length`. */
 static int
-cursor_seek(CursorObject *self, uint64_t consumed, uint64_t length)
+cursor_seek(CursorObject *self, uint64_t position, uint64_t length)
 {
     bool failed = length == ITERATE_FAILED - 1;
-    if (!failed && (length > PY_SSIZE_T_MAX || consumed > length)) {
+    if (!failed && (length > PY_SSIZE_T_MAX || position > length)) {
         return garbled("iteration");
     }
-    Py_ssize_t n = failed ? 0 : (Py_ssize_t)consumed;
+    Py_ssize_t n = failed ? 0 : (Py_ssize_t)position;
+    self->at = position;
     if (compat_is_dict_iterator(self->exact)) {
         compat_dict_iterator_seek(self->exact, n, failed ? -1 : (Py_ssize_t)length);
         compat_dict_iterator_seek(self->ahead, n, failed ? -1 : (Py_ssize_t)length);
@@ -308,66 +333,53 @@ cursor_seek(CursorObject *self, uint64_t consumed, uint64_t length)
     if (!Py_IS_TYPE(self->exact, &PyListIter_Type)) {
         return garbled("iteration");
     }
-    PyObject *none = PyObject_CallMethod(self->exact, "__setstate__", "n", n);
-    Py_XDECREF(none);
-    return none == NULL ? -1 : 0;
+    compat_list_iterator_skip(self->exact, n);
+    return 0;
 }
 
-/* The items, packed where they are numbers of one kind: bytes, the kind first. Steals `items`. */
+/* New reference: n numbers of one kind, packed, as bytes, the kind first. NULL, without an
+ * exception where they are not that. */
 static PyObject *
-pack(PyObject *items)
+packed(PyObject *const *items, Py_ssize_t n)
 {
-    Py_ssize_t n = PyTuple_GET_SIZE(items);
-    PyObject *first = n < RUN_LEAST ? NULL : PyTuple_GET_ITEM(items, 0);
-    if (first == NULL || !(PyLong_CheckExact(first) || PyFloat_CheckExact(first))) {
-        return items;
+    if (n < RUN_LEAST || !(PyLong_CheckExact(items[0]) || PyFloat_CheckExact(items[0]))) {
+        return NULL;
     }
-    PyObject *packed = PyBytes_FromStringAndSize(NULL, 1 + 8 * n);
-    if (packed != NULL) {
-        unsigned char *to = (unsigned char *)PyBytes_AS_STRING(packed);
-        if (run_pack(((PyTupleObject *)items)->ob_item, n, to + 1, to) < n) {
-            Py_DECREF(packed);
-            return items;
-        }
-        _PyBytes_Resize(&packed, 1 + n * (Py_ssize_t)run_width(to[0]));
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, 1 + 8 * n);
+    if (bytes == NULL) {
+        return NULL;
     }
-    Py_DECREF(items);
-    return packed;
+    unsigned char *to = (unsigned char *)PyBytes_AS_STRING(bytes);
+    if (run_pack(items, n, to + 1, to) < n) {
+        Py_CLEAR(bytes);
+    }
+    else {
+        _PyBytes_Resize(&bytes, 1 + n * (Py_ssize_t)run_width(to[0]));
+    }
+    return bytes;
 }
 
-/* The same of the next items of a list, if all that are wanted are: the list need not be iterated
- * for that. NULL, perhaps without an exception. */
+/* Packs the next items of a list, if all that are wanted are numbers: it need not be iterated for
+ * that. NULL, perhaps without an exception. */
 static PyObject *
 packed_ahead(CursorObject *self, Py_ssize_t want, bool *done)
 {
-    Py_ssize_t left = self->list == NULL ? 0 : PyList_GET_SIZE(self->list) - self->given;
+    if (self->list == NULL || self->at > (uint64_t)PyList_GET_SIZE(self->list)) {
+        return NULL;
+    }
+    Py_ssize_t left = PyList_GET_SIZE(self->list) - (Py_ssize_t)self->at;
     Py_ssize_t n = left < want ? left : want;
-    PyObject **items = n < RUN_LEAST ? NULL : ((PyListObject *)self->list)->ob_item + self->given;
-    if (items == NULL || !(PyLong_CheckExact(items[0]) || PyFloat_CheckExact(items[0]))) {
+    PyObject *bytes = packed(((PyListObject *)self->list)->ob_item + self->at, n);
+    if (bytes == NULL) {
         return NULL;
     }
-    PyObject *packed = PyBytes_FromStringAndSize(NULL, 1 + 8 * n);
-    unsigned char *to = packed == NULL ? NULL : (unsigned char *)PyBytes_AS_STRING(packed);
-    if (to == NULL || run_pack(items, n, to + 1, to) < n) {
-        Py_XDECREF(packed);
-        return NULL;
-    }
-    _PyBytes_Resize(&packed, 1 + n * (Py_ssize_t)run_width(to[0]));
-    PyObject *moved = PyObject_CallMethod(self->ahead, "__setstate__", "n", self->given + n);
-    if (packed == NULL || moved == NULL) {
-        Py_XDECREF(moved);
-        Py_CLEAR(packed);
-        return NULL;
-    }
-    Py_DECREF(moved);
-    self->given += n;
-    self->pending += (uint64_t)n;
-    self->even = false;
+    compat_list_iterator_skip(self->ahead, n);
+    self->pending = (uint64_t)n;
     if (n < want) {
         Py_CLEAR(self->ahead); /* it would find the end */
         *done = true;
     }
-    return packed;
+    return bytes;
 }
 
 /* (cursor, items, done, length, mapping, values, contents); what is not known or asked for is None,
@@ -389,7 +401,7 @@ cursor_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct itera
             garbled("iteration");
             goto done;
         }
-        if (cursor_consumed(cursor, asked->consumed) < 0) {
+        if (cursor_advance(cursor, asked->position) < 0) {
             goto done;
         }
     }
@@ -398,14 +410,12 @@ cursor_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct itera
         cursor = target == NULL ? NULL : cursor_new(descriptor, target);
         length = cursor == NULL ? -1 : length_of(target);
         if (cursor == NULL || PyErr_Occurred() ||
-            (asked->length > 0 && cursor_seek(cursor, asked->consumed, asked->length - 1) < 0)) {
+            (asked->length > 0 && cursor_seek(cursor, asked->position, asked->length - 1) < 0)) {
             goto done;
         }
     }
-    if (asked->want == 0) { /* the real iterator itself is wanted: nothing is sent ahead from now on
-                             */
-        Py_CLEAR(cursor->ahead);
-        result = Py_NewRef(cursor->exact);
+    if (asked->want == 0) {
+        result = cursor_real(cursor);
         goto done;
     }
     along.values = cursor->keys_of == NULL ? Py_NewRef(Py_None) : PyDict_New();
@@ -428,7 +438,10 @@ cursor_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct itera
         Py_CLEAR(items);
     }
     if (items != NULL && cursor->keys_of == NULL && PyTuple_Check(items)) {
-        items = pack(items);
+        PyObject *bytes = packed(((PyTupleObject *)items)->ob_item, PyTuple_GET_SIZE(items));
+        if (bytes != NULL || PyErr_Occurred()) {
+            Py_SETREF(items, bytes);
+        }
     }
     result = items == NULL ? NULL
                            : Py_BuildValue("(OOOnOOO)", first ? (PyObject *)cursor : Py_None, items,

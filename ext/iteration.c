@@ -31,7 +31,7 @@ typedef struct {
     Py_ssize_t n;        /* how many those are */
     Py_ssize_t next;     /* the first that was not used */
     Py_ssize_t left;     /* items to come, while nothing has happened; -1: not known */
-    uint64_t before;     /* how many were fetched before these, and used ... */
+    uint64_t before;     /* how many were used before these ... */
     uint64_t total;      /* ... of how many, when it began */
     uint64_t effects;    /* peer->effects when they were fetched */
     uint64_t want;
@@ -42,6 +42,7 @@ typedef struct {
     PyThread_type_lock turn; /* owned, or NULL: held by the thread that asks ... */
     unsigned long asker;     /* ... which is this one; 0: none does */
     unsigned asking;         /* how many times it has the turn, one inside the other */
+    uint64_t asks;           /* how many requests there were */
 } IteratorObject;
 
 static int
@@ -99,7 +100,7 @@ ask(PeerObject *peer, PyObject *cls, PyObject *name, PyObject *o, struct iterate
         request_abandon(&m);
         return NULL;
     }
-    write_u64(&m.w, what.consumed);
+    write_u64(&m.w, what.position);
     write_u64(&m.w, what.want);
     write_u64(&m.w, what.length);
     return request_finish(&m);
@@ -360,17 +361,15 @@ go_on(IteratorObject *self, uint64_t want, PyObject **answer)
 {
     bool known = self->cursor == NULL;
     PyObject *o = Py_NewRef(known ? self->container : self->cursor);
-    struct iterate what = {.consumed = (uint64_t)self->next, .want = want};
+    struct iterate what = {.position = self->before + (uint64_t)self->next, .want = want};
     if (known) {
         what.length = self->failed ? ITERATE_FAILED : (uint64_t)self->n + 1;
     }
+    self->asks++;
     *answer = ask(self->peer, self->cls, self->name, o, what);
     Py_DECREF(o);
-    if (*answer == NULL && PyErr_Occurred() == PyExc_RuntimeError) {
-        if (!known) { /* the cursor has taken note of what was used */
-            set_items(self, core_get()->empty_tuple, 0, false);
-        }
-        else if (has_ended()) {
+    if (known && *answer == NULL && PyErr_Occurred() == PyExc_RuntimeError) {
+        if (has_ended()) {
             Py_CLEAR(self->container);
         }
         else {
@@ -444,7 +443,7 @@ is_at_hand(IteratorObject *self)
            ((self->done || self->next < self->n) && is_current(self));
 }
 
-/* Asks for what comes next. 0, or -1 with an exception. */
+/* Asks for what comes next. 1; 0 where that is to be done again; or -1 with an exception. */
 static int
 fetch(IteratorObject *self)
 {
@@ -455,13 +454,25 @@ fetch(IteratorObject *self)
     if (self->next < self->n) {
         self->want = 1; /* the loop's body asks the other side too */
     }
-    uint64_t effects = peer->effects;
+    uint64_t effects = peer->effects, asks = self->asks;
     PyObject *answer;
-    if (go_on(self, self->want, &answer) < 0 || take(self, answer, effects) < 0) {
+    if (go_on(self, self->want, &answer) < 0) {
         return -1;
     }
-    bool begun = self->cursor != NULL || is_at_end(self); /* ended by who used what came */
-    return !begun || (self->n == 0 && !self->done) ? garbled("iteration") : 0;
+    if (self->asks != asks + 1) { /* a signal handler has, too, and used some of what it got */
+        Py_DECREF(answer);
+        return 0;
+    }
+    if (take(self, answer, effects) < 0) {
+        return -1;
+    }
+    if (is_at_end(self) || self->exact != NULL) { /* by the end of an item before, as it iterates */
+        return 1;
+    }
+    if (self->cursor == NULL || (self->n == 0 && !self->done)) {
+        return garbled("iteration");
+    }
+    return self->done || self->next < self->n; /* else that has used what came */
 }
 
 static PyObject *
@@ -472,13 +483,12 @@ iterator_next(IteratorObject *self)
         if (turn_begin(self) < 0) {
             return NULL;
         }
-        int rc = is_at_hand(self) ? 0 : fetch(self);
+        int rc = is_at_hand(self) ? 1 : fetch(self);
         turn_end(self);
         if (rc < 0) {
             return NULL;
         }
-        /* The end of an item before may have iterated, too, and used what came. */
-        known = self->exact != NULL || is_at_end(self) || self->done || self->next < self->n;
+        known = rc > 0;
     }
     if (self->exact != NULL) {
         return PyIter_Next(self->exact);
@@ -673,7 +683,7 @@ fetch_values(struct proxy *p, PyObject *key)
     uint64_t want = seen->want;
     PyObject *keys = Py_NewRef(seen->keys);
     PyObject *answer = ask(peer, from->cls, from->name, p->object,
-                           (struct iterate){.consumed = seen->keys_from + (uint64_t)i,
+                           (struct iterate){.position = seen->keys_from + (uint64_t)i,
                                             .want = want,
                                             .length = seen->keys_of + 1});
     if (answer == NULL && PyErr_Occurred() == PyExc_RuntimeError) {

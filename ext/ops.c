@@ -586,7 +586,7 @@ op_iterate(struct incoming *in, unsigned *Py_UNUSED(flags))
     }
     PyObject *o = decode(in);
     struct iterate asked;
-    asked.consumed = read_u64(&in->r);
+    asked.position = read_u64(&in->r);
     asked.want = read_u64(&in->r);
     asked.length = read_u64(&in->r);
     if (o != NULL && in->r.failed) {

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from conftest import wait_until
@@ -37,11 +36,6 @@ def in_threads(n, function):
     for thread in threads: thread.start()
     for thread in threads: thread.join()
     return results
-
-kept = []
-def keep(code):
-    kept.append(eval(code))
-    return kept[-1]
 
 def thread_names():
     return sorted(t.name for t in threading.enumerate())
@@ -104,79 +98,6 @@ def test_a_class_that_all_threads_meet_at_once(context, library):
         outcomes = run_all([meet] * 8)
         assert len(set(outcomes)) == 1, outcomes
         context.restart()
-
-
-@pytest.mark.parametrize("busy", [False, True])
-@pytest.mark.parametrize(
-    "code",
-    [
-        "list(range(12000))",
-        "dict.fromkeys(range(12000))",
-        "dict.fromkeys(range(12000)).keys()",
-        "set(range(12000))",
-        "[[i] for i in range(3000)]",
-        "[list(range(2000))]",
-    ],
-)
-def test_one_iterator_that_threads_share(context, library, code, busy):
-    """Each item goes to one of them, as in-process. `busy`: what was fetched ahead is of no use."""
-    numbers = library.keep(code)
-    if code == "[list(range(2000))]":
-        (numbers,) = numbers  # what is in it came along
-    shared = iter(numbers)
-    start = threading.Barrier(4)
-
-    def take():
-        mine = []
-        start.wait()
-        for item in shared:
-            mine.append(item if isinstance(item, int) else item[0])
-            if busy and len(mine) % 3 == 0:
-                library.fold(0, None)
-        return mine
-
-    outcomes = run_all([take] * 4)
-    assert not [o for o in outcomes if isinstance(o, BaseException)], outcomes
-    taken = [item for mine in outcomes for item in mine]
-    assert len(taken) == len(numbers) and sorted(taken) == list(range(len(numbers)))
-
-
-def states(pid):
-    """Of all threads of a process: "T" is stopped."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):  # it ends meanwhile
-            yield (task / "stat").read_text().rpartition(")")[2].split()[0]
-
-
-@pytest.mark.restarts  # without a copy of the child, which a stopped one would be waited for to make
-def test_who_waits_for_its_turn_at_an_iterator_can_be_interrupted(context, library):
-    shared = iter(library.keep("list(range(5000))"))
-    items = [next(shared)]
-    connected, stopped = threading.Event(), threading.Event()
-
-    def ask():
-        context.call(len, "")  # what came ahead is out of date: the next one has to be asked for
-        connected.set()
-        stopped.wait()
-        items.extend(shared)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        assert connected.wait(60)
-        os.kill(context.remote_pid, signal.SIGSTOP)
-        assert wait_until(lambda: set(states(context.remote_pid)) == {"T"})
-        before = context.info()["requests"]
-        stopped.set()
-        assert wait_until(lambda: context.info()["requests"] > before)
-        threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
-        with pytest.raises(KeyboardInterrupt):
-            next(shared)
-        assert len(items) == 1
-    finally:
-        os.kill(context.remote_pid, signal.SIGCONT)
-    asking.join(60)
-    assert items == list(range(5000)) and next(shared, "end") == "end"
 
 
 def test_calls_that_wait_on_each_other(context):

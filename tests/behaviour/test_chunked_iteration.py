@@ -71,6 +71,21 @@ def test_an_end_that_was_not_the_end(zoo):
 
 
 @both
+def test_a_list_that_is_short_for_a_while(zoo):
+    """An iterator is at its index, also while the list has no such item, and is asked something meanwhile."""
+    seen = []
+    for direction in iter, reversed:
+        numbers = held(zoo, list(range(10)))
+        it = direction(numbers)
+        seen.append([next(it) for _ in range(6)])
+        del numbers[3:]
+        seen.append(operator.length_hint(it))
+        numbers.extend("abcdefgh")
+        seen.append(list(it))
+    return seen
+
+
+@both
 def test_a_dict_that_grows(zoo):
     mapping = held(zoo, dict.fromkeys("abc", 0))
 
