@@ -51,9 +51,10 @@ struct blob {
 int channel_listen(char endpoint[CHANNEL_ENDPOINT_SIZE]);
 
 /* Both return NULL with errno. `*zmq` is a zmq context, or NULL: one is made once it is needed;
- * `zmq` must stay. The channel owns listen_fd and the lane (or NULL) from here on, not the lane
- * when this fails. */
-channel *channel_connect(void **zmq, const char *endpoint, struct lane *lane);
+ * `zmq` must stay. The channel owns the lane (or NULL) from here on, but not when this fails; the
+ * accepting end owns listen_fd, the connecting one has it to see when libzmq has connected: by then
+ * it has opened all the descriptors that it needs for that. */
+channel *channel_connect(void **zmq, const char *endpoint, int listen_fd, struct lane *lane);
 channel *channel_accept(void **zmq, const char *endpoint, int listen_fd, struct lane *lane);
 /* Whether frames take, or are about to take, the lane. */
 bool channel_has_lane(const channel *c);

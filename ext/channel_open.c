@@ -6,6 +6,7 @@
 #include "zmq_late.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -18,6 +19,8 @@
 
 /* The kernel connects right after it has offered the socket. */
 #define ACCEPT_TIMEOUT_MS 10000
+/* A connection to a socket that listens is made at once; this is for a thread that cannot run. */
+#define CONNECT_TIMEOUT_MS 1000
 /* How long a socket that was closed may still send what is queued. */
 #define FINISH_TIMEOUT_MS 1000
 
@@ -248,15 +251,28 @@ channel_new(void **zmq, const char *endpoint, lane *l)
     return channel_set_up_wait(c) < 0 ? give_up(c) : c;
 }
 
+/* libzmq connects in a thread of its own. */
+static void
+await_connection(int listen_fd)
+{
+    struct pollfd pending = {.fd = listen_fd, .events = POLLIN};
+    while (poll(&pending, 1, CONNECT_TIMEOUT_MS) < 0 && errno == EINTR) {
+    }
+}
+
 channel *
-channel_connect(void **zmq, const char *endpoint, lane *l)
+channel_connect(void **zmq, const char *endpoint, int listen_fd, lane *l)
 {
     channel *c = channel_new(zmq, endpoint, l);
     if (c == NULL) {
         return NULL;
     }
     c->send_flags = ZMQ_DONTWAIT;
-    return open_socket(c) < 0 || zmq_connect(c->socket, endpoint) < 0 ? give_up(c) : c;
+    if (open_socket(c) < 0 || zmq_connect(c->socket, endpoint) < 0) {
+        return give_up(c);
+    }
+    await_connection(listen_fd);
+    return c;
 }
 
 channel *
@@ -270,5 +286,5 @@ channel_accept(void **zmq, const char *endpoint, int listen_fd, lane *l)
     c->listen_fd = listen_fd;
     c->accepts = c->moves = true;
     c->lane_in = l != NULL; /* what goes over libzmq is announced there */
-    return l == NULL && open_accepting(c) < 0 ? give_up(c) : c;
+    return l == NULL && channel_need_socket(c) < 0 ? give_up(c) : c;
 }

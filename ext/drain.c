@@ -4,10 +4,13 @@
 #include <errno.h>
 #include <unistd.h>
 
-/* Passes on everything that is in the child's pipes. Keeps the first exception of the writer in
- * *parked and goes on: nothing that the child printed is lost. */
-void
-drain_output(PeerObject *peer, PyObject **parked)
+/* How long a stream of the session may take for what another thread has read. */
+#define DRAIN_MS 500
+
+static _Thread_local unsigned draining; /* how many times this thread is in drain_output() */
+
+static void
+drain(PeerObject *peer, PyObject **parked)
 {
     char buffer[65536];
     for (int i = 0; i < 2; i++) {
@@ -43,4 +46,28 @@ drain_output(PeerObject *peer, PyObject **parked)
             Py_XDECREF(none);
         }
     }
+}
+
+void
+drain_output(PeerObject *peer, PyObject **parked)
+{
+    peer->draining++;
+    draining++;
+    drain(peer, parked);
+    draining--;
+    peer->draining--;
+}
+
+void
+drain_last(PeerObject *peer, PyObject **parked)
+{
+    if (draining > 0) {
+        return; /* it is a stream of the session that closes it, in the middle of that */
+    }
+    for (int ms = 0; peer->draining > 0 && ms < DRAIN_MS; ms++) {
+        Py_BEGIN_ALLOW_THREADS
+        usleep(1000);
+        Py_END_ALLOW_THREADS
+    }
+    drain_output(peer, parked);
 }

@@ -63,8 +63,12 @@ void late_releases_apply(PeerObject *peer);
 
 /* ---- drain.c ---- */
 
-/* Passes on all that the child has printed; keeps the first exception of the writer in *parked. */
+/* Passes on everything that is in the child's pipes. Keeps the first exception of the writer in
+ * *parked and goes on: nothing that the child printed is lost. */
 void drain_output(PeerObject *peer, PyObject **parked);
+/* The same once the child has exited; what other threads have read goes first. Who closes may end
+ * the session next, and with it those threads. */
+void drain_last(PeerObject *peer, PyObject **parked);
 
 /* ---- serve.c ---- */
 

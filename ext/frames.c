@@ -276,7 +276,6 @@ accept_frame(PeerObject *peer, struct strand *s, struct incoming *in)
         }
         s->checked = true;
     }
-    strand_connected(s);
     peer->turn++;
     peer_trace(peer, "<-", in->frame.data, in->frame.size);
     if (peer->tap != NULL) {

@@ -3,6 +3,7 @@
 #include "peer_parts.h"
 
 #include "buffers.h"
+#include "exchange.h"
 #include "fdfloor.h"
 #include "handles.h"
 #include "iteration.h"
@@ -414,6 +415,12 @@ peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
         Py_BEGIN_ALLOW_THREADS
         process_wait_exit(self->process, 500);
         Py_END_ALLOW_THREADS
+        PyObject *ignored = NULL;
+        drain_last(self, &ignored);
+        Py_XDECREF(ignored);
+        if (self->state == PEER_CLOSED || self->state == PEER_FORKED) {
+            Py_RETURN_NONE; /* a stream has done it */
+        }
     }
     if (self->state == PEER_RUNNING) {
         peer_ending(self, END_CLOSED);
@@ -474,7 +481,7 @@ peer_forget(PeerObject *self, PyObject *Py_UNUSED(ignored))
         }
         Py_DECREF(peer_drop_spare(self, NULL));
         self->nreleases = 0;
-        self->polling = 0; /* the other threads are not here */
+        self->polling = self->draining = 0; /* the other threads are not here */
     }
     Py_RETURN_NONE;
 }

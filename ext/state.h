@@ -168,7 +168,6 @@ struct strand {
     unsigned long thread;
     bool checked;  /* child: the kernel is at the other end */
     bool garbled;  /* its lane is of no use any more */
-    bool filled;   /* low descriptors are kept from libzmq until it has connected */
     bool closed;   /* the connection is gone: another life, or the thread has ended */
     bool owned;    /* a capsule in its thread's state refers to the record */
     bool callback; /* lent to threads of the child that no kernel thread is paired with */
@@ -262,6 +261,7 @@ struct PeerObject {
     int fdpass;          /* child: our end of the descriptor-passing socket; -1 in the kernel */
     int alarm_fd;        /* child: to announce on */
     int active;          /* kernel: calls under way, which read the output pipes themselves */
+    int draining;        /* kernel: threads that pass on the child's output */
     int polling;         /* kernel: threads inside the one wait; descriptors are closed only at 0 */
     int needed;          /* child: callback strands asked for and not yet there */
     bool late_output;    /* kernel: the service thread waits for the end of a call to read output */

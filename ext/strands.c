@@ -51,24 +51,8 @@ strand_by_id(PeerObject *peer, uint32_t id)
 }
 
 void
-strand_connected(struct strand *s)
-{
-    if (s->filled) {
-        s->filled = false;
-        fd_unfill();
-        if (s->id == STRAND_MAIN) {
-            struct strand *service = strand_by_id(s->peer, STRAND_SERVICE); /* connected before */
-            if (service != NULL) {
-                strand_connected(service);
-            }
-        }
-    }
-}
-
-void
 strand_close(struct strand *s)
 {
-    strand_connected(s);
     if (!s->closed) {
         channel *c = s->channel;
         s->closed = true;
@@ -116,7 +100,6 @@ void
 strands_forget_all(PeerObject *peer)
 {
     for (size_t i = 0; i < peer->nstrands; i++) {
-        strand_connected(peer->strands[i]);
         channel_forget(peer->strands[i]->channel);
         peer->strands[i]->channel = NULL;
         peer->strands[i]->closed = true;
@@ -138,29 +121,26 @@ make_strand(PeerObject *peer, uint32_t id, bool callback)
     /* Where no memory can be shared, all goes over libzmq. */
     lane *l = fds[0] >= 0 && peer->wants_lane ? lane_make(fds + 1) : NULL;
     int nfds = l == NULL ? 1 : 1 + LANE_FDS, rc = -1, saved = errno;
-    if (fds[0] >= 0) {
+    /* Before the child has the socket, and could accept what this waits for. */
+    channel *c = fds[0] < 0 ? NULL : channel_connect(&peer->zmq, offer.endpoint, fds[0], l);
+    if (c != NULL) {
         offer.lane = l == NULL ? 0 : LANE_VERSION;
         rc = fdpass_send(process_fdpass(peer->process), &offer, sizeof offer, fds, nfds, 0);
-        saved = errno;
-        for (int i = 0; i < nfds; i++) {
-            close(fds[i]);
-        }
     }
-    if (rc < 0) {
-        lane_free(l);
-        if (saved == EPIPE || saved == ECONNRESET) {
-            /* The child is gone, and the wait will say how; a dead connection finds that out. */
-            channel *none = channel_connect(&peer->zmq, offer.endpoint, NULL);
-            return none == NULL ? NULL : strand_add(peer, id, none);
+    saved = errno;
+    for (int i = 0; i < nfds && fds[0] >= 0; i++) {
+        close(fds[i]);
+    }
+    /* Where the child is gone, the wait will say how; a dead connection finds that out. */
+    if (rc < 0 && (c == NULL || (saved != EPIPE && saved != ECONNRESET))) {
+        if (c != NULL) {
+            channel_close(c);
+        }
+        else {
+            lane_free(l);
         }
         errno = saved;
         PyErr_SetFromErrno(PyExc_OSError);
-        return NULL;
-    }
-    channel *c = channel_connect(&peer->zmq, offer.endpoint, l);
-    if (c == NULL) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        lane_free(l);
         return NULL;
     }
     struct strand *s = strand_add(peer, id, c);
@@ -177,11 +157,7 @@ strand_open(PeerObject *peer, uint32_t id, bool callback)
 {
     fd_fill();
     struct strand *s = make_strand(peer, id, callback);
-    if (s == NULL) {
-        fd_unfill();
-        return NULL;
-    }
-    s->filled = true;
+    fd_unfill();
     return s;
 }
 
@@ -239,12 +215,7 @@ strand_take(PeerObject *peer, bool block, bool *gone)
     saved = errno;
     Py_END_ALLOW_THREADS
     struct strand *s = n > 0 ? accept_strand(peer, &offer, (size_t)n, fds, nfds) : NULL;
-    if (s == NULL || !channel_is_open(s->channel)) {
-        fd_unfill();
-    }
-    else {
-        s->filled = true;
-    }
+    fd_unfill();
     errno = saved;
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
         return NULL;
@@ -273,7 +244,6 @@ thread_ended(PyObject *capsule)
         write_header(&w, &h);
         channel_send(s->channel, w.data, w.size);
         writer_free(&w);
-        strand_connected(s);
         channel_finish(s->channel);
         s->channel = NULL;
         s->closed = true;

@@ -32,7 +32,6 @@ struct strand *strand_by_id(PeerObject *peer, uint32_t id);
 void strand_close(struct strand *s);
 void strands_close_all(PeerObject *peer);
 /* The other end is there: libzmq opens nothing more for this strand. */
-void strand_connected(struct strand *s);
 /* In a fork of the kernel, or of the child: they are closed, but libzmq, which is not whole here,
  * is left alone. */
 void strands_forget_all(PeerObject *peer);

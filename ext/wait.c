@@ -159,9 +159,6 @@ request_await(struct message *m)
                 PyErr_SetFromErrno(PyExc_OSError);
                 break;
             }
-            if (ready == 0) {
-                strand_connected(s); /* long since: what libzmq opens is open */
-            }
             if (peer->is_kernel) {
                 if (ready & (8 | 16)) {
                     relay_output(peer, m, &w);
@@ -211,6 +208,10 @@ request_await(struct message *m)
             }
             if (process_has_output(peer->process)) {
                 drain_output(peer, &w.parked);
+            }
+            if (s->closed) { /* by the stream that it was written to */
+                incoming_free(&in);
+                continue;
             }
         }
         s->cacheable = (in.header.flags & FRAME_CACHEABLE) != 0;

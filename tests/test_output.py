@@ -1,11 +1,15 @@
 """What the child prints: in the cell that made the call, in order, whole."""
 
+import io
 import os
 import sys
 import textwrap
+import time
 
 import pytest
 from kernels import event_loop_of_jupyter, kernel, run_python, start_kernel  # noqa: F401 (fixtures)
+
+import ipython_isolation
 
 
 @pytest.fixture
@@ -163,3 +167,37 @@ def test_a_session_without_streams(tmp_path):
         "sys.stdout = None\ntalker.say('nowhere')\nsys.stdout = sys.__stdout__\ntalker.say('here')",
     )
     assert (done.returncode, done.stdout) == (0, "here\n")
+
+
+class SlowStream(io.StringIO):
+    """What is written is there only some time later, as in a session that is busy."""
+
+    def write(self, text):
+        time.sleep(0.1)
+        return super().write(text)
+
+
+def test_what_is_printed_at_the_end_is_out_when_close_returns(context, monkeypatch):
+    """Whoever closes last may end the session, and with it the thread that passes it on."""
+    context.load_module("sys")
+    context.call(exec, "import atexit; atexit.register(print, 'at the end')", {})
+    stream = SlowStream()
+    monkeypatch.setattr(sys, "stdout", stream)
+    context.close()
+    assert stream.getvalue() == "at the end\n"
+
+
+def test_a_stream_that_closes_the_context(context, monkeypatch):
+    class Closing(SlowStream):
+        def write(self, text):
+            context.close()
+            return super().write(text)
+
+    stream = Closing()
+    monkeypatch.setattr(sys, "stdout", stream)
+    before = time.monotonic()
+    with pytest.raises(ipython_isolation.ClientStateError):
+        context.call(exec, "print('now', end='', flush=True)", {})
+        context.call(int)
+    assert time.monotonic() - before < 5
+    assert stream.getvalue() == "now"

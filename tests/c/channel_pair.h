@@ -6,6 +6,7 @@
 #include "check.h"
 #include "lane.h"
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -23,8 +24,9 @@ open_pair(void)
     CHECK(fd >= 0);
     CHECK(strncmp(endpoint, "ipc://@", 7) == 0);
     lane *l = with_lane ? lane_make(fds) : NULL;
-    here = channel_connect(&zmq, endpoint, l);
+    here = channel_connect(&zmq, endpoint, fd, l);
     CHECK(here != NULL && !channel_has_lane(here) && channel_is_open(here));
+    CHECK_EQUAL(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 0), 1); /* it has connected */
     there = channel_accept(&zmq, endpoint, fd, with_lane ? lane_join(fds) : NULL);
     CHECK(there != NULL && channel_has_lane(here) == with_lane);
     CHECK(channel_is_open(there) == !with_lane);

@@ -11,7 +11,7 @@ test_a_lane_that_comes_late(void)
 {
     char endpoint[CHANNEL_ENDPOINT_SIZE];
     int fd = channel_listen(endpoint), fds[LANE_FDS];
-    here = channel_connect(&zmq, endpoint, lane_make(fds));
+    here = channel_connect(&zmq, endpoint, fd, lane_make(fds));
     for (uint64_t i = 0; i < 50; i++) {
         send_kind(here, i);
     }
@@ -38,7 +38,7 @@ test_a_lane_that_is_not_joined(void)
 {
     char endpoint[CHANNEL_ENDPOINT_SIZE];
     int fd = channel_listen(endpoint), fds[LANE_FDS];
-    here = channel_connect(&zmq, endpoint, lane_make(fds));
+    here = channel_connect(&zmq, endpoint, fd, lane_make(fds));
     there = channel_accept(&zmq, endpoint, fd, NULL);
     close(fds[LANE_MEMORY]);
     close(fds[LANE_BELL]);
