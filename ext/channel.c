@@ -58,7 +58,6 @@ send_by_lane(channel *c, const void *data, size_t size)
 static void
 sent_elsewhere(channel *c)
 {
-    channel_connected(c);
     c->sent++;
     if (c->lane != NULL) {
         lane_elsewhere(c->lane, c->sent);
@@ -316,7 +315,6 @@ channel_recv(channel *c, struct frame *f)
         }
     }
     if (rc == 1) {
-        channel_connected(c);
         c->received++;
     }
     return rc;

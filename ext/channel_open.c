@@ -19,7 +19,8 @@
 
 /* The kernel connects right after it has offered the socket. */
 #define ACCEPT_TIMEOUT_MS 10000
-/* A connection to a socket that listens is made at once; this is for a thread that cannot run. */
+/* A connection to a socket that listens is made and accepted at once; this is for when a thread of
+ * libzmq cannot run, or the other end has died. */
 #define CONNECT_TIMEOUT_MS 1000
 /* How long a socket that was closed may still send what is queued. */
 #define FINISH_TIMEOUT_MS 1000
@@ -130,16 +131,10 @@ open_accepting(channel *c)
         return -1;
     }
     c->listen_fd = -1; /* libzmq's */
+    /* The other end has connected before; libzmq accepts that in a thread of its own. */
+    zmq_pollitem_t accepted = {.socket = c->socket, .events = ZMQ_POLLOUT};
+    zmq_poll(&accepted, 1, CONNECT_TIMEOUT_MS);
     return 0;
-}
-
-void
-channel_connected(channel *c)
-{
-    if (c->filled) {
-        c->filled = false;
-        fd_unfill();
-    }
 }
 
 int
@@ -153,19 +148,15 @@ channel_need_socket(channel *c)
         return -1;
     }
     fd_fill();
-    c->filled = true;
-    if (open_accepting(c) == 0) {
-        return 0;
-    }
-    int saved = errno;
-    if (c->socket != NULL) {
+    int rc = open_accepting(c), saved = errno;
+    fd_unfill();
+    if (rc < 0 && c->socket != NULL) {
         zmq_close(c->socket);
         c->socket = NULL;
         c->signal_fd = -1;
     }
-    channel_connected(c);
     errno = saved;
-    return -1;
+    return rc;
 }
 
 bool
@@ -180,7 +171,6 @@ channel_is_open(const channel *c)
 static void
 free_rest(channel *c)
 {
-    channel_connected(c);
     extents_out_free(c->out);
     extents_in_free(c->in);
     shelf_out_free(c->shelf_out);

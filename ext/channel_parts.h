@@ -13,7 +13,6 @@ struct channel {
     void **zmq;    /* the context */
     void *socket;  /* NULL: not opened yet */
     int listen_fd; /* for the socket, once it is opened; else -1 */
-    bool filled;   /* descriptors that libzmq opens are kept away from low numbers, see fdfloor.h */
     char endpoint[CHANNEL_ENDPOINT_SIZE];
     /* The accepting end waits for the other to connect; the connecting one never waits. */
     int send_flags;
@@ -55,8 +54,6 @@ await_zmq(const channel *c)
 
 /* Opens the socket unless it is: 0, or -1 and errno. */
 int channel_need_socket(channel *c);
-/* A frame has passed: libzmq has opened all that it needs. */
-void channel_connected(channel *c);
 
 /* ---- channel_extents.c ---------------------------------------------------------------------- */
 
