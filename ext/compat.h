@@ -190,11 +190,14 @@ compat_is_list_iterator(PyObject *o)
     return Py_IS_TYPE(o, &PyListIter_Type) || Py_IS_TYPE(o, &PyListRevIter_Type);
 }
 
-/* Passes n items more, whether the list has them still or not; or fewer, back. */
+/* Passes n items more, whether the list has them still or not; but for one that has ended. */
 static inline void
 compat_list_iterator_skip(PyObject *o, Py_ssize_t n)
 {
-    ((struct compat_list_iterator *)o)->index += Py_IS_TYPE(o, &PyListIter_Type) ? n : -n;
+    struct compat_list_iterator *it = (struct compat_list_iterator *)o;
+    if (it->list != NULL) {
+        it->index += Py_IS_TYPE(o, &PyListIter_Type) ? n : -n;
+    }
 }
 
 /* The exception under way, normalised, as a new reference; NULL when there is none. Clears it. */

@@ -47,6 +47,7 @@ typedef struct {
     PyObject *list;    /* strong or NULL: the list whose items these are, from the first on */
     bool even;         /* a dict's: no gaps between the keys that are pending */
     bool all_values;   /* not only small values of that dict go along */
+    uint32_t epoch;    /* the life of the last request */
     uint64_t at;       /* how many items the other side had used; `single` comes next ... */
     uint64_t pending;  /* ... or so many that `ahead` is before `exact` */
 } CursorObject;
@@ -140,25 +141,26 @@ cursor_new(PyObject *descriptor, PyObject *o)
 
 /* The other side has used so many items in all. */
 static int
-cursor_advance(CursorObject *self, uint64_t position)
+cursor_advance(CursorObject *self, uint64_t position, uint32_t epoch)
 {
     uint64_t used = position - self->at, sent = self->single != NULL ? 1 : self->pending;
-    if (position < self->at || used > sent) {
+    /* A copy of the process that has answered meanwhile has not seen what that has sent. */
+    bool known = self->epoch == epoch;
+    if (position < self->at || (known && used > sent)) {
         return garbled("iteration");
     }
     self->at = position;
+    self->epoch = epoch;
     self->pending = 0;
-    if (used < sent) {
+    if (used != sent) {
         Py_CLEAR(self->ahead);
     }
-    if (self->single != NULL) {
-        if (used > 0) {
-            Py_CLEAR(self->single);
-        }
-        return 0;
+    if (self->single != NULL && used > 0) {
+        used--;
+        Py_CLEAR(self->single);
     }
     /* Also where these have changed since: `exact` finds that out when it goes on. */
-    if (self->even) {
+    if (self->even && used <= sent) {
         compat_dict_iterator_skip(self->exact, (Py_ssize_t)used);
         return 0;
     }
@@ -188,18 +190,20 @@ cursor_one(CursorObject *self, bool *done)
     return PyTuple_Pack(1, self->single);
 }
 
-/* New reference to the real iterator; nothing is sent ahead from now on. */
+/* New reference to the real iterator; nothing is sent ahead from now on. Or a tuple of it and the
+ * item that it has given already. */
 static PyObject *
 cursor_real(CursorObject *self)
 {
     Py_CLEAR(self->ahead);
-    /* Others do not go back. That item is lost then, as one that next() gave in-process is when an
-     * interrupt is raised before it was assigned. */
-    if (self->single != NULL && compat_is_list_iterator(self->exact)) {
-        compat_list_iterator_skip(self->exact, -1);
+    PyObject *single = self->single;
+    if (single == NULL) {
+        return Py_NewRef(self->exact);
     }
-    Py_CLEAR(self->single);
-    return Py_NewRef(self->exact);
+    self->single = NULL;
+    PyObject *both = PyTuple_Pack(2, self->exact, single);
+    Py_DECREF(single);
+    return both;
 }
 
 /* What an answer takes along besides the items. */
@@ -284,6 +288,9 @@ cursor_several(CursorObject *self, Py_ssize_t want, bool *done, struct along *al
     }
     if (items != NULL && n < room) {
         _PyTuple_Resize(&items, n);
+    }
+    if (items == NULL) {
+        Py_CLEAR(self->ahead); /* it is further than what anybody knows of */
     }
     self->pending = items == NULL ? 0 : (uint64_t)n;
     self->even = of_dict && to - from == n;
@@ -401,7 +408,7 @@ cursor_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct itera
             garbled("iteration");
             goto done;
         }
-        if (cursor_advance(cursor, asked->position) < 0) {
+        if (cursor_advance(cursor, asked->position, asked->epoch) < 0) {
             goto done;
         }
     }
@@ -409,6 +416,9 @@ cursor_answer(PyTypeObject *cls, PyObject *descriptor, PyObject *o, struct itera
         target = iterated(cls, o);
         cursor = target == NULL ? NULL : cursor_new(descriptor, target);
         length = cursor == NULL ? -1 : length_of(target);
+        if (cursor != NULL) {
+            cursor->epoch = asked->epoch;
+        }
         if (cursor == NULL || PyErr_Occurred() ||
             (asked->length > 0 && cursor_seek(cursor, asked->position, asked->length - 1) < 0)) {
             goto done;

@@ -13,6 +13,7 @@
 bool is_plain_container(PyTypeObject *cls);
 /* What a request asks of a container or cursor. */
 struct iterate {
+    uint32_t epoch;
     uint64_t position, want; /* how many items it has used in all; what those wanted may cost */
     uint64_t length; /* of a container whose items were known, one more than it had then; else 0 */
 };

@@ -2,19 +2,28 @@
 #include "exchange.h"
 
 #include <errno.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* How long a stream of the session may take for what another thread has read. */
 #define DRAIN_MS 500
 
-static _Thread_local unsigned draining; /* how many times this thread is in drain_output() */
+/* The peers whose output this thread passes on, one inside the other. */
+struct draining {
+    PeerObject *peer; /* borrowed */
+    struct draining *outer;
+};
+static _Thread_local struct draining *draining;
 
+/* No more than what is there now: a child may print faster than the session can. */
 static void
 drain(PeerObject *peer, PyObject **parked)
 {
     char buffer[65536];
     for (int i = 0; i < 2; i++) {
-        for (;;) {
+        int there = 0;
+        bool first = true;
+        while (first || there > 0) {
             if (peer->state == PEER_FORKED) {
                 return; /* by what a writer did */
             }
@@ -22,6 +31,10 @@ drain(PeerObject *peer, PyObject **parked)
             if (fd < 0) {
                 break;
             }
+            if (first && ioctl(fd, FIONREAD, &there) < 0) {
+                there = 0;
+            }
+            first = false; /* with nothing there, it may be the end */
             ssize_t n = read(fd, buffer, sizeof buffer);
             if (n < 0 && errno == EINTR) {
                 continue;
@@ -32,6 +45,7 @@ drain(PeerObject *peer, PyObject **parked)
             if (n <= 0) {
                 break;
             }
+            there -= (int)n;
             PyObject *none =
                 PyObject_CallMethod(peer->host, "on_output", "iy#", i, buffer, (Py_ssize_t)n);
             if (none == NULL) {
@@ -51,18 +65,21 @@ drain(PeerObject *peer, PyObject **parked)
 void
 drain_output(PeerObject *peer, PyObject **parked)
 {
+    struct draining this = {peer, draining};
+    draining = &this;
     peer->draining++;
-    draining++;
     drain(peer, parked);
-    draining--;
     peer->draining--;
+    draining = this.outer;
 }
 
 void
 drain_last(PeerObject *peer, PyObject **parked)
 {
-    if (draining > 0) {
-        return; /* it is a stream of the session that closes it, in the middle of that */
+    for (struct draining *d = draining; d != NULL; d = d->outer) {
+        if (d->peer == peer) {
+            return; /* it is a stream of the session that closes it, in the middle of that */
+        }
     }
     for (int ms = 0; peer->draining > 0 && ms < DRAIN_MS; ms++) {
         Py_BEGIN_ALLOW_THREADS

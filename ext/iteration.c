@@ -490,7 +490,7 @@ iterator_next(IteratorObject *self)
         }
         known = rc > 0;
     }
-    if (self->exact != NULL) {
+    if (self->exact != NULL && self->next == self->n) {
         return PyIter_Next(self->exact);
     }
     if (is_at_end(self) || self->next == self->n) {
@@ -502,7 +502,32 @@ iterator_next(IteratorObject *self)
     return item_at(self, self->next++);
 }
 
-/* New reference to a proxy of the real iterator, which is where this one is. */
+/* From now on the real iterator is asked; what it has given before comes first. Steals answer. 0,
+ * or -1 with an exception. */
+static int
+set_exact(IteratorObject *self, PyObject *answer)
+{
+    PyObject *exact = answer, *items = core_get()->empty_tuple;
+    if (PyTuple_Check(answer) && PyTuple_GET_SIZE(answer) == 2) {
+        exact = PyTuple_GET_ITEM(answer, 0);
+        items = PyTuple_GetSlice(answer, 1, 2);
+    }
+    int rc = items == NULL ? -1 : PyIter_Check(exact) ? 0 : garbled("iteration");
+    if (rc == 0) {
+        Py_XSETREF(self->exact, Py_NewRef(exact));
+        Py_CLEAR(self->cursor);
+        Py_CLEAR(self->container);
+        set_items(self, items, PyTuple_GET_SIZE(items), true);
+    }
+    if (items != core_get()->empty_tuple) {
+        Py_XDECREF(items);
+    }
+    Py_DECREF(answer);
+    return rc;
+}
+
+/* New reference to a proxy of the real iterator, which is where this one is; but for an item that
+ * it gave when an exception took the place of the answer, which only next() gives. */
 PyObject *
 iteration_exact(PyObject *o)
 {
@@ -519,16 +544,9 @@ iteration_exact(PyObject *o)
         Py_XDECREF(nothing);
     }
     else if (self->exact == NULL) {
-        PyObject *exact;
-        if (go_on(self, 0, &exact) == 0 && !PyIter_Check(exact)) {
-            Py_DECREF(exact);
-            garbled("iteration");
-        }
-        else if (!PyErr_Occurred()) {
-            Py_XSETREF(self->exact, exact);
-            Py_CLEAR(self->cursor);
-            Py_CLEAR(self->container);
-            Py_CLEAR(self->items);
+        PyObject *answer;
+        if (go_on(self, 0, &answer) == 0) {
+            set_exact(self, answer);
         }
     }
     turn_end(self);
@@ -578,9 +596,12 @@ iterator_hint(PyObject *self, PyObject *Py_UNUSED(ignored))
         return PyLong_FromSsize_t(it->left);
     }
     PyObject *exact = iteration_exact(self);
-    Py_ssize_t n = exact == NULL ? -1 : PyObject_LengthHint(exact, 0);
+    Py_ssize_t n = exact == NULL ? -1 : PyObject_LengthHint(exact, PY_SSIZE_T_MAX);
     Py_XDECREF(exact);
-    return n < 0 ? NULL : PyLong_FromSsize_t(n);
+    if (n == PY_SSIZE_T_MAX) {
+        Py_RETURN_NOTIMPLEMENTED; /* as an OrderedDict's, which has none */
+    }
+    return n < 0 ? NULL : PyLong_FromSsize_t(n + it->n - it->next);
 }
 
 /* The class of the real iterator, for isinstance(); as for mirrored classes of built-in targets. */

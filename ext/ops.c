@@ -585,7 +585,7 @@ op_iterate(struct incoming *in, unsigned *Py_UNUSED(flags))
         return NULL;
     }
     PyObject *o = decode(in);
-    struct iterate asked;
+    struct iterate asked = {.epoch = in->header.epoch};
     asked.position = read_u64(&in->r);
     asked.want = read_u64(&in->r);
     asked.length = read_u64(&in->r);

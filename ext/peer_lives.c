@@ -406,20 +406,22 @@ peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
     if (self->state == PEER_CLOSED || self->state == PEER_FORKED) {
         Py_RETURN_NONE;
     }
+    PyObject *parked = NULL;
     if (self->state == PEER_RUNNING && self->active == 0) {
-        /* A child that is idle may flush its files and run its atexit functions. */
+        /* A child that is idle may flush its files and run its atexit functions. Other threads that
+         * still ask it something are told that it was closed. */
+        peer_ending(self, END_CLOSED);
         struct strand *main = strand_by_id(self, STRAND_MAIN);
         if (main != NULL && peer_send_event(self, main, OP_CLOSE_STRAND, NULL, 0) < 0) {
             PyErr_Clear();
         }
         Py_BEGIN_ALLOW_THREADS
         process_wait_exit(self->process, 500);
+        process_kill(self->process, 9);
         Py_END_ALLOW_THREADS
-        PyObject *ignored = NULL;
-        drain_last(self, &ignored);
-        Py_XDECREF(ignored);
+        drain_last(self, &parked);
         if (self->state == PEER_CLOSED || self->state == PEER_FORKED) {
-            Py_RETURN_NONE; /* a stream has done it */
+            goto done; /* a stream has done it */
         }
     }
     if (self->state == PEER_RUNNING) {
@@ -441,6 +443,15 @@ peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
     Py_END_ALLOW_THREADS
     blobs_collect();
     PyDict_Clear(self->modules);
+done:
+    if (parked != NULL) { /* by a stream: an interrupt is the user's, whatever it was that it met */
+        bool exception = PyErr_GivenExceptionMatches(parked, PyExc_Exception);
+        compat_raise(parked);
+        if (!exception) {
+            return NULL;
+        }
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
     Py_RETURN_NONE;
 }
 

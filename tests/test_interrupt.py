@@ -215,6 +215,35 @@ def test_an_interrupt_that_the_child_handles():
         session.finish()
 
 
+def test_an_interrupt_of_what_prints_faster_than_the_session_can():
+    with Session(
+        """
+        class Slow:
+            def write(self, text):
+                time.sleep(0.005)
+            def flush(self):
+                pass
+        context.load_module("sys")
+        pid, out = context.remote_pid, sys.stdout
+        say("ready")
+        sys.stdout = Slow()
+        try:
+            context.call(exec, "while True: print('x' * 10000)", {})
+        except KeyboardInterrupt:
+            sys.stdout = out
+        say("state", context.remote_pid == pid, deaths.allocate(0))
+        context.close()
+        """
+    ) as session:
+        session.expect("ready")
+        time.sleep(0.5)
+        session.interrupt()
+        before = time.monotonic()
+        session.expect("state", True, 0)
+        assert time.monotonic() - before < 5
+        session.finish()
+
+
 def test_an_interrupt_in_a_callback():
     with Session(
         """

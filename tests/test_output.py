@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -201,3 +202,59 @@ def test_a_stream_that_closes_the_context(context, monkeypatch):
         context.call(int)
     assert time.monotonic() - before < 5
     assert stream.getvalue() == "now"
+
+
+def test_close_does_not_wait_for_who_goes_on_printing(context, monkeypatch):
+    context.load_module("sys")
+    context.call(exec, "import atexit; atexit.register(lambda: [print('x' * 1000) for _ in iter(int, 1)])", {})
+    monkeypatch.setattr(sys, "stdout", SlowStream())
+    before = time.monotonic()
+    context.close()
+    assert time.monotonic() - before < 3
+
+
+def test_an_interrupt_while_close_passes_on_output(context, monkeypatch):
+    """It is raised, and the context is closed."""
+    context.load_module("sys")
+    code = "print('a', flush=True); time.sleep(0.1); print('b', flush=True)"
+    context.call(exec, f"import atexit, time; atexit.register(exec, {code!r}, {{'time': time}})", {})
+
+    class Interrupted(SlowStream):
+        def write(self, text):
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+            time.sleep(1)  # longer than close() waits for another thread
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        context.close()
+    assert context.info()["state"] == "closed"
+
+
+def test_a_call_of_another_thread_while_it_closes(context, monkeypatch):
+    context.load_module("sys")
+    exits = "print('exits', flush=True); time.sleep(0.3)"
+    context.call(exec, f"import atexit, time; atexit.register(exec, {exits!r}, {{'time': time}})", {})
+    context.call(int)
+    exiting = threading.Event()
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            exiting.set()
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Stream())
+    raised = []
+
+    def call():
+        exiting.wait(20)
+        with pytest.raises(ipython_isolation.ClientStateError, match="closed") as caught:
+            context.call(time.sleep, 60)
+        raised.append(caught.value)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    context.close()
+    thread.join(20)
+    assert len(raised) == 1

@@ -1,5 +1,6 @@
 """What was made in a child outlives its death: by a frozen copy of it, which takes over."""
 
+import contextlib
 import gc
 import os
 import platform
@@ -34,6 +35,12 @@ def status(context):
     return context.info()["rollback"]
 
 
+def keep(code):
+    global kept
+    kept = eval(code)
+    return kept
+
+
 # --- what is kept ---------------------------------------------------------------------------------------
 
 
@@ -66,6 +73,36 @@ def test_whatever_it_dies_of(context, deaths, name, args):
     die(getattr(deaths, name), *args)
     kept.append(3)
     assert list(kept) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["death", "transaction", "rollback"])
+@pytest.mark.parametrize("single", [False, True], ids=["chunks", "single"])
+@pytest.mark.parametrize("kind", ["list(range(5000))", "dict.fromkeys(range(5000))", "set(range(5000))", "[[i] for i in range(5000)]"])
+def test_a_loop_goes_on_with_the_next_item(context, deaths, kind, single, how):
+    """Which items it has had, the session knows."""
+    iterator, had = iter(context.call(keep, kind)), []
+
+    def take(n):
+        for _ in range(n):
+            item = next(iterator)
+            had.append(item if isinstance(item, int) else item[0])
+            if single:
+                deaths.allocate(0)
+
+    take(4)
+    if how == "transaction":
+        with contextlib.suppress(LookupError), context.transaction():
+            take(4 if single else 3000)
+            raise LookupError
+    else:
+        context.checkpoint()
+        take(4 if single else 3000)
+        if how == "death":
+            die(deaths.segfault)
+        else:
+            context.rollback()
+    take(5000 - len(had))
+    assert had == list(range(5000)) and next(iterator, "end") == "end"
 
 
 def test_what_the_crashed_call_had_half_done_is_undone(context):

@@ -244,6 +244,36 @@ def test_a_handler_that_takes_the_next_items(context, library, kind, single):
 
 
 @pytest.mark.restarts
+@pytest.mark.parametrize("asks", [repr, operator.length_hint, list], ids=["repr", "length", "list"])
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_real_iterator_after_a_handler(context, library, kind, raises, asks):
+    """What it has given already comes first."""
+    iterator, expected = begun(library, kind)
+    items = [number(next(iterator)) for _ in range(3)]
+    library.touch()
+    answers = []
+
+    def handler():
+        if raises:
+            raise Enough
+        answers.append(asks(iterator))
+
+    with meets(context, handler), pytest.raises(Enough) if raises else contextlib.nullcontext():
+        first = next(iterator, None)
+    if raises:
+        answers.append(asks(iterator))
+    if asks is list:
+        items += map(number, answers[0])
+        assert raises or first is None
+    elif not raises:
+        items.append(number(first))
+    if asks is operator.length_hint:
+        assert answers[0] == (0 if kind.startswith("ordered") else 4997)
+    assert items + [number(item) for item in iterator] == expected
+
+
+@pytest.mark.restarts
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_handler_that_takes_all(context, library, kind):
     iterator, expected = begun(library, kind)
