@@ -22,6 +22,9 @@
 /* A connection to a socket that listens is made and accepted at once; this is for when a thread of
  * libzmq cannot run, or the other end has died. */
 #define CONNECT_TIMEOUT_MS 1000
+#define MAX_INTERRUPTIONS                                                                          \
+    10000 /* by signals, where a timer of the user's comes again and again                         \
+           */
 /* How long a socket that was closed may still send what is queued. */
 #define FINISH_TIMEOUT_MS 1000
 
@@ -133,7 +136,11 @@ open_accepting(channel *c)
     c->listen_fd = -1; /* libzmq's */
     /* The other end has connected before; libzmq accepts that in a thread of its own. */
     zmq_pollitem_t accepted = {.socket = c->socket, .events = ZMQ_POLLOUT};
-    zmq_poll(&accepted, 1, CONNECT_TIMEOUT_MS);
+    for (int tries = 0; zmq_poll(&accepted, 1, CONNECT_TIMEOUT_MS) < 0 && errno == EINTR; tries++) {
+        if (tries == MAX_INTERRUPTIONS) {
+            break;
+        }
+    }
     return 0;
 }
 
@@ -246,7 +253,10 @@ static void
 await_connection(int listen_fd)
 {
     struct pollfd pending = {.fd = listen_fd, .events = POLLIN};
-    while (poll(&pending, 1, CONNECT_TIMEOUT_MS) < 0 && errno == EINTR) {
+    for (int tries = 0; poll(&pending, 1, CONNECT_TIMEOUT_MS) < 0 && errno == EINTR; tries++) {
+        if (tries == MAX_INTERRUPTIONS) {
+            break;
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 #include "ahead.h"
 #include "codec.h"
+#include "exchange.h"
 #include "handles.h"
 #include "runs.h"
 
@@ -143,9 +144,15 @@ cursor_new(PyObject *descriptor, PyObject *o)
 static int
 cursor_advance(CursorObject *self, uint64_t position, uint32_t epoch)
 {
-    uint64_t used = position - self->at, sent = self->single != NULL ? 1 : self->pending;
+    bool single = self->single != NULL;
+    uint64_t used = position - self->at, sent = single ? 1 : self->pending;
     /* A copy of the process that has answered meanwhile has not seen what that has sent. */
     bool known = self->epoch == epoch;
+    if (position < self->at && !known) {
+        return raise_error(
+            "StaleProxyError",
+            "this iterator was taken back to items that it had left behind; iterate again");
+    }
     if (position < self->at || (known && used > sent)) {
         return garbled("iteration");
     }
@@ -155,12 +162,12 @@ cursor_advance(CursorObject *self, uint64_t position, uint32_t epoch)
     if (used != sent) {
         Py_CLEAR(self->ahead);
     }
-    if (self->single != NULL && used > 0) {
+    if (single && used > 0) {
         used--;
         Py_CLEAR(self->single);
     }
     /* Also where these have changed since: `exact` finds that out when it goes on. */
-    if (self->even && used <= sent) {
+    if (self->even && !single && used <= sent) {
         compat_dict_iterator_skip(self->exact, (Py_ssize_t)used);
         return 0;
     }
@@ -191,19 +198,17 @@ cursor_one(CursorObject *self, bool *done)
 }
 
 /* New reference to the real iterator; nothing is sent ahead from now on. Or a tuple of it and the
- * item that it has given already. */
+ * item that it has given already: only a list's can go back. */
 static PyObject *
 cursor_real(CursorObject *self)
 {
     Py_CLEAR(self->ahead);
-    PyObject *single = self->single;
-    if (single == NULL) {
-        return Py_NewRef(self->exact);
+    if (self->single != NULL && compat_is_list_iterator(self->exact)) {
+        compat_list_iterator_skip(self->exact, -1);
+        Py_CLEAR(self->single);
     }
-    self->single = NULL;
-    PyObject *both = PyTuple_Pack(2, self->exact, single);
-    Py_DECREF(single);
-    return both;
+    return self->single == NULL ? Py_NewRef(self->exact)
+                                : PyTuple_Pack(2, self->exact, self->single);
 }
 
 /* What an answer takes along besides the items. */

@@ -526,6 +526,30 @@ set_exact(IteratorObject *self, PyObject *answer)
     return rc;
 }
 
+/* Asks for the real iterator unless it is known. 0, or -1 with an exception. */
+static int
+find_exact(IteratorObject *self)
+{
+    while (self->exact == NULL) {
+        uint64_t asks = self->asks;
+        PyObject *answer;
+        if (is_at_end(self)) {
+            PyObject *nothing = PyTuple_New(0);
+            self->exact = nothing == NULL ? NULL : PyObject_GetIter(nothing);
+            Py_XDECREF(nothing);
+            return self->exact == NULL ? -1 : 0;
+        }
+        if (go_on(self, 0, &answer) < 0) {
+            return -1;
+        }
+        if (self->asks == asks + 1) {
+            return set_exact(self, answer);
+        }
+        Py_DECREF(answer); /* a signal handler has asked, too, and used what this would give */
+    }
+    return 0;
+}
+
 /* New reference to a proxy of the real iterator, which is where this one is; but for an item that
  * it gave when an exception took the place of the answer, which only next() gives. */
 PyObject *
@@ -538,19 +562,9 @@ iteration_exact(PyObject *o)
     if (turn_begin(self) < 0) {
         return NULL;
     }
-    if (is_at_end(self)) {
-        PyObject *nothing = PyTuple_New(0);
-        self->exact = nothing == NULL ? NULL : PyObject_GetIter(nothing);
-        Py_XDECREF(nothing);
-    }
-    else if (self->exact == NULL) {
-        PyObject *answer;
-        if (go_on(self, 0, &answer) == 0) {
-            set_exact(self, answer);
-        }
-    }
+    int rc = find_exact(self);
     turn_end(self);
-    return Py_XNewRef(self->exact);
+    return rc < 0 ? NULL : Py_NewRef(self->exact);
 }
 
 PeerObject *

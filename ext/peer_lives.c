@@ -444,14 +444,12 @@ peer_close(PeerObject *self, PyObject *Py_UNUSED(ignored))
     blobs_collect();
     PyDict_Clear(self->modules);
 done:
-    if (parked != NULL) { /* by a stream: an interrupt is the user's, whatever it was that it met */
-        bool exception = PyErr_GivenExceptionMatches(parked, PyExc_Exception);
+    /* What a stream has raised: as to errors of its own, the context is closed all the same. */
+    if (parked != NULL && !PyErr_GivenExceptionMatches(parked, PyExc_Exception)) {
         compat_raise(parked);
-        if (!exception) {
-            return NULL;
-        }
-        PyErr_WriteUnraisable((PyObject *)self);
+        return NULL;
     }
+    Py_XDECREF(parked);
     Py_RETURN_NONE;
 }
 

@@ -165,6 +165,7 @@ class IsolationContext:
         self._arrays = arrays
         self._transport = transport
         self._state_lock = threading.RLock()
+        self._closing = False
         self._prepared = None  # the life that has done so
         self._setup = []  # (function, args, kwargs), replayed at each start
         self._replaying = False
@@ -452,6 +453,7 @@ class IsolationContext:
                 self._peer.kill(9)  # a start in another thread, which ends so; or a close, which is as good
                 self._state_lock.acquire()
             try:
+                self._closing = True  # what the child prints meanwhile goes to streams that may use this
                 self._watch.close()
                 self._setup.clear()  # with what it holds
                 if self._peer.shares_arrays:
@@ -507,7 +509,7 @@ class IsolationContext:
                 f"context {self.name!r} belongs to process {self._pid_of_owner}, of which this is a fork;"
                 " make a context of your own here"
             )
-        if self._peer.state == "closed":
+        if self._closing or self._peer.state == "closed":
             raise errors.ClientStateError(f"context {self.name!r} is closed; make a new one")
 
     def _ensure_running(self):
@@ -803,8 +805,28 @@ def named_context(name, **options):
 
 @atexit.register
 def _close_all():
-    for context in contexts():
+    close_each(contexts())
+
+
+def close_each(contexts):
+    """Closes all of them, whatever happens.
+
+    Parameters
+    ----------
+    contexts : iterable of IsolationContext
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Or another one that is no `Exception`: the first that came, when all are closed.
+    """
+    raised = None
+    for context in contexts:
         try:
             context.close()
         except Exception:
             pass
+        except BaseException as error:
+            raised = raised or error
+    if raised is not None:
+        raise raised

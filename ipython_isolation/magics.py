@@ -20,7 +20,7 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from traitlets import Any, Bool, Bunch, Enum, List, TraitError, Unicode, validate
 
 from . import _core, bundle, cells, completion, display, importer, limits, output
-from .context import IsolationContext, named_context
+from .context import IsolationContext, close_each, named_context
 from .registry import contexts
 from .session_cells import cell_began, cell_ended, cell_executed
 
@@ -227,11 +227,10 @@ class Isolate(Magics):
         self.unobserve(self._follow_modules, "modules")
         names = [name for name, context in importer.isolated().items() if name in self._names or context in self._made]
         importer.release(*names, namespace=self.shell.user_ns)
-        for context in self._made:
-            context.close()
+        made, self._made = self._made, []
         self._names.clear()
-        self._made.clear()
         self.mark_skipped()
+        close_each(made)
 
     def mark_skipped(self, *_: object) -> None:
         """Keep %autoreload away from isolated modules: it would execute their changed source in this process.

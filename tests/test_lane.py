@@ -303,20 +303,28 @@ def low_descriptors():
 
 def test_low_numbers_of_descriptors_are_free(transport):
     """As libzmq's threads open some late, the low ones are taken for a while, in either process."""
-    import threading
-
     before, _ = low_descriptors()
     with IsolationContext(transport=transport) as context:
         context.load_module("sys")
-        for _ in range(3):
-            thread = threading.Thread(target=context.call, args=(int,))
+        called, end = threading.Barrier(2), threading.Event()
+
+        def call():
+            context.call(int)
+            called.wait(60)
+            end.wait(60)
+
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for thread in threads:
             thread.start()
+            called.wait(60)
             here, number = low_descriptors()
             there, number_there = context.call(low_descriptors)
-            thread.join()
             assert not [name for name in [*here.values(), *there.values()] if "filler" in name]
             assert number < 200 and number_there < 20
             assert not [name for fd, name in here.items() if name.startswith("socket:") and before.get(fd) != name]
+        end.set()
+        for thread in threads:
+            thread.join()
         context.call(bytes, 3_000_000)
         there, number_there = context.call(low_descriptors)
         assert not [name for name in there.values() if "filler" in name] and number_there < 20

@@ -232,6 +232,28 @@ def test_an_interrupt_while_close_passes_on_output(context, monkeypatch):
     assert context.info()["state"] == "closed"
 
 
+def test_a_stream_that_uses_the_context_while_it_closes(context, monkeypatch):
+    """Says that it is closed; and starts no new child, whose set-up has been forgotten by now."""
+    context.load_module("sys")
+    code = "print('a', flush=True); time.sleep(0.1); print('b', flush=True)"
+    context.call(exec, f"import atexit, time; atexit.register(exec, {code!r}, {{'time': time}})", {})
+    said = []
+
+    class Using(SlowStream):
+        def write(self, text):
+            if threading.current_thread() is not threading.main_thread():
+                time.sleep(1)  # longer than close() waits for another thread
+            for _ in range(3):
+                with pytest.raises(ipython_isolation.ClientStateError, match="closed") as caught:
+                    context.call(os.getpid)
+                said.append(caught.value)
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Using())
+    context.close()
+    assert len(said) >= 3 and context.info()["epoch"] == 1 and context.info()["state"] == "closed"
+
+
 def test_a_call_of_another_thread_while_it_closes(context, monkeypatch):
     context.load_module("sys")
     exits = "print('exits', flush=True); time.sleep(0.3)"

@@ -105,6 +105,47 @@ def test_a_loop_goes_on_with_the_next_item(context, deaths, kind, single, how):
     assert had == list(range(5000)) and next(iterator, "end") == "end"
 
 
+def test_a_loop_over_a_dict_with_a_gap_goes_on(context, deaths):
+    """The first items, fetched at once, had no gap; one of them is the last before the copy, and comes by itself."""
+    for gap in range(1022, 1027):
+        mapping = context.call(keep, f"[d := dict.fromkeys(range(5000)), d.pop({gap})][0]")
+        iterator = iter(mapping)
+        had = [next(iterator) for _ in range(gap - 1)]
+        context.call(int)
+        had.append(next(iterator))
+        context.checkpoint()
+        had.append(next(iterator))
+        context.rollback()
+        had += map(int, iterator)
+        assert had == [i for i in range(5000) if i != gap]
+
+
+def begin(mine):
+    global under_way
+    under_way = iter(mine.items)
+
+
+def go_on(n):
+    return [next(under_way) for _ in range(n)]
+
+
+class Mine:
+    def __init__(self):
+        self.items = list(range(5000))
+
+
+def test_an_iterator_of_the_child_that_was_taken_back(context, deaths):
+    mine = Mine()
+    context.call(begin, mine)
+    assert context.call(go_on, 3) == [0, 1, 2]
+    context.checkpoint()
+    assert context.call(go_on, 3000)[-1] == 3002
+    context.rollback()
+    with pytest.raises(StaleProxyError, match="iterate again"):
+        context.call(go_on, 3000)
+    assert context.call(int) == 0
+
+
 def test_what_the_crashed_call_had_half_done_is_undone(context):
     """An array of the child's, half overwritten by the call that died, has its old value again."""
     np = context.load_module("numpy")

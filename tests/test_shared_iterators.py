@@ -275,6 +275,53 @@ def test_the_real_iterator_after_a_handler(context, library, kind, raises, asks)
 
 @pytest.mark.restarts
 @pytest.mark.parametrize("kind", KINDS)
+def test_interrupts_one_after_the_other(context, library, kind):
+    """The item of the first answer that was lost is not lost with the second one."""
+    iterator, expected = begun(library, kind)
+    items = [number(next(iterator)) for _ in range(3)]
+    library.touch()
+
+    def handler():
+        list(library.kept[0])
+        raise Enough
+
+    library.keep("[1]")
+    for ask in (next, repr, operator.length_hint, next, repr):
+        with meets(context, handler), pytest.raises(Enough):
+            ask(iterator)
+    assert items + list(map(number, iterator)) == expected
+
+
+@pytest.mark.restarts
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_handler_in_the_request_for_the_real_iterator(context, library, kind):
+    iterator, expected = begun(library, kind)
+    items = [number(next(iterator)) for _ in range(3)]
+    library.touch()
+
+    def fail():
+        raise Enough
+
+    with meets(context, fail), pytest.raises(Enough):
+        next(iterator)
+    with meets(context, lambda: items.append(number(next(iterator)))):
+        assert operator.length_hint(iterator) in (0, 4996)
+    assert items + list(map(number, iterator)) == expected
+
+
+@pytest.mark.restarts
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_handler_that_takes_all_in_the_request_for_the_real_iterator(context, library, kind):
+    iterator, expected = begun(library, kind)
+    items = [number(next(iterator)) for _ in range(3)]
+    library.touch()
+    with meets(context, lambda: items.extend(map(number, iterator))):
+        assert operator.length_hint(iterator) == 0
+    assert items == expected and next(iterator, "end") == "end"
+
+
+@pytest.mark.restarts
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_handler_that_takes_all(context, library, kind):
     iterator, expected = begun(library, kind)
     items = [number(next(iterator)) for _ in range(3)]
