@@ -7,6 +7,7 @@
 
 /* How long a stream of the session may take for what another thread has read. */
 #define DRAIN_MS 500
+#define DRAIN_MOST 65536 /* bytes at once: what a pipe holds */
 
 /* The peers whose output this thread passes on, one inside the other. */
 struct draining {
@@ -19,7 +20,6 @@ static _Thread_local struct draining *draining;
 static void
 drain(PeerObject *peer, PyObject **parked)
 {
-    char buffer[65536];
     for (int i = 0; i < 2; i++) {
         int there = 0;
         bool first = true;
@@ -35,19 +35,30 @@ drain(PeerObject *peer, PyObject **parked)
                 there = 0;
             }
             first = false; /* with nothing there, it may be the end */
-            ssize_t n = read(fd, buffer, sizeof buffer);
-            if (n < 0 && errno == EINTR) {
-                continue;
+            /* Not on the stack: a stream may ask the child, whose output comes here, and so on. */
+            PyObject *data = PyBytes_FromStringAndSize(NULL, there <= 0           ? 1
+                                                             : there < DRAIN_MOST ? there
+                                                                                  : DRAIN_MOST);
+            if (data == NULL) {
+                PyErr_Clear();
+                break;
             }
+            ssize_t n;
+            do {
+                n = read(fd, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data));
+            } while (n < 0 && errno == EINTR);
             if (n == 0) {
                 process_close_output(peer->process, fd);
             }
             if (n <= 0) {
+                Py_DECREF(data);
                 break;
             }
             there -= (int)n;
-            PyObject *none =
-                PyObject_CallMethod(peer->host, "on_output", "iy#", i, buffer, (Py_ssize_t)n);
+            PyObject *none = _PyBytes_Resize(&data, n) < 0
+                                 ? NULL
+                                 : PyObject_CallMethod(peer->host, "on_output", "iO", i, data);
+            Py_XDECREF(data);
             if (none == NULL) {
                 PyObject *exc = compat_take_exception();
                 if (*parked == NULL) {

@@ -72,16 +72,35 @@ wait_once(PeerObject *peer, struct strand *s, int timeout, unsigned *ready)
     return rc;
 }
 
+/* Reads the reply that w waits for, and frees it. */
+static void
+read_reply(struct waiting *w, struct incoming *in)
+{
+    w->answered = true;
+    w->flags = in->header.flags;
+    w->answer = NULL;
+    if (frame_open(in) == 0) {
+        in->strand->framing++;
+        w->answer = decode(in);
+        in->strand->framing--;
+    }
+    incoming_free(in);
+    w->failed = w->answer == NULL;
+    if (w->failed) {
+        w->answer = compat_take_exception();
+    }
+}
+
 /* A reply that is not the one waited for. What runs inside a wait (a signal handler, a stream of
  * the session, a finaliser) may ask the child something too; the reply to the outer request then
- * comes first, and is the outer wait's to read. Any other is of a request that was given up. */
+ * comes first, and is the outer wait's. It is read now: replies that come after it name classes
+ * that it describes. Any other is of a request that was given up. */
 static void
 keep_or_discard(struct waiting *w, struct incoming *in)
 {
     for (struct waiting *outer = w->outer; outer != NULL; outer = outer->outer) {
-        if (outer->request == in->header.request && !outer->arrived) {
-            outer->kept = *in;
-            outer->arrived = true;
+        if (outer->request == in->header.request && !outer->arrived && !outer->answered) {
+            read_reply(outer, in);
             return;
         }
         if (outer->batch != NULL && batch_keep(outer->batch, in)) {
@@ -117,7 +136,10 @@ request_await(struct message *m)
         unsigned ready = 0;
         int got = 0;
         bool kept = w.arrived;
-        if (kept) {
+        if (w.answered) {
+            got = 1;
+        }
+        else if (kept) {
             in = w.kept;
             w.arrived = false;
             got = 1;
@@ -175,11 +197,12 @@ request_await(struct message *m)
             }
             continue;
         }
-        got = kept ? 1 : accept_frame(peer, s, &in);
+        got = kept || w.answered ? 1 : accept_frame(peer, s, &in);
         if (got < 0) {
             break;
         }
-        if (got == 0 || (in.header.flags & FRAME_EVENT)) {
+        unsigned flags = w.answered ? w.flags : got == 0 ? FRAME_EVENT : in.header.flags;
+        if (flags & FRAME_EVENT) {
             if (got == 1) {
                 if (frame_open(&in) < 0) {
                     PyErr_Clear();
@@ -188,7 +211,7 @@ request_await(struct message *m)
             }
             continue;
         }
-        if (!(in.header.flags & FRAME_REPLY)) {
+        if (!(flags & FRAME_REPLY)) {
             if (peer->is_kernel && process_has_output(peer->process)) {
                 relay_output(peer, m, &w); /* before what the callback prints */
             }
@@ -197,9 +220,13 @@ request_await(struct message *m)
             }
             continue;
         }
-        if (in.header.request != m->request) {
+        if (!w.answered && in.header.request != m->request) {
             keep_or_discard(&w, &in);
             continue;
+        }
+        if (!w.answered) { /* before streams of the session get what was printed: they may ask, too
+                            */
+            read_reply(&w, &in);
         }
         if (peer->is_kernel) {
             struct shared_page *page = process_shared(peer->process);
@@ -209,19 +236,16 @@ request_await(struct message *m)
             if (process_has_output(peer->process)) {
                 drain_output(peer, &w.parked);
             }
-            if (s->closed) { /* by the stream that it was written to */
-                incoming_free(&in);
-                continue;
-            }
         }
-        s->cacheable = (in.header.flags & FRAME_CACHEABLE) != 0;
-        if (frame_open(&in) == 0) {
-            s->framing++;
-            result = decode(&in);
-            s->framing--;
+        s->cacheable = (flags & FRAME_CACHEABLE) != 0;
+        w.answered = false;
+        if (w.failed) {
+            compat_raise(w.answer);
         }
-        incoming_free(&in);
-        if (result != NULL && (in.header.flags & FRAME_ERROR)) {
+        else {
+            result = w.answer;
+        }
+        if (result != NULL && (flags & FRAME_ERROR)) {
             PyObject *exc = result;
             result = NULL;
             if (PyExceptionInstance_Check(exc)) {
@@ -238,6 +262,9 @@ request_await(struct message *m)
     s->waiting = w.outer;
     if (w.arrived) {
         discard(&w.kept);
+    }
+    if (w.answered) {
+        Py_XDECREF(w.answer);
     }
     if (w.timed_out != 0 && w.parked == NULL && !died) {
         raise_timed_out(peer, m, &result);

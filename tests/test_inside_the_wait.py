@@ -42,6 +42,44 @@ def test_a_signal_handler_asks_the_child(context, zoo):
     assert said == ["inner"] and zoo.identity("after") == "after"
 
 
+@pytest.mark.parametrize("where", ["handler", "stream"])
+def test_what_is_asked_inside_meets_a_new_class(context, zoo, where):
+    """The outer reply, which comes first, describes it."""
+    made = []
+    context.call(exec, "import builtins, time\nclass New:\n    pass\ndef make(seconds=0):\n    time.sleep(seconds)\n    print('made')\n    return New()\nbuiltins.make = make", {})
+    make = context.call(eval, "make")
+
+    class Stream(io.StringIO):
+        asked = False
+
+        def write(self, text):
+            if not self.asked:
+                self.asked = True
+                made.append(make())
+            return super().write(text)
+
+    if where == "handler":
+        with alarm(lambda *_: made.append(make())):
+            outer = make(0.4)
+    else:
+        with contextlib.redirect_stdout(Stream()):
+            outer = make()
+    assert type(outer) is type(made[0]) and type(outer).__name__ == "New" and outer is not made[0]
+
+
+def test_a_stream_that_asks_for_ever(context, zoo):
+    """As in-process; and nothing of it is on the C stack that makes that too small."""
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            zoo.print_out("again")
+            return super().write(text)
+
+    with contextlib.redirect_stdout(Stream()), pytest.raises(RecursionError):
+        zoo.print_out("once")
+    assert zoo.identity(1) == 1
+
+
 def test_a_stream_that_lives_in_the_child(context, zoo):
     stream = context.load_module("io").StringIO()
     with contextlib.redirect_stdout(stream):
