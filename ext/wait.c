@@ -99,7 +99,7 @@ static void
 keep_or_discard(struct waiting *w, struct incoming *in)
 {
     for (struct waiting *outer = w->outer; outer != NULL; outer = outer->outer) {
-        if (outer->request == in->header.request && !outer->arrived && !outer->answered) {
+        if (outer->request == in->header.request && !outer->answered) {
             read_reply(outer, in);
             return;
         }
@@ -118,13 +118,14 @@ request_await(struct message *m)
     struct strand *s = m->strand;
     struct waiting w = {.request = m->request, .batch = m->batch, .outer = s->waiting};
     PyObject *result = NULL;
-    bool over = false, last = false, died = false;
+    struct incoming in;
+    bool over = false, last = false, died = false, kept = false;
     s->waiting = &w;
     if (peer->is_kernel) {
         begin_deadline(peer, m);
     }
     if (m->batch != NULL) {
-        w.arrived = batch_kept(m->batch, m->request, &w.kept);
+        kept = batch_kept(m->batch, m->request, &in); /* it is the answer */
         if (m->interrupted) {
             w.interrupted = true; /* the next interrupt kills */
             w.since = now();
@@ -132,16 +133,9 @@ request_await(struct message *m)
         }
     }
     for (;;) {
-        struct incoming in;
         unsigned ready = 0;
         int got = 0;
-        bool kept = w.arrived;
-        if (w.answered) {
-            got = 1;
-        }
-        else if (kept) {
-            in = w.kept;
-            w.arrived = false;
+        if (kept || w.answered) {
             got = 1;
         }
         else if (!s->closed && s->epoch == peer->epoch) {
@@ -260,9 +254,6 @@ request_await(struct message *m)
         break;
     }
     s->waiting = w.outer;
-    if (w.arrived) {
-        discard(&w.kept);
-    }
     if (w.answered) {
         Py_XDECREF(w.answer);
     }
