@@ -42,12 +42,25 @@ def test_a_signal_handler_asks_the_child(context, zoo):
     assert said == ["inner"] and zoo.identity("after") == "after"
 
 
+MAKER = """
+import time
+
+class New:
+    pass
+
+def make(seconds=0):
+    time.sleep(seconds)
+    print("made", flush=True)
+    return New()
+"""
+
+
 @pytest.mark.parametrize("where", ["handler", "stream"])
-def test_what_is_asked_inside_meets_a_new_class(context, zoo, where):
+def test_what_is_asked_inside_meets_a_new_class(context, tmp_path, where):
     """The outer reply, which comes first, describes it."""
-    made = []
-    context.call(exec, "import builtins, time\nclass New:\n    pass\ndef make(seconds=0):\n    time.sleep(seconds)\n    print('made')\n    return New()\nbuiltins.make = make", {})
-    make = context.call(eval, "make")
+    (tmp_path / "maker.py").write_text(MAKER)
+    maker, made = context.load_module("maker", [str(tmp_path)]), []
+    make = maker.make
 
     class Stream(io.StringIO):
         asked = False
