@@ -17,14 +17,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* The kernel connects right after it has offered the socket. */
+/* The kernel has connected before it offers the socket. */
 #define ACCEPT_TIMEOUT_MS 10000
 /* A connection to a socket that listens is made and accepted at once; this is for when a thread of
  * libzmq cannot run, or the other end has died. */
 #define CONNECT_TIMEOUT_MS 1000
-#define MAX_INTERRUPTIONS                                                                          \
-    10000 /* by signals, where a timer of the user's comes again and again                         \
-           */
+/* Signals that may cut such a wait short: a timer of the user's comes again and again. */
+#define MAX_INTERRUPTIONS 10000
 /* How long a socket that was closed may still send what is queued. */
 #define FINISH_TIMEOUT_MS 1000
 
