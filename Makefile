@@ -62,7 +62,7 @@ build/c-tests/.flags: FORCE
 FORCE:
 build/c-tests/%: tests/c/%.c $(C_PLAIN) $(wildcard ext/*.h ext/*.def tests/c/*.h) build/c-tests/.flags \
 		| $(SETUP)
-	gcc $(C_FLAGS) -Iext -o $@ $< $(C_PLAIN) $$(pkg-config --cflags --libs libzmq) -pthread -ldl
+	gcc $(C_FLAGS) -Iext -o $@ $< $(C_PLAIN) $(if $(SANITIZE),tools/sanitizer_fork.c) $$(pkg-config --cflags --libs libzmq) -pthread -ldl
 
 # ---- tests ---------------------------------------------------------------------------------------
 
