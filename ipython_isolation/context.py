@@ -530,7 +530,7 @@ class IsolationContext:
         """Starts a child; or lets a frozen copy of the last one take over, unless it is to be a fresh one."""
         if self._starting == threading.get_ident():
             raise errors.ClientStateError(f"context {self.name!r} is being started")
-        lost = self._deaths.lost
+        lost, promised = self._deaths.lost, self._deaths.promised and not fresh
         self._starting = threading.get_ident()
         try:
             self._following.life_begins()
@@ -573,7 +573,7 @@ class IsolationContext:
         finally:
             self._starting = None
             self._replaying = False
-        self._deaths.say(lost, age if kept is not None else None)
+        self._deaths.say(lost, promised and kept is None, age if kept is not None else None)
 
     # -- use ------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ class Deaths:
         Why there is no child now, for messages.
     lost : bool
         Objects were lost with the last child, and no other has begun since.
+    promised : bool
+        The last end's error said that objects are kept.
     unsaid : bool
         The user has killed the child, and no error says what that means for its objects.
     """
@@ -32,6 +34,7 @@ class Deaths:
         self.count = 0
         self.last = None
         self.lost = False
+        self.promised = False
         self.unsaid = False
         self._said_in = None  # the cell in which a loss of state was said last
         self._bundle = None  # of the last death; may wait for a frozen copy
@@ -53,7 +56,7 @@ class Deaths:
             A frozen copy has taken over.
         """
         self._finish_bundle(kept)
-        self.lost = False
+        self.lost = self.promised = False
         self.watch_memory()
 
     def set_up_failed(self, error):
@@ -69,13 +72,15 @@ class Deaths:
         if self._bundle is not None:
             self._bundle.finish(kept)
 
-    def say(self, lost, age):
+    def say(self, lost, broken, age):
         """Says what the user has not been told yet of the last end, as another life goes on.
 
         Parameters
         ----------
         lost : bool
             Objects were lost.
+        broken : bool
+            Objects were lost of which an error has said that they are kept: the frozen copy has died, too.
         age : str or None
             How old the frozen copy was that has taken over; None: none has.
         """
@@ -87,11 +92,13 @@ class Deaths:
             )
         self.unsaid = False
         cell = session_cells.execution_count()
-        if lost and (cell is None or cell != self._said_in):
+        if broken or (lost and (cell is None or cell != self._said_in)):
             # A loop over inputs of which many crash says it once.
             self._said_in = cell
+            why = ", since the copy that was to go on has died, too" if broken else ""
             output.say(
-                f"ipython_isolation: the process of context {name!r} was restarted: objects made in it before are lost"
+                f"ipython_isolation: the process of context {name!r} was restarted{why}: objects made in it before are"
+                " lost"
             )
 
     # -- what is raised -------------------------------------------------------------------------
@@ -123,6 +130,7 @@ class Deaths:
             self.count += 1
             self.last = error.reason
             self.lost = bool(context._loaded) and kept is None
+            self.promised = kept is not None
         if context._hold and self._peer.held is not None:
             what = "it is" if self._peer.held == error.pid else f"process {self._peer.held}, of an earlier crash, is"
             held = f"{what} held for a debugger (gdb -p {self._peer.held}) until %isolate --release"

@@ -568,6 +568,43 @@ def test_a_copy_that_was_killed(context, deaths):
     assert deaths.allocate(0) == 0
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_copy_that_dies_as_it_is_to_take_over(context, deaths, monkeypatch, capsys, when):
+    """The error has said that objects are kept: so it is said that they are not."""
+    kept = context.load_module("collections").deque()
+    context.checkpoint()
+    copy, peer = wait_until(lambda: context._peer.frozen_pid), context._peer
+
+    class Deadly:
+        """The peer; its order to take over comes before or after the copy's death."""
+
+        def take_over(self):
+            if when == "before":
+                os.kill(copy, signal.SIGKILL)
+            taken = peer.take_over()
+            if when == "after":
+                os.kill(copy, signal.SIGKILL)
+            return taken
+
+        def __getattr__(self, name):
+            return getattr(peer, name)
+
+    with context._snapshots.hold():
+        assert "objects made in it earlier are kept" in str(die(deaths.segfault))
+        monkeypatch.setattr(context._snapshots, "_peer", Deadly())
+        with pytest.raises(StaleProxyError):
+            kept.append(1)
+        monkeypatch.undo()
+    assert capsys.readouterr().err == (
+        "ipython_isolation: the process of context 'test' was restarted, since the copy that was to go on has died,"
+        " too: objects made in it before are lost\n"
+    )
+    assert deaths.allocate(0) == 0
+    die(deaths.segfault)
+    assert deaths.allocate(0) == 0
+    assert "has died, too" not in capsys.readouterr().err
+
+
 def test_what_the_dead_child_had_started_ends(context, deaths):
     deaths.allocate(0)
     context.checkpoint()
