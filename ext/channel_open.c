@@ -6,7 +6,6 @@
 #include "zmq_late.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -22,8 +21,6 @@
 /* A connection to a socket that listens is made and accepted at once; this is for when a thread of
  * libzmq cannot run, or the other end has died. */
 #define CONNECT_TIMEOUT_MS 1000
-/* Signals that may cut such a wait short: a timer of the user's comes again and again. */
-#define MAX_INTERRUPTIONS 10000
 /* How long a socket that was closed may still send what is queued. */
 #define FINISH_TIMEOUT_MS 1000
 
@@ -119,6 +116,18 @@ open_socket(channel *c)
     return 0;
 }
 
+/* For what a thread of libzmq is to do at once. Signals, as of a timer of the user's, do not make
+ * it longer. */
+static void
+await(zmq_pollitem_t event)
+{
+    const int64_t end = channel_now_us() / 1000 + CONNECT_TIMEOUT_MS;
+    int64_t left = CONNECT_TIMEOUT_MS;
+    while (left > 0 && zmq_poll(&event, 1, (long)left) < 0 && errno == EINTR) {
+        left = end - channel_now_us() / 1000;
+    }
+}
+
 /* The accepting end's socket. */
 static int
 open_accepting(channel *c)
@@ -134,12 +143,7 @@ open_accepting(channel *c)
     }
     c->listen_fd = -1; /* libzmq's */
     /* The other end has connected before; libzmq accepts that in a thread of its own. */
-    zmq_pollitem_t accepted = {.socket = c->socket, .events = ZMQ_POLLOUT};
-    for (int tries = 0; zmq_poll(&accepted, 1, CONNECT_TIMEOUT_MS) < 0 && errno == EINTR; tries++) {
-        if (tries == MAX_INTERRUPTIONS) {
-            break;
-        }
-    }
+    await((zmq_pollitem_t){.socket = c->socket, .events = ZMQ_POLLOUT});
     return 0;
 }
 
@@ -247,18 +251,6 @@ channel_new(void **zmq, const char *endpoint, lane *l)
     return channel_set_up_wait(c) < 0 ? give_up(c) : c;
 }
 
-/* libzmq connects in a thread of its own. */
-static void
-await_connection(int listen_fd)
-{
-    struct pollfd pending = {.fd = listen_fd, .events = POLLIN};
-    for (int tries = 0; poll(&pending, 1, CONNECT_TIMEOUT_MS) < 0 && errno == EINTR; tries++) {
-        if (tries == MAX_INTERRUPTIONS) {
-            break;
-        }
-    }
-}
-
 channel *
 channel_connect(void **zmq, const char *endpoint, int listen_fd, lane *l)
 {
@@ -270,7 +262,7 @@ channel_connect(void **zmq, const char *endpoint, int listen_fd, lane *l)
     if (open_socket(c) < 0 || zmq_connect(c->socket, endpoint) < 0) {
         return give_up(c);
     }
-    await_connection(listen_fd);
+    await((zmq_pollitem_t){.fd = listen_fd, .events = ZMQ_POLLIN}); /* libzmq's thread connects */
     return c;
 }
 

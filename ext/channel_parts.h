@@ -77,5 +77,7 @@ struct frame *frame_new_part(struct frame *f);
 
 /* What waits need, for a new channel: 0, or -1 and errno. */
 int channel_set_up_wait(channel *c);
+/* Monotonic microseconds. */
+int64_t channel_now_us(void);
 
 #endif

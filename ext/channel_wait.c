@@ -69,8 +69,8 @@ arm_timer(channel *c, int timeout_ms)
     return timerfd_settime(c->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
-static int64_t
-microseconds(void)
+int64_t
+channel_now_us(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -85,7 +85,7 @@ spin_until(const channel *c, int64_t until)
         if (lane_spin(c->lane, SPIN_LOOKS)) {
             return true;
         }
-    } while (!lane_stacked(c->lane) && microseconds() < until);
+    } while (!lane_stacked(c->lane) && channel_now_us() < until);
     return false;
 }
 
@@ -130,7 +130,7 @@ sleep_elsewhere(channel *c)
     if (c->moves || !c->spins || await_zmq(c) || !lane_stacked(c->lane)) {
         return;
     }
-    int64_t now = microseconds() / 1000;
+    int64_t now = channel_now_us() / 1000;
     if (now - c->left_at >= LEAVE_MS) {
         c->left_at = now;
         go_elsewhere(c);
@@ -159,7 +159,7 @@ channel_spin(channel *c, unsigned us)
         return false;
     }
     /* The first looks without one at the clock. */
-    if (lane_spin(c->lane, SPIN_LOOKS) || spin_until(c, microseconds() + us)) {
+    if (lane_spin(c->lane, SPIN_LOOKS) || spin_until(c, channel_now_us() + us)) {
         c->spun++;
         return true;
     }
@@ -200,7 +200,7 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
         c->spin_us = SPIN_US; /* what was learnt before does not hold any more */
     }
     if (c->lane != NULL && timeout_ms != 0 && may_spin(c)) {
-        since = microseconds();
+        since = channel_now_us();
         if (spin_until(c, since + c->spin_us)) {
             learn(c, true);
             *ready = CHANNEL_FRAME;
@@ -280,7 +280,7 @@ channel_wait(channel *c, const int *fds, int nfds, int timeout_ms, unsigned *rea
         c->timer_at = 0; /* arming it again makes it unreadable */
     }
     if (since != 0) {
-        learn(c, *ready & CHANNEL_FRAME && microseconds() - since < SPIN_WORTH_US);
+        learn(c, *ready & CHANNEL_FRAME && channel_now_us() - since < SPIN_WORTH_US);
     }
     return __builtin_popcount(*ready);
 }

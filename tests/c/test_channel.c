@@ -2,6 +2,8 @@
 #include "channel_pair.h"
 
 #include <pthread.h>
+#include <signal.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 static void
@@ -163,6 +165,31 @@ test_the_other_end_has_gone(void)
 }
 
 static void
+ignore(int signo)
+{
+    (void)signo;
+}
+
+/* Nobody connects: the end that accepts goes on after a second, also where a timer of the user's
+ * interrupts it all the time. */
+static void
+test_nobody_connects(void)
+{
+    struct sigaction action = {.sa_handler = ignore};
+    struct itimerval often = {.it_interval.tv_usec = 2000, .it_value.tv_usec = 2000}, never = {0};
+    char endpoint[CHANNEL_ENDPOINT_SIZE];
+    int fd = channel_listen(endpoint);
+    double start = check_now();
+    sigaction(SIGALRM, &action, NULL);
+    setitimer(ITIMER_REAL, &often, NULL);
+    there = channel_accept(&zmq, endpoint, fd, NULL);
+    setitimer(ITIMER_REAL, &never, NULL);
+    CHECK(there != NULL);
+    CHECK(check_now() - start > 900 && check_now() - start < 5000);
+    close_pair();
+}
+
+static void
 test_names_are_not_reused(void)
 {
     char a[CHANNEL_ENDPOINT_SIZE], b[CHANNEL_ENDPOINT_SIZE];
@@ -187,6 +214,7 @@ main(void)
         test_the_other_end_has_gone();
     }
     test_credentials();
+    test_nobody_connects();
     test_names_are_not_reused();
     CHECK(blobs_done > 0);
     return check_report();
