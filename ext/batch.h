@@ -21,10 +21,11 @@ bool batch_take_back(struct message *m);
 /* Before this thread answers: calls that code which has just been served left behind are made. */
 void batches_flush(PeerObject *peer);
 
-/* Takes a reply to a later call of this batch, which came inside an inner wait: true. */
-bool batch_keep(struct BatchObject *b, struct incoming *in);
-/* Gives it back: true. */
-bool batch_kept(struct BatchObject *b, uint64_t request, struct incoming *in);
+/* Where the answer to this request goes, which came inside an inner wait: NULL where it is none of
+ * this batch, or is there already. */
+struct answer *batch_place(struct BatchObject *b, uint64_t request);
+/* Gives the answer back: true. */
+bool batch_kept(struct BatchObject *b, uint64_t request, struct answer *answer);
 /* Makes m the call in which the life ended, as far as is known; its number, for the report. */
 void batch_blame(struct message *m, const struct ending *ending);
 int batch_add_facts(const struct message *m, PyObject *facts);

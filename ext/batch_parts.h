@@ -43,8 +43,8 @@ typedef struct BatchObject {
     uint64_t base;          /* number of the request that is being made, and ... */
     Py_ssize_t at;          /* ... which of its calls is waited for */
     uint64_t blamed;        /* number of the call that killed the child */
-    struct incoming *kept;  /* replies that came too early */
-    size_t nkept, capkept;
+    /* While the replies are awaited, those that came too early; by request, from `base` on. */
+    struct answer *early;
     struct { /* where the message was before the call that is being written */
         size_t size, nsent, nblobs, npairs, nvalues;
     } mark;

@@ -9,38 +9,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool
-batch_keep(BatchObject *b, struct incoming *in)
+struct answer *
+batch_place(BatchObject *b, uint64_t request)
 {
-    uint64_t request = in->header.request, base = b->base;
-    if (request != base &&
-        (request < base || request > base + (uint64_t)PyList_GET_SIZE(b->futures))) {
-        return false;
+    uint64_t at = request - b->base;
+    if (b->early == NULL || at > (uint64_t)PyList_GET_SIZE(b->futures)) {
+        return NULL;
     }
-    if (b->nkept == b->capkept) {
-        size_t capacity = b->capkept ? b->capkept * 2 : 16;
-        struct incoming *more = realloc(b->kept, capacity * sizeof *more);
-        if (more == NULL) {
-            return false;
-        }
-        b->kept = more;
-        b->capkept = capacity;
-    }
-    b->kept[b->nkept++] = *in;
-    return true;
+    return b->early[at].value == NULL ? &b->early[at] : NULL;
 }
 
 bool
-batch_kept(BatchObject *b, uint64_t request, struct incoming *in)
+batch_kept(BatchObject *b, uint64_t request, struct answer *answer)
 {
-    for (size_t i = 0; i < b->nkept; i++) {
-        if (b->kept[i].header.request == request) {
-            *in = b->kept[i];
-            memmove(b->kept + i, b->kept + i + 1, (--b->nkept - i) * sizeof *b->kept);
-            return true;
-        }
+    struct answer *place = &b->early[request - b->base];
+    *answer = *place;
+    place->value = NULL;
+    return answer->value != NULL;
+}
+
+static void
+drop_early(BatchObject *b, uint64_t calls)
+{
+    struct answer *early = b->early;
+    b->early = NULL;
+    for (uint64_t i = 0; early != NULL && i <= calls; i++) {
+        Py_XDECREF(early[i].value);
     }
-    return false;
+    free(early);
 }
 
 /* m asks for this call from here on. */
@@ -230,6 +226,12 @@ batch_flush(BatchObject *b)
     struct message m;
     PyObject *interrupt = NULL;
     uint64_t n = (uint64_t)PyList_GET_SIZE(b->futures);
+    b->early = calloc(n + 1, sizeof *b->early);
+    if (b->early == NULL) {
+        PyErr_NoMemory();
+        batch_drop(b, compat_take_exception());
+        return 0;
+    }
     b->pending = false;
     b->busy = true;
     batch_move_message(&m, &b->message);
@@ -267,6 +269,7 @@ batch_flush(BatchObject *b)
     s->pins--;
     request_end(peer, s);
     b->first += n;
+    drop_early(b, n);
     PyList_SetSlice(b->futures, 0, PY_SSIZE_T_MAX, NULL);
     b->busy = false;
     if (interrupt != NULL) {

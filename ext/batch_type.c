@@ -157,10 +157,6 @@ batch_dealloc(BatchObject *self)
     if (self->pending) {
         batch_drop(self, NULL); /* its futures have gone as well */
     }
-    for (size_t i = 0; i < self->nkept; i++) {
-        frame_free(&self->kept[i].frame);
-    }
-    free(self->kept);
     Py_CLEAR(self->futures);
     Py_CLEAR(self->failed);
     Py_CLEAR(self->needs);

@@ -115,6 +115,13 @@ struct incoming {
     bool unanswered; /* a call of it could not be answered: this end has to give up */
 };
 
+/* A reply that has been read. */
+struct answer {
+    unsigned flags;  /* the frame's */
+    bool failed;     /* `value` is what reading it has raised */
+    PyObject *value; /* strong, or NULL before */
+};
+
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);
 /* Says what is asked: the function, class, module or object (or a module's name), which the caller
  * keeps until the request is over. What the child prints meanwhile belongs to its module. */

@@ -12,10 +12,8 @@ struct waiting {
     uint64_t request;          /* what is waited for */
     struct BatchObject *batch; /* borrowed or NULL: which it is a call of */
     struct waiting *outer;     /* the wait of this strand inside which this one began, or NULL */
-    bool answered;             /* its reply was read, perhaps during an inner wait: ... */
-    unsigned flags;            /* ... its flags, */
-    PyObject *answer;          /* strong: the answer, or what reading it has raised */
-    bool failed;
+    bool answered;             /* its reply is read, or was, perhaps during an inner wait */
+    struct answer answer;
     PyObject *parked; /* strong: what Python raised inside the wait; raised when the request ends */
     double since;     /* when it was interrupted */
     bool interrupted, hinted, killed;

@@ -72,38 +72,46 @@ wait_once(PeerObject *peer, struct strand *s, int timeout, unsigned *ready)
     return rc;
 }
 
-/* Reads the reply that w waits for, and frees it. */
-static void
-read_reply(struct waiting *w, struct incoming *in)
+/* Reads a reply, and frees it. */
+static struct answer
+read_reply(struct incoming *in)
 {
-    w->answered = true;
-    w->flags = in->header.flags;
-    w->answer = NULL;
+    struct answer answer = {.flags = in->header.flags};
     if (frame_open(in) == 0) {
         in->strand->framing++;
-        w->answer = decode(in);
+        answer.value = decode(in);
         in->strand->framing--;
     }
     incoming_free(in);
-    w->failed = w->answer == NULL;
-    if (w->failed) {
-        w->answer = compat_take_exception();
+    answer.failed = answer.value == NULL;
+    if (answer.failed) {
+        answer.value = compat_take_exception();
     }
+    return answer;
 }
 
 /* A reply that is not the one waited for. What runs inside a wait (a signal handler, a stream of
- * the session, a finaliser) may ask the child something too; the reply to the outer request then
- * comes first, and is the outer wait's. It is read now: replies that come after it name classes
- * that it describes. Any other is of a request that was given up. */
+ * the session, a finaliser) may ask the child something too; the replies to the outer request, or
+ * to a batch's calls, then come first, and are the outer wait's. They are read now: replies that
+ * come after them name classes that they describe. Any other is of a request that was given up. */
 static void
 keep_or_discard(struct waiting *w, struct incoming *in)
 {
+    uint64_t request = in->header.request;
     for (struct waiting *outer = w->outer; outer != NULL; outer = outer->outer) {
-        if (outer->request == in->header.request && !outer->answered) {
-            read_reply(outer, in);
+        if (outer->request == request && !outer->answered) {
+            outer->answered = true;
+            outer->answer = read_reply(in);
             return;
         }
-        if (outer->batch != NULL && batch_keep(outer->batch, in)) {
+        if (outer->batch != NULL && batch_place(outer->batch, request) != NULL) {
+            struct answer answer = read_reply(in), *place = batch_place(outer->batch, request);
+            if (place != NULL) {
+                *place = answer;
+            }
+            else { /* what it runs has met another one, which a child that misbehaves has sent */
+                Py_DECREF(answer.value);
+            }
             return;
         }
     }
@@ -119,13 +127,13 @@ request_await(struct message *m)
     struct waiting w = {.request = m->request, .batch = m->batch, .outer = s->waiting};
     PyObject *result = NULL;
     struct incoming in;
-    bool over = false, last = false, died = false, kept = false;
+    bool over = false, last = false, died = false;
     s->waiting = &w;
     if (peer->is_kernel) {
         begin_deadline(peer, m);
     }
     if (m->batch != NULL) {
-        kept = batch_kept(m->batch, m->request, &in); /* it is the answer */
+        w.answered = batch_kept(m->batch, m->request, &w.answer);
         if (m->interrupted) {
             w.interrupted = true; /* the next interrupt kills */
             w.since = now();
@@ -135,7 +143,7 @@ request_await(struct message *m)
     for (;;) {
         unsigned ready = 0;
         int got = 0;
-        if (kept || w.answered) {
+        if (w.answered) {
             got = 1;
         }
         else if (!s->closed && s->epoch == peer->epoch) {
@@ -191,11 +199,11 @@ request_await(struct message *m)
             }
             continue;
         }
-        got = kept || w.answered ? 1 : accept_frame(peer, s, &in);
+        got = w.answered ? 1 : accept_frame(peer, s, &in);
         if (got < 0) {
             break;
         }
-        unsigned flags = w.answered ? w.flags : got == 0 ? FRAME_EVENT : in.header.flags;
+        unsigned flags = w.answered ? w.answer.flags : got == 0 ? FRAME_EVENT : in.header.flags;
         if (flags & FRAME_EVENT) {
             if (got == 1) {
                 if (frame_open(&in) < 0) {
@@ -220,7 +228,8 @@ request_await(struct message *m)
         }
         if (!w.answered) { /* before streams of the session get what was printed: they may ask, too
                             */
-            read_reply(&w, &in);
+            w.answered = true;
+            w.answer = read_reply(&in);
         }
         if (peer->is_kernel) {
             struct shared_page *page = process_shared(peer->process);
@@ -233,11 +242,11 @@ request_await(struct message *m)
         }
         s->cacheable = (flags & FRAME_CACHEABLE) != 0;
         w.answered = false;
-        if (w.failed) {
-            compat_raise(w.answer);
+        if (w.answer.failed) {
+            compat_raise(w.answer.value);
         }
         else {
-            result = w.answer;
+            result = w.answer.value;
         }
         if (result != NULL && (flags & FRAME_ERROR)) {
             PyObject *exc = result;
@@ -255,7 +264,7 @@ request_await(struct message *m)
     }
     s->waiting = w.outer;
     if (w.answered) {
-        Py_XDECREF(w.answer);
+        Py_XDECREF(w.answer.value);
     }
     if (w.timed_out != 0 && w.parked == NULL && !died) {
         raise_timed_out(peer, m, &result);

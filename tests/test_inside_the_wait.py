@@ -48,10 +48,18 @@ import time
 class New:
     pass
 
-def make(seconds=0):
+class Newer(New):
+    pass
+
+def note(into, item, seconds=0):
+    time.sleep(seconds)
+    into.append(item)
+    return [item]
+
+def make(seconds=0, newer=False):
     time.sleep(seconds)
     print("made", flush=True)
-    return New()
+    return Newer() if newer else New()
 """
 
 
@@ -78,6 +86,47 @@ def test_what_is_asked_inside_meets_a_new_class(context, tmp_path, where):
         with contextlib.redirect_stdout(Stream()):
             outer = make()
     assert type(outer) is type(made[0]) and type(outer).__name__ == "New" and outer is not made[0]
+
+
+@pytest.mark.parametrize("where", ["handler", "stream"])
+def test_what_is_asked_inside_a_batch_meets_a_new_class(context, tmp_path, where):
+    """The replies to the batch's later calls come first, and describe it."""
+    (tmp_path / "maker.py").write_text(MAKER)
+    maker, made = context.load_module("maker", [str(tmp_path)]), []
+    make = maker.make
+
+    class Stream(io.StringIO):
+        asked = where != "stream"
+
+        def write(self, text):
+            if not self.asked:
+                self.asked = True
+                made.append(make(newer=True))
+            return super().write(text)
+
+    handler = (lambda *_: made.append(make(newer=True))) if where == "handler" else (lambda *_: None)
+    with alarm(handler), contextlib.redirect_stdout(Stream()):
+        with context.batch():
+            futures = [make(0.4), make(), make(newer=True), make(0, True)]
+    assert [type(f.result()).__name__ for f in futures] == ["New", "New", "Newer", "Newer"]
+    assert [type(m).__name__ for m in made] == ["Newer"] and isinstance(made[0], type(futures[0].result()))
+    assert type(made[0]) is type(futures[2].result())
+
+
+def test_what_is_asked_inside_a_batch_changes_lists(context, tmp_path):
+    """Each call changes its own argument, whoever reads the reply."""
+    (tmp_path / "maker.py").write_text(MAKER)
+    note = context.load_module("maker", [str(tmp_path)]).note
+    lists, inner, results = [[] for _ in range(4)], [], []
+
+    def handler(*_):
+        results.append(note(inner, "inner"))
+        results.append(note(lists[3], "handler"))
+
+    with alarm(handler), context.batch():
+        futures = [note(lists[i], i, 0.4 if i == 0 else 0) for i in range(3)]
+    assert [f.result() for f in futures] == [[0], [1], [2]] and results == [["inner"], ["handler"]]
+    assert lists == [[0], [1], [2], ["handler"]] and inner == ["inner"]
 
 
 def test_a_stream_that_asks_for_ever(context, zoo):
