@@ -450,7 +450,8 @@ class IsolationContext:
         registry.drop_name(self)
         if self._peer.state not in ("closed", "forked"):
             if not self._state_lock.acquire(blocking=False):
-                self._peer.kill(9)  # a start in another thread, which ends so; or a close, which is as good
+                if not self._closing:  # it is being started by another thread; if closed, that comes to an end
+                    self._peer.kill(9)
                 self._state_lock.acquire()
             try:
                 self._closing = True  # what the child prints meanwhile goes to streams that may use this

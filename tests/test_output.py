@@ -188,6 +188,27 @@ def test_what_is_printed_at_the_end_is_out_when_close_returns(context, monkeypat
     assert stream.getvalue() == "at the end\n"
 
 
+def test_what_is_printed_at_the_end_of_a_context_that_two_threads_close(context, monkeypatch):
+    context.load_module("sys")
+    code = "print('ending', flush=True); time.sleep(0.05); print('at the end')"
+    context.call(exec, f"import atexit, time; atexit.register(exec, {code!r}, {{'time': time}})", {})
+    ending = threading.Event()
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            ending.set()
+            return super().write(text)
+
+    stream = Stream()
+    monkeypatch.setattr(sys, "stdout", stream)
+    closer = threading.Thread(target=context.close)
+    closer.start()
+    assert ending.wait(20)
+    context.close()
+    assert stream.getvalue() == "ending\nat the end\n"
+    closer.join()
+
+
 def test_a_stream_that_closes_the_context(context, monkeypatch):
     class Closing(SlowStream):
         def write(self, text):
