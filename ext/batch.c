@@ -5,6 +5,7 @@
 
 #include "exchange.h"
 #include "handles.h"
+#include "scope.h"
 #include "strands.h"
 
 #include <string.h>
@@ -147,6 +148,7 @@ batch_join(PeerObject *peer, struct message *m, unsigned op)
         else {
             batch_move_message(m, &b->message);
             request_resume(peer, m->strand);
+            scope_resume(m);
             m->strand->framing++;
             m->begun = true;
         }
@@ -190,6 +192,7 @@ put_by(BatchObject *b, struct message *m)
     b->pending = true;
     b->busy = false;
     Py_CLEAR(b->needs);
+    scope_end(m);
     request_pause(b->peer, m->strand);
 }
 

@@ -4,6 +4,7 @@
 #include "exchange.h"
 #include "iteration.h"
 #include "shared.h"
+#include "scope.h"
 #include "strands.h"
 
 #include <stdlib.h>
@@ -197,6 +198,7 @@ batch_drop(BatchObject *b, PyObject *why)
     PyList_SetSlice(b->futures, 0, n, NULL);
     b->first += (uint64_t)n;
     request_resume(b->peer, s);
+    scope_resume(&m);
     s->framing++;
     m.begun = true;
     m.batch = NULL;
@@ -243,6 +245,7 @@ batch_flush(BatchObject *b)
     size_t npairs = m.npairs;
     m.values = NULL;
     request_resume(peer, s);
+    scope_resume(&m);
     peer->requests_sent++;
     pairs_forget(s, npairs);
     if (values != NULL) {
@@ -267,6 +270,7 @@ batch_flush(BatchObject *b)
         Py_XSETREF(interrupt, compat_take_exception());
     }
     s->pins--;
+    scope_end(&m);
     request_end(peer, s);
     b->first += n;
     drop_early(b, n);

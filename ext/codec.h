@@ -70,9 +70,10 @@ struct message {
     unsigned char op;
     unsigned flags;
     uint64_t request;
-    size_t released;       /* where queued releases are in this frame; 0: there are none */
-    bool begun;            /* counted in strand->framing */
-    size_t npairs;         /* of the strand, before this message */
+    size_t released;             /* where queued releases are in this frame; 0: there are none */
+    bool begun;                  /* counted in strand->framing */
+    size_t npairs;               /* of the strand, before this message */
+    uint32_t scope, outer_scope; /* a request's, and the one in which it was begun; see scope.c */
     uint64_t changes_upto; /* serial of the last change of a class that went into this frame */
     struct sent {
         uint64_t handle;
@@ -117,9 +118,10 @@ struct incoming {
 
 /* A reply that has been read. */
 struct answer {
-    unsigned flags;  /* the frame's */
-    bool failed;     /* `value` is what reading it has raised */
-    PyObject *value; /* strong, or NULL before */
+    unsigned flags;      /* the frame's */
+    bool failed;         /* `value` is what reading it has raised */
+    PyObject *value;     /* strong, or NULL before */
+    uint64_t generation; /* peer->cache_generation when it was read */
 };
 
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);

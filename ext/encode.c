@@ -20,7 +20,7 @@ keep(struct message *m, size_t at, PyObject *o)
 {
     if (m->values == NULL) {
         m->values = &m->own_values;
-        *m->values = (struct values){.request = m->request, .mine = true};
+        *m->values = (struct values){.request = m->request, .scope = m->scope, .mine = true};
     }
     if (message_check(m) < 0 || values_add(m->values, o) < 0) {
         return -1;

@@ -12,6 +12,7 @@ struct waiting {
     uint64_t request;          /* what is waited for */
     struct BatchObject *batch; /* borrowed or NULL: which it is a call of */
     struct waiting *outer;     /* the wait of this strand inside which this one began, or NULL */
+    unsigned serving;          /* s->serving then */
     bool answered;             /* its reply is read, or was, perhaps during an inner wait */
     struct answer answer;
     PyObject *parked; /* strong: what Python raised inside the wait; raised when the request ends */

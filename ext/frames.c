@@ -14,8 +14,11 @@
 void
 frame_header_begin(struct message *m, unsigned op, uint64_t request)
 {
-    struct frame_header h = {
-        .op = (uint8_t)op, .epoch = m->peer->epoch, .strand = m->strand->id, .request = request};
+    struct frame_header h = {.op = (uint8_t)op,
+                             .epoch = m->peer->epoch,
+                             .strand = m->strand->id,
+                             .scope = m->strand->scope,
+                             .request = request};
     m->op = (unsigned char)op;
     m->request = request;
     m->begun = true;

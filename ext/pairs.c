@@ -26,7 +26,10 @@ pair_find(struct strand *s, PyObject *o)
     if (s->npairs == 0) {
         return NULL;
     }
-    uintptr_t at = (uintptr_t)table_get(&s->pair_by_address, ADDRESS(o));
+    size_t at = (uintptr_t)table_get(&s->pair_by_address, ADDRESS(o));
+    while (at != 0 && s->pairs[at - 1].scope != s->scope) {
+        at = s->pairs[at - 1].hides;
+    }
     return at == 0 ? NULL : &s->pairs[at - 1];
 }
 
@@ -49,6 +52,22 @@ pair_by_id(struct strand *s, uint64_t id)
     return at == 0 ? NULL : &s->pairs[at - 1];
 }
 
+/* Whether frames may now say something of this pair, see scope.c. */
+static bool
+in_scope(const struct strand *s, size_t i)
+{
+    return s->pairs[i].scope == s->scope;
+}
+
+/* The pair with this object goes: the one that it has hidden is found again. */
+static void
+leave_address(struct strand *s, PyObject *o, size_t hides)
+{
+    if (hides == 0 || !table_put(&s->pair_by_address, ADDRESS(o), (void *)(uintptr_t)hides)) {
+        table_remove(&s->pair_by_address, ADDRESS(o));
+    }
+}
+
 struct pair *
 pair_add(struct strand *s, PyObject *o, enum pair_kind kind, uint64_t id)
 {
@@ -63,17 +82,22 @@ pair_add(struct strand *s, PyObject *o, enum pair_kind kind, uint64_t id)
         s->cappairs = capacity;
     }
     void *at = (void *)(uintptr_t)(s->npairs + 1);
+    size_t hides = (uintptr_t)table_get(&s->pair_by_address, ADDRESS(o));
     if (id == 0 || !table_put(&s->pair_by_address, ADDRESS(o), at)) {
         PyErr_NoMemory();
         return NULL;
     }
     if (!table_put(&s->pair_by_id, id, at)) {
-        table_remove(&s->pair_by_address, ADDRESS(o));
+        leave_address(s, o, hides);
         PyErr_NoMemory();
         return NULL;
     }
     struct pair *pair = &s->pairs[s->npairs++];
-    *pair = (struct pair){.id = id, .object = Py_NewRef(o), .kind = (unsigned char)kind};
+    *pair = (struct pair){.id = id,
+                          .object = Py_NewRef(o),
+                          .kind = (unsigned char)kind,
+                          .scope = s->scope,
+                          .hides = hides};
     return pair;
 }
 
@@ -82,7 +106,7 @@ pairs_truncate(struct strand *s, size_t npairs)
 {
     while (s->npairs > npairs) {
         struct pair pair = s->pairs[--s->npairs];
-        table_remove(&s->pair_by_address, ADDRESS(pair.object));
+        leave_address(s, pair.object, pair.hides);
         table_remove(&s->pair_by_id, pair.id);
         Py_XDECREF(pair.snapshot);
         Py_XDECREF(pair.memory);
@@ -228,7 +252,7 @@ pairs_snapshot(struct strand *s, size_t from)
         return 0;
     }
     for (size_t i = from; i < s->npairs; i++) {
-        if (s->pairs[i].snapshot == NULL && !s->pairs[i].shared) {
+        if (s->pairs[i].snapshot == NULL && !s->pairs[i].shared && in_scope(s, i)) {
             PyObject *content = snapshot(&s->pairs[i]);
             if (content == NULL) {
                 return -1;
@@ -579,7 +603,7 @@ pairs_changed(PeerObject *peer, struct strand *s, size_t from)
     message_init(&scratch, peer, s, true);
     s->in_pairs++;
     for (size_t i = from; rc == 0 && !changed && i < s->npairs; i++) {
-        if (s->pairs[i].snapshot != NULL) {
+        if (s->pairs[i].snapshot != NULL && in_scope(s, i)) {
             rc = encode_changes(&scratch, &s->pairs[i], &changed);
         }
     }
@@ -588,12 +612,20 @@ pairs_changed(PeerObject *peer, struct strand *s, size_t from)
     return rc < 0 ? -1 : changed;
 }
 
+static void
+forget(struct strand *s, size_t from, size_t to)
+{
+    for (size_t i = from; i < to && i < s->npairs; i++) {
+        if (in_scope(s, i)) {
+            Py_CLEAR(s->pairs[i].snapshot);
+        }
+    }
+}
+
 void
 pairs_forget(struct strand *s, size_t from)
 {
-    for (size_t i = from; i < s->npairs; i++) {
-        Py_CLEAR(s->pairs[i].snapshot);
-    }
+    forget(s, from, s->npairs);
 }
 
 int
@@ -614,7 +646,7 @@ pairs_encode_changes(struct message *m, bool *any)
     int rc = 0;
     size_t failed = s->npairs;
     for (size_t i = 0; rc == 0 && i < npairs; i++) {
-        if (s->pairs[i].snapshot == NULL) {
+        if (s->pairs[i].snapshot == NULL || !in_scope(s, i)) {
             continue;
         }
         failed = i;
@@ -635,8 +667,8 @@ pairs_encode_changes(struct message *m, bool *any)
     if (rc < 0 && failed < s->npairs) {
         Py_CLEAR(s->pairs[failed].snapshot); /* what cannot be said is not tried again */
     }
-    for (size_t i = 0; rc == 0 && i < npairs; i++) {
-        Py_CLEAR(s->pairs[i].snapshot); /* control is lost; a new one is taken when it comes back */
+    if (rc == 0) { /* control is lost; new ones are taken when it comes back */
+        forget(s, 0, npairs);
     }
     if (rc < 0) {
         return -1;

@@ -5,6 +5,7 @@
 #include "handles.h"
 #include "iteration.h"
 #include "rollback.h"
+#include "scope.h"
 #include "strands.h"
 
 #include <poll.h>
@@ -210,6 +211,7 @@ request_begin(PeerObject *peer, struct message *m, unsigned op)
         }
     }
     request_resume(peer, s);
+    scope_begin(m);
     if (frame_begin(m, op, 0, ++peer->next_request) < 0) {
         request_abandon(m);
         return -1;
@@ -270,6 +272,7 @@ request_abandon(struct message *m)
     }
     PeerObject *peer = m->peer;
     message_free(m, true); /* uses the strand */
+    scope_end(m);
     request_end(peer, m->strand);
 }
 
@@ -311,6 +314,7 @@ request_finish(struct message *m)
             compat_raise(raised);
         }
     }
+    scope_end(m);
     request_end(peer, s);
     Py_DECREF(peer);
     return result;

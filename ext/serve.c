@@ -84,8 +84,10 @@ serve(struct incoming *in)
     bool interruptible = peer->page != NULL && s->id == STRAND_MAIN;
     PyObject *result = NULL;
     struct message m;
-    struct values values = {.request = in->header.request};
+    uint32_t scope = s->scope;
+    struct values values = {.request = in->header.request, .scope = in->header.scope};
     in->values = &values;
+    s->scope = in->header.scope;
     values_begin(s, &values);
     if (interruptible) {
         atomic_store_explicit(&peer->page->taken_request, in->header.request, memory_order_release);
@@ -117,12 +119,14 @@ serve(struct incoming *in)
         PyErr_Clear();
         values_end(s, &values);
         pairs_truncate(s, npairs);
+        s->scope = scope;
         s->serving--;
         return 0;
     }
     if (in->unanswered) {
         values_end(s, &values);
         pairs_truncate(s, npairs);
+        s->scope = scope;
         s->serving--;
         return -1;
     }
@@ -147,6 +151,7 @@ serve(struct incoming *in)
     values_end(s, &values);
     int rc = frame_send(&m);
     pairs_truncate(s, npairs);
+    s->scope = scope;
     s->serving--;
     if (s->serving == 0 && s->depth == 0) {
         proxies_let_go(peer);

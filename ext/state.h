@@ -89,6 +89,8 @@ struct pair {
     PyObject *memory;   /* strong or NULL: what a memoryview is of, which may be released */
     unsigned char kind; /* PAIR_* */
     bool shared;        /* both have the same memory: nothing is to be written back */
+    uint32_t scope;     /* of the request that made it */
+    size_t hides;       /* index + 1 of the pair with the same object, of another scope; or 0 */
 };
 
 /* Facts that came along with the items of an iteration; they hold until the next effect. */
@@ -109,6 +111,7 @@ struct seen {
 /* The immutable values of one request's arguments, by number; see values.c. */
 struct values {
     uint64_t request;
+    uint32_t scope;
     bool mine;        /* this side asked */
     bool numbers;     /* there are int, float or complex among them */
     PyObject **items; /* strong; `few` as long as that does */
@@ -175,7 +178,8 @@ struct strand {
         deadline;   /* kernel: monotonic seconds, when its outermost request is interrupted; or 0 */
     double timeout; /* kernel: how long that request may take, in seconds */
     bool timed_out; /* kernel: that has happened */
-    struct waiting *waiting; /* innermost wait of this strand, on its thread's stack; or NULL */
+    struct waiting *waiting;    /* innermost wait of this strand, on its thread's stack; or NULL */
+    uint32_t scope, last_scope; /* see scope.c */
     PyObject *subject;     /* kernel: borrowed while depth > 0: what its outermost request asks, or
                             * NULL; see message_about() */
     struct entry *entries; /* innermost request being executed, on its thread's stack; or NULL */

@@ -109,7 +109,7 @@ values_find(struct message *m, PyObject *o, uint32_t *index)
     bool lasts = false;
     for (struct values *v = m->strand->values; v != NULL; v = v->outer) {
         lasts = lasts || !v->mine;
-        if (lasts && (at = position(v, o)) > 0) {
+        if (lasts && v->scope == m->strand->scope && (at = position(v, o)) > 0) {
             *index = (uint32_t)(at - 1);
             return v;
         }

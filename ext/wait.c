@@ -124,7 +124,8 @@ request_await(struct message *m)
 {
     PeerObject *peer = m->peer;
     struct strand *s = m->strand;
-    struct waiting w = {.request = m->request, .batch = m->batch, .outer = s->waiting};
+    struct waiting w = {
+        .request = m->request, .batch = m->batch, .outer = s->waiting, .serving = s->serving};
     PyObject *result = NULL;
     struct incoming in;
     bool over = false, last = false, died = false;

@@ -115,7 +115,7 @@ write_header(struct writer *w, const struct frame_header *h)
         memcpy(to + 2, &h->flags, 2);
         memcpy(to + 4, &h->epoch, 4);
         memcpy(to + 8, &h->strand, 4);
-        memset(to + 12, 0, 4);
+        memcpy(to + 12, &h->scope, 4);
         memcpy(to + 16, &h->request, 8);
         w->size += WIRE_HEADER_SIZE;
     }
@@ -129,7 +129,7 @@ read_header(struct reader *r, struct frame_header *h)
     h->flags = read_u16(r);
     h->epoch = read_u32(r);
     h->strand = read_u32(r);
-    (void)read_u32(r);
+    h->scope = read_u32(r);
     h->request = read_u64(r);
     if (h->version != WIRE_VERSION) {
         r->failed = true;

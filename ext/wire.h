@@ -33,6 +33,7 @@ struct frame_header {
     uint16_t flags; /* FRAME_* */
     uint32_t epoch;
     uint32_t strand;
+    uint32_t scope; /* of the strand: what the sender may mention, see scope.c */
     uint64_t request;
 };
 
