@@ -24,7 +24,8 @@ void batches_flush(PeerObject *peer);
 /* Where the answer to this request goes, which came inside an inner wait: NULL where it is none of
  * this batch, or is there already. */
 struct answer *batch_place(struct BatchObject *b, uint64_t request);
-/* Gives the answer back: true. */
+/* Gives the answer back: true. Where the child has said that it is through with the batch, and has
+ * not answered this call, that is the answer to it, too: it could not read the batch. */
 bool batch_kept(struct BatchObject *b, uint64_t request, struct answer *answer);
 /* Makes m the call in which the life ended, as far as is known; its number, for the report. */
 void batch_blame(struct message *m, const struct ending *ending);

@@ -45,7 +45,8 @@ typedef struct BatchObject {
     uint64_t blamed;        /* number of the call that killed the child */
     /* While the replies are awaited, those that came too early; by request, from `base` on. */
     struct answer *early;
-    struct { /* where the message was before the call that is being written */
+    bool unread; /* the child could not read the request: its answer to that is one to all calls */
+    struct {     /* where the message was before the call that is being written */
         size_t size, nsent, nblobs, npairs, nvalues;
     } mark;
     PyObject *needs; /* of the call that is being written: list or NULL */

@@ -23,7 +23,19 @@ batch_place(BatchObject *b, uint64_t request)
 bool
 batch_kept(BatchObject *b, uint64_t request, struct answer *answer)
 {
-    struct answer *place = &b->early[request - b->base];
+    struct answer *place = &b->early[request - b->base], *end = &b->early[0];
+    if (place->value == NULL && end->value != NULL) {
+        if (!end->failed && !(end->flags & FRAME_ERROR)) { /* as no child of ours does */
+            Py_DECREF(end->value);
+            garbled("answers to a batch");
+            end->value = compat_take_exception();
+            end->failed = true;
+        }
+        *answer = *end;
+        Py_INCREF(answer->value);
+        b->unread = true;
+        return true;
+    }
     *answer = *place;
     place->value = NULL;
     return answer->value != NULL;
@@ -139,21 +151,25 @@ await_calls(BatchObject *b, struct message *m)
     PeerObject *peer = b->peer;
     struct strand *s = m->strand;
     Py_ssize_t n = PyList_GET_SIZE(b->futures);
-    PyObject *interrupt = NULL;
-    bool over = false;
-    for (b->at = 0; b->at < n && !over; b->at++) {
+    PyObject *interrupt = NULL, *death = NULL;
+    for (b->at = 0; b->at < n; b->at++) {
         FutureObject *f = (FutureObject *)PyList_GET_ITEM(b->futures, b->at);
         bool before = m->interrupted = interrupt != NULL;
+        PyObject *result = NULL;
         ask_for(m, f);
-        PyObject *result = request_await(m);
+        if (death != NULL && b->early[m->request - b->base].value == NULL) {
+            PyErr_SetObject((PyObject *)Py_TYPE(death), death); /* one for all that it has hit */
+        }
+        else {
+            result = request_await(m);
+        }
         if (result != NULL) {
             future_settle(f, FUTURE_DONE, result);
             continue;
         }
         PyObject *exc = settle_failed(b, f);
-        over = life_is_over(peer, s);
-        if (over) {
-            fail_rest(b, b->futures, b->at + 1, exc);
+        if (m->died && death == NULL) {
+            death = Py_NewRef(exc);
         }
         if (m->interrupted && !before && !PyErr_GivenExceptionMatches(exc, PyExc_Exception)) {
             interrupt = exc;
@@ -163,7 +179,7 @@ await_calls(BatchObject *b, struct message *m)
             Py_DECREF(exc);
         }
     }
-    if (!over) {
+    if (death == NULL && !b->unread) {
         /* That the child is through with it. */
         m->request = b->base;
         m->interrupted = false;
@@ -181,6 +197,7 @@ await_calls(BatchObject *b, struct message *m)
     if (interrupt != NULL && page != NULL && s->id == STRAND_MAIN && !life_is_over(peer, s)) {
         atomic_store(&page->interrupt_request, 0);
     }
+    Py_XDECREF(death);
     return interrupt;
 }
 
@@ -234,7 +251,7 @@ batch_flush(BatchObject *b)
         batch_drop(b, compat_take_exception());
         return 0;
     }
-    b->pending = false;
+    b->pending = b->unread = false;
     b->busy = true;
     batch_move_message(&m, &b->message);
     if (!m.w.failed) {

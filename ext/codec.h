@@ -99,6 +99,9 @@ struct message {
     struct values own_values;
     struct BatchObject *batch; /* borrowed or NULL: it is a call of this batch, see batch.c */
     bool interrupted; /* a signal has interrupted its wait; or, before that, is to do so at once */
+    bool died;        /* its wait has found the life over */
+    bool cacheable;   /* its reply said that the result may be cached, ... */
+    uint64_t generation; /* ... as long as peer->cache_generation is this */
 };
 
 /* A frame being read. */

@@ -87,6 +87,7 @@ int wait_once(PeerObject *peer, struct strand *s, int timeout, unsigned *ready);
 /* Of the wait for m: its deadline is set, looked at, and said to have passed. */
 void begin_deadline(PeerObject *peer, struct message *m);
 void check_deadline(PeerObject *peer, struct message *m, struct waiting *w);
+void call_answered(struct strand *s, const struct waiting *w);
 void raise_timed_out(PeerObject *peer, struct message *m, PyObject **result);
 /* How long the wait may sleep, in milliseconds. */
 int slice(struct strand *s);

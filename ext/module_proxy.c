@@ -76,10 +76,9 @@ module_getattro(PyObject *self, PyObject *name)
         request_abandon(&m);
         return NULL;
     }
-    struct strand *strand = m.strand;
-    strand->cacheable = false;
     PyObject *o = request_finish(&m);
-    if (o != NULL && strand->cacheable && peer->is_kernel) {
+    /* What ran here meanwhile may have made it outdated. */
+    if (o != NULL && m.cacheable && m.generation == peer->cache_generation && peer->is_kernel) {
         if (extra->cache == NULL) {
             extra->cache = PyDict_New();
             extra->generation = peer->cache_generation;

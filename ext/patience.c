@@ -96,6 +96,15 @@ begin_deadline(PeerObject *peer, struct message *m)
     }
 }
 
+/* A call of a batch has been answered inside another wait: the next one has its own time. */
+void
+call_answered(struct strand *s, const struct waiting *w)
+{
+    if (w->outer == NULL && s->deadline != 0 && !s->timed_out) {
+        s->deadline = now() + s->timeout;
+    }
+}
+
 /* How long the wait may sleep, in milliseconds. */
 int
 slice(struct strand *s)

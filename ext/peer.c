@@ -72,22 +72,21 @@ peer_set_state(PeerObject *peer, PyObject *o, PyObject *state)
     return PyObject_CallMethod(core_get()->errors, "set_state", "OO", o, state);
 }
 
-/* While a life is being set up, only the thread that does it may use the child, and callbacks of
- * what it runs there: everybody else waits, lest code runs in a child that has no jail yet. */
+/* While a life is being set up, only the thread that does it may use the child, but for its signal
+ * handlers, and callbacks of what it runs there: everybody else waits, lest code runs in a child
+ * that has no jail yet. */
 static bool
 may_use_start(PeerObject *peer)
 {
     unsigned long thread = PyThread_get_thread_ident();
-    if (peer->starter == thread) {
-        return true;
-    }
+    bool starts = peer->starter == thread;
     for (size_t i = 0; i < peer->nstrands; i++) {
         struct strand *s = peer->strands[i];
-        if (s->thread == thread && !s->closed && s->serving > 0) {
-            return true;
+        if (s->thread == thread && !s->closed && (starts ? asked_aside(s) : s->serving > 0)) {
+            return !starts;
         }
     }
-    return false;
+    return starts;
 }
 
 static int

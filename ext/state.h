@@ -193,7 +193,6 @@ struct strand {
     struct table pair_by_address; /* address -> index + 1 */
     struct table pair_by_id;
     struct values *values; /* borrowed: of the requests under way, innermost first */
-    bool cacheable;        /* the last reply said that its result may be cached */
     /* Handles of the classes described in frames of this strand. Per strand, because frames of two
      * strands may be read in another order than they were written. */
     struct table described;

@@ -77,7 +77,9 @@ static struct answer
 read_reply(struct incoming *in)
 {
     struct answer answer = {.flags = in->header.flags};
-    if (frame_open(in) == 0) {
+    int rc = frame_open(in);
+    answer.generation = in->peer->cache_generation;
+    if (rc == 0) {
         in->strand->framing++;
         answer.value = decode(in);
         in->strand->framing--;
@@ -98,16 +100,20 @@ static void
 keep_or_discard(struct waiting *w, struct incoming *in)
 {
     uint64_t request = in->header.request;
-    for (struct waiting *outer = w->outer; outer != NULL; outer = outer->outer) {
-        if (outer->request == request && !outer->answered) {
-            outer->answered = true;
-            outer->answer = read_reply(in);
+    for (; w != NULL; w = w->outer) {
+        if (w->request == request && !w->answered) {
+            w->answered = true;
+            w->answer = read_reply(in);
+            if (w->batch != NULL) {
+                call_answered(in->strand, w);
+            }
             return;
         }
-        if (outer->batch != NULL && batch_place(outer->batch, request) != NULL) {
-            struct answer answer = read_reply(in), *place = batch_place(outer->batch, request);
+        if (w->batch != NULL && batch_place(w->batch, request) != NULL) {
+            struct answer answer = read_reply(in), *place = batch_place(w->batch, request);
             if (place != NULL) {
                 *place = answer;
+                call_answered(in->strand, w);
             }
             else { /* what it runs has met another one, which a child that misbehaves has sent */
                 Py_DECREF(answer.value);
@@ -128,13 +134,13 @@ request_await(struct message *m)
         .request = m->request, .batch = m->batch, .outer = s->waiting, .serving = s->serving};
     PyObject *result = NULL;
     struct incoming in;
-    bool over = false, last = false, died = false;
+    bool over = false, last = false;
     s->waiting = &w;
+    m->died = m->cacheable = false;
     if (peer->is_kernel) {
         begin_deadline(peer, m);
     }
     if (m->batch != NULL) {
-        w.answered = batch_kept(m->batch, m->request, &w.answer);
         if (m->interrupted) {
             w.interrupted = true; /* the next interrupt kills */
             w.since = now();
@@ -144,6 +150,9 @@ request_await(struct message *m)
     for (;;) {
         unsigned ready = 0;
         int got = 0;
+        if (m->batch != NULL && !w.answered) {
+            w.answered = batch_kept(m->batch, m->request, &w.answer);
+        }
         if (w.answered) {
             got = 1;
         }
@@ -177,7 +186,7 @@ request_await(struct message *m)
                     drain_output(peer, &w.parked);
                 }
                 raise_terminated(peer, m); /* what is parked is raised instead, below */
-                died = true;
+                m->died = true;
                 break;
             }
             if (wait_once(peer, s, slice(s), &ready) < 0 && errno != EINTR) {
@@ -190,7 +199,7 @@ request_await(struct message *m)
                 }
                 over = over || peer->state != PEER_RUNNING || (ready & 7 && is_over(peer, ready));
                 check_signals(peer, m, &w);
-                if (s->deadline != 0) {
+                if (s->deadline != 0 && !w.answered) {
                     check_deadline(peer, m, &w);
                 }
             }
@@ -241,7 +250,8 @@ request_await(struct message *m)
                 drain_output(peer, &w.parked);
             }
         }
-        s->cacheable = (flags & FRAME_CACHEABLE) != 0;
+        m->cacheable = (flags & FRAME_CACHEABLE) != 0;
+        m->generation = w.answer.generation;
         w.answered = false;
         if (w.answer.failed) {
             compat_raise(w.answer.value);
@@ -267,7 +277,7 @@ request_await(struct message *m)
     if (w.answered) {
         Py_XDECREF(w.answer.value);
     }
-    if (w.timed_out != 0 && w.parked == NULL && !died) {
+    if (w.timed_out != 0 && w.parked == NULL && !m->died) {
         raise_timed_out(peer, m, &result);
     }
     if ((w.parked != NULL || w.timed_out != 0) && peer->is_kernel && peer->state == PEER_RUNNING &&

@@ -263,7 +263,8 @@ class IsolationContext:
         Raises
         ------
         ClientStateError
-            When there is no checkpoint to go back to. The child is left as it is.
+            When there is no checkpoint to go back to. The child is left as it is. Or when the checkpoint's process has
+            died as it was to go on: then there is a new child, and all objects that were made in the last one are lost.
         """
         self._check_usable()
         _core.Batch.flush_all(self._peer)
@@ -272,11 +273,17 @@ class IsolationContext:
             if not self._snapshots.ready:
                 why = f" ({self._snapshots.reason})" if self._snapshots.reason else ""
                 raise errors.ClientStateError(f"context {self.name!r} has no checkpoint to go back to{why}; call checkpoint()")
-            self._begin_life(fresh=False)
+            if not self._begin_life(fresh=False):
+                raise errors.ClientStateError(
+                    f"the checkpoint of context {self.name!r} has died as it was to go on: the context runs a new"
+                    " process; objects made in it before are lost"
+                )
 
     @contextlib.contextmanager
     def transaction(self):
         """A ``with`` block whose effects on the child are undone when it raises, or the child dies in it.
+
+        Where that cannot be done, because the checkpoint's process has died, what the block has raised says so in a note.
 
         Raises
         ------
@@ -291,9 +298,14 @@ class IsolationContext:
             with self._snapshots.hold():
                 try:
                     yield self
-                except BaseException:
+                except BaseException as error:
                     if self._snapshots.ready:
-                        self.rollback()
+                        try:
+                            self.rollback()
+                        except errors.ClientStateError as failed:
+                            error.add_note(f"The transaction was not undone: {failed}")
+                    elif self._peer.state == "running":
+                        error.add_note("The transaction was not undone: its checkpoint's process has died")
                     raise
         finally:
             self._in_transaction = False
@@ -513,13 +525,16 @@ class IsolationContext:
         if self._closing or self._peer.state == "closed":
             raise errors.ClientStateError(f"context {self.name!r} is closed; make a new one")
 
-    def _ensure_running(self):
-        """Starts the child if it does not run, or says why there is none."""
+    def _ensure_running(self, asked=False):
+        """Starts the child if it does not run, or says why there is none. `asked`: by a request, which may not use a
+        child that this thread is setting up."""
         self._check_usable()
         with self._state_lock:
             self._check_usable()  # it may have been closed meanwhile
             state = self._peer.state
             if state == "running":
+                if asked and self._starting == threading.get_ident():  # by a signal handler, or a stream
+                    raise errors.ClientStateError(f"context {self.name!r} is being started")
                 return
             if state == "dead" and self._restart == "never":
                 raise errors.ClientStateError(
@@ -528,7 +543,8 @@ class IsolationContext:
             self._begin_life(fresh=False)
 
     def _begin_life(self, fresh):
-        """Starts a child; or lets a frozen copy of the last one take over, unless it is to be a fresh one."""
+        """Starts a child; or lets a frozen copy of the last one take over, unless it is to be a fresh one.
+        True: one has taken over."""
         if self._starting == threading.get_ident():
             raise errors.ClientStateError(f"context {self.name!r} is being started")
         lost, promised = self._deaths.lost, self._deaths.promised and not fresh
@@ -575,6 +591,7 @@ class IsolationContext:
             self._starting = None
             self._replaying = False
         self._deaths.say(lost, promised and kept is None, age if kept is not None else None)
+        return kept is not None
 
     # -- use ------------------------------------------------------------------------------------
 

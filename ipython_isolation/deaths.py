@@ -38,6 +38,7 @@ class Deaths:
         self.unsaid = False
         self._said_in = None  # the cell in which a loss of state was said last
         self._bundle = None  # of the last death; may wait for a frozen copy
+        self._unwritten = None  # pid of a process whose death has no bundle yet
         self._diagnosis = (None, None)  # of the last death: pid, Diagnosis
         self._oom = None
 
@@ -57,6 +58,7 @@ class Deaths:
         """
         self._finish_bundle(kept)
         self.lost = self.promised = False
+        self._unwritten = None
         self.watch_memory()
 
     def set_up_failed(self, error):
@@ -136,6 +138,10 @@ class Deaths:
             held = f"{what} held for a debugger (gdb -p {self._peer.held}) until %isolate --release"
             errors.set_summary(error, f"{error.summary}; {held}")
         if first:
+            self._unwritten = error.pid
+        if self._unwritten == error.pid and facts["operation"]:
+            # What a signal handler asked may have met the death of the call that it interrupted.
+            self._unwritten = None
             self._write_bundle(facts, error, kept is not None)
         return error
 
@@ -146,7 +152,7 @@ class Deaths:
 
     def _write_bundle(self, facts, error, kept):
         where = bundle.directory(self._context._bundles)
-        if where is None or not facts["operation"] or facts["operation"] == "start":
+        if where is None or facts["operation"] == "start":
             return
         self._bundle = bundle.Writer(bundle.call_of(facts), error.report(), self._context.name, kept, where)
         errors.add_bundle(error, self._bundle.path, self._bundle.reason)

@@ -74,7 +74,7 @@ class Host:
 
     def ensure_running(self):
         """Before a request when the child does not run."""
-        self._context._ensure_running()
+        self._context._ensure_running(asked=True)
 
     def files_changed(self):
         """Before a request when a file that the child runs may have changed."""

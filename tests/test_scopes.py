@@ -1,0 +1,400 @@
+"""What is asked inside of a wait (by a signal handler, a stream) has a scope of its own: whatever it mentions of the
+calls around it, and wherever the child is with them, both come out right."""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import time
+
+import pytest
+from conftest import wait_until
+
+from ipython_isolation import (
+    ClientStateError,
+    IsolationContext,
+    ProcessTerminationError,
+    ProcessTimeoutError,
+    StaleProxyError,
+    register_value_type,
+)
+
+MODULE = """
+import os, signal, sys, threading, time
+
+def note(into, item, seconds=0):
+    time.sleep(seconds)
+    into.append(item)
+    return list(into)
+
+def note_around(into, call, seconds=0.4):
+    "Changes before, between and after two calls of the session's."
+    time.sleep(seconds)
+    into.append(1)
+    call()
+    into.append(2)
+    call()
+    into.append(3)
+    return list(into)
+
+def call(f, *args, seconds=0.4):
+    time.sleep(seconds)
+    return f(*args)
+
+def same(o):
+    return o
+
+def wait(seconds):
+    time.sleep(seconds)
+    return seconds
+
+def fail(seconds):
+    time.sleep(seconds)
+    raise ValueError("mine")
+
+def die(seconds=0):
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def one(): pass
+def other(): pass
+f = one
+
+def swap():
+    global f
+    f = other if f is one else one
+
+def print_later(seconds):
+    threading.Thread(target=lambda: (time.sleep(seconds), os.write(1, b"later"))).start()
+"""
+
+
+@pytest.fixture
+def module(context, tmp_path):
+    (tmp_path / "scoped.py").write_text(MODULE)
+    return with_functions(context.load_module("scoped", [str(tmp_path)]))
+
+
+def with_functions(module):
+    """They are here already: to ask for one sends a batch."""
+    for name in ("call", "die", "fail", "note", "note_around", "same", "wait"):
+        getattr(module, name)
+    return module
+
+
+@contextlib.contextmanager
+def meanwhile(handler, seconds=0.1):
+    """A signal comes while the block waits."""
+    before = signal.signal(signal.SIGALRM, lambda *_: handler())
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- containers of the calls around -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batch"])
+def test_what_the_child_changes_meanwhile_is_there_once(context, module, batched):
+    """The handler's request is answered inside of the call's own callback."""
+    items, asked, results, wait = [], [], [], module.wait
+    with meanwhile(lambda: asked.append(wait(0))):
+        if batched:
+            with context.batch():
+                results = [module.note_around(items, int), module.note(items, 4)]
+        else:
+            results = [module.note_around(items, int), module.note(items, 4)]
+    results = [r.result() if batched else r for r in results]
+    assert asked == [0] and results == [[1, 2, 3], [1, 2, 3, 4]] and items == [1, 2, 3, 4]
+
+
+def _again(module, items):
+    return module.note([], "other"), module.note(items, "handler")
+
+
+def _first(module, items):
+    return (module.note(items, "handler"),)
+
+
+def _changed(module, items):
+    before = module.wait(0)
+    items.append("handler")
+    return before, module.wait(0)
+
+
+@pytest.mark.parametrize("handler", [_again, _first, _changed], ids=lambda f: f.__name__[1:])
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batch"])
+def test_a_handler_uses_the_list_of_the_call(context, module, batched, handler):
+    items, other, seen, futures = [], [], [], []
+    with meanwhile(lambda: seen.append(handler(module, items))):
+        if batched:
+            with context.batch():
+                futures = [module.note(items, "call", 0.4), module.note(other, "second")]
+        else:
+            futures = [module.note(items, "call", 0.4), module.note(other, "second")]
+    results = [f.result() if batched else f for f in futures]
+    assert results == [["call"], ["second"]] and other == ["second"]
+    assert len(seen) == 1 and sorted(items) == ["call", "handler"]
+
+
+@pytest.mark.parametrize("what", ["text", "list"])
+def test_a_callback_of_the_call_uses_what_the_handler_has_used(module, what):
+    """The child has answered the handler's request by then."""
+    thing = "a text that is no name" * 3 if what == "text" else []
+    seen, same, note = [], module.same, module.note
+
+    def use():
+        return same(thing) is thing if what == "text" else note(thing, 1)[-1] == 1
+
+    with meanwhile(lambda: seen.append(use())):
+        assert module.call(use)
+    assert seen == [True] and len(thing) == (2 if what == "list" else 66)
+
+
+def test_a_callback_of_the_handler_changes_its_list(module):
+    """In turn, as seen from the handler: the child sees the change."""
+    items, seen = [], []
+
+    def handler():
+        seen.append(module.note_around(items, lambda: items.append("session"), 0))
+
+    with meanwhile(handler):
+        module.wait(0.4)
+    assert seen == [[1, "session", 2, "session", 3]] and items == seen[0]
+
+
+def test_a_callback_of_the_call_changes_its_list_while_a_handler_waits(module):
+    """As seen from the call, too."""
+    items, seen = [], []
+
+    def callback():
+        items.append("session")
+
+    note = module.note
+    with meanwhile(lambda: seen.append(note([], "handler"))):
+        assert module.note_around(items, callback) == [1, "session", 2, "session", 3]
+    assert items == [1, "session", 2, "session", 3] and seen == [["handler"]]
+
+
+@pytest.mark.parametrize("depth", [1, 5, 40])
+def test_streams_that_ask_inside_of_each_other(context, module, depth):
+    items, left = [], [depth]
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            if (level := left[0]) > 0:
+                left[0] -= 1
+                context.call(os.write, 1, b"x")
+                module.note(items, level)
+            return super().write(text)
+
+    with contextlib.redirect_stdout(Stream()):
+        assert module.call(os.write, 1, b"x", seconds=0) == 1
+        assert wait_until(lambda: left[0] == 0)
+        context.call(int)
+    assert sorted(items) == list(range(1, depth + 1))
+    assert module.note(items, "end")[-1] == "end"
+
+
+# --- batches ----------------------------------------------------------------------------------------
+
+
+def test_a_batch_inside_a_handler(context, module):
+    items, seen = [], []
+
+    def handler():
+        module.wait(0)
+        items.append("handler")
+        with context.batch():
+            seen.extend([module.note(items, "batch"), module.wait(0)])
+
+    with meanwhile(handler):
+        assert module.note(items, "call", 0.4) == ["call"]
+    assert seen[1].result() == 0 and sorted(items) == ["batch", "call", "handler"]
+
+
+class Unreadable:
+    """Cannot be made again over there."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_a_batch_that_the_child_cannot_read(context, module):
+    """What came with it is at fault: all its calls fail of that, and none is waited for for ever."""
+    register_value_type(Unreadable)
+    items, futures, wait = [], [], module.wait
+
+    def callback():
+        items.append(Unreadable())
+        with context.batch():
+            futures.extend([wait(0), wait(0)])
+
+    with pytest.raises(ValueError, match="no number"):
+        module.note_around(items, callback, 0)
+    with pytest.raises(ValueError, match="no number"):
+        futures[0].result()
+    assert futures[1].result() == 0  # made by a request of its own, as what is called inside of a call is
+    assert wait(0) == 0
+
+
+@pytest.mark.restarts
+@pytest.mark.parametrize("seconds", [0, 0.4], ids=["next_life", "dead"])
+def test_what_was_answered_before_a_death_inside_the_batch_stays(context, module, capsys, seconds):
+    """A handler kills the child after it has answered; the answers were read meanwhile."""
+    items, raised = [], []
+
+    def handler():
+        with pytest.raises(ProcessTerminationError) as caught:
+            module.die()
+        raised.append(caught.value)
+        if seconds == 0:
+            module.wait(0)  # in the next life
+
+    futures = []
+    with pytest.raises(ValueError, match="mine"), meanwhile(handler):
+        with context.batch():
+            futures = [module.fail(0.4), module.note(items, 1), module.note(items, 2)]
+    assert len(raised) == 1
+    assert [f.result() for f in futures[1:]] == [[1], [1, 2]] and items == [1, 2]
+    with pytest.raises(ValueError, match="mine"):
+        futures[0].result()
+
+
+@pytest.mark.restarts
+def test_a_death_of_the_batch_inside_of_a_handler(context, module, tmp_path):
+    """Calls before it keep their results; it is one error for the others, and one bundle that says the call."""
+    context._bundles = str(tmp_path / "bundles")
+    raised, wait = [], module.wait
+
+    def handler():
+        with pytest.raises(ProcessTerminationError) as caught:
+            wait(0)
+        raised.append(caught.value)
+
+    futures = []
+    with pytest.raises(ProcessTerminationError), meanwhile(handler):
+        with context.batch():
+            futures = [module.wait(0.4), module.die(), module.wait(0)]
+    assert futures[0].result() == 0.4 and len(raised) == 1
+    errors = []
+    for future in futures[1:]:
+        with pytest.raises(ProcessTerminationError) as caught:
+            future.result()
+        errors.append(caught.value)
+    assert errors[0] is errors[1] and "scoped.die" in str(errors[0])
+    assert ["scoped.die" in name for name in os.listdir(tmp_path / "bundles")] == [True]
+
+
+def test_a_handler_inside_a_batch_has_not_the_time_of_one_call(tmp_path):
+    (tmp_path / "scoped.py").write_text(MODULE)
+    with IsolationContext(timeout=1.5) as context:
+        module = with_functions(context.load_module("scoped", [str(tmp_path)]))
+        seen = []
+        with meanwhile(lambda: seen.append(module.wait(0))):
+            with context.batch():
+                futures = [module.wait(0.6) for _ in range(4)]
+        assert [f.result() for f in futures] == [0.6] * 4 and seen == [0]
+        with pytest.raises(ProcessTimeoutError), meanwhile(lambda: seen.append(module.wait(0))):
+            module.wait(60)
+
+
+# --- what else was taken for granted ----------------------------------------------------------------
+
+
+def test_a_module_attribute_that_a_stream_changes(module, monkeypatch):
+    """An answer is not kept that a stream, which gets output after it was read, has made outdated."""
+    asked = []
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            if not asked:
+                asked.append(module.swap())
+            return super().write(text)
+
+    before = sys.getswitchinterval()
+    for _ in range(10):
+        asked.clear()
+        module.swap()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", Stream())
+            module.print_later(0.02)
+            sys.setswitchinterval(10)  # so that no other thread takes the output first
+            try:
+                end = time.perf_counter() + 0.05
+                while time.perf_counter() < end:
+                    pass
+                module.f
+            finally:
+                sys.setswitchinterval(before)
+            assert wait_until(lambda: asked)
+        assert module.f.__name__ == module.call(eval, "f.__name__", vars_of(module), seconds=0)
+
+
+def vars_of(module):
+    return module.__dict__
+
+
+def test_a_handler_while_a_context_is_set_up(tmp_path):
+    """Nothing runs in a child before its jail is there."""
+    (tmp_path / "scoped.py").write_text(MODULE)
+    seen = []
+
+    def handler():
+        with pytest.raises(ClientStateError, match="is being started"):
+            context.call(int)
+        seen.append(True)
+
+    context = IsolationContext(init=lambda: context.call(time.sleep, 0.4))
+    with meanwhile(handler), context:
+        assert context.call(int) == 0
+        assert seen == [True]
+
+
+# --- checkpoints whose process dies -----------------------------------------------------------------
+
+
+class Killing:
+    """A peer whose copy dies as it takes over."""
+
+    def __init__(self, peer, copy):
+        self._peer, self._copy = peer, copy
+
+    def take_over(self):
+        os.kill(self._copy, signal.SIGKILL)
+        return self._peer.take_over()
+
+    def __getattr__(self, name):
+        return getattr(self._peer, name)
+
+
+def test_a_roll_back_to_a_copy_that_dies(context, module, monkeypatch, capsys):
+    kept = context.load_module("collections").deque()
+    context.checkpoint()
+    copy = wait_until(lambda: context._peer.frozen_pid)
+    with context._snapshots.hold(), monkeypatch.context() as patch:
+        patch.setattr(context._snapshots, "_peer", Killing(context._peer, copy))
+        with pytest.raises(ClientStateError, match="objects made in it before are lost"):
+            context.rollback()
+    with pytest.raises(StaleProxyError):
+        kept.append(1)
+    assert module.wait(0) == 0 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_transaction_whose_copy_dies(context, module, monkeypatch, when):
+    with pytest.raises(KeyError) as caught, monkeypatch.context() as patch:
+        with context.transaction():
+            copy = wait_until(lambda: context._peer.frozen_pid)
+            if when == "before":
+                os.kill(copy, signal.SIGKILL)
+                assert wait_until(lambda: not context._snapshots.ready)
+            else:
+                patch.setattr(context._snapshots, "_peer", Killing(context._peer, copy))
+            raise KeyError("mine")
+    assert [note.startswith("The transaction was not undone") for note in caught.value.__notes__] == [True]
+    assert module.wait(0) == 0
