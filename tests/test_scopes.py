@@ -105,9 +105,9 @@ def test_what_the_child_changes_meanwhile_is_there_once(context, module, batched
     with meanwhile(lambda: asked.append(wait(0))):
         if batched:
             with context.batch():
-                results = [module.note_around(items, int), module.note(items, 4)]
+                results = [module.note_around(items, lambda: None), module.note(items, 4)]
         else:
-            results = [module.note_around(items, int), module.note(items, 4)]
+            results = [module.note_around(items, lambda: None), module.note(items, 4)]
     results = [r.result() if batched else r for r in results]
     assert asked == [0] and results == [[1, 2, 3], [1, 2, 3, 4]] and items == [1, 2, 3, 4]
 

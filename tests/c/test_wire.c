@@ -140,7 +140,7 @@ test_header(void)
 {
     struct writer w;
     struct reader r;
-    struct frame_header h = {WIRE_VERSION, 7, FRAME_REPLY | FRAME_ERROR, 3, 5, 1ull << 40}, got;
+    struct frame_header h = {WIRE_VERSION, 7, FRAME_REPLY | FRAME_ERROR, 3, 5, 9, 1ull << 40}, got;
 
     writer_init(&w);
     write_header(&w, &h);
@@ -151,6 +151,7 @@ test_header(void)
     CHECK_EQUAL(got.flags, FRAME_REPLY | FRAME_ERROR);
     CHECK_EQUAL(got.epoch, 3);
     CHECK_EQUAL(got.strand, 5);
+    CHECK_EQUAL(got.scope, 9);
     CHECK(got.request == 1ull << 40);
     for (size_t size = 0; size < WIRE_HEADER_SIZE; size++) {
         reader_init(&r, w.data, size);
