@@ -100,8 +100,7 @@ struct message {
     struct BatchObject *batch; /* borrowed or NULL: it is a call of this batch, see batch.c */
     bool interrupted; /* a signal has interrupted its wait; or, before that, is to do so at once */
     bool died;        /* its wait has found the life over */
-    bool cacheable;   /* its reply said that the result may be cached, ... */
-    uint64_t generation; /* ... as long as peer->cache_generation is this */
+    bool cacheable;   /* its reply said that the result may be cached */
 };
 
 /* A frame being read. */
@@ -121,10 +120,9 @@ struct incoming {
 
 /* A reply that has been read. */
 struct answer {
-    unsigned flags;      /* the frame's */
-    bool failed;         /* `value` is what reading it has raised */
-    PyObject *value;     /* strong, or NULL before */
-    uint64_t generation; /* peer->cache_generation when it was read */
+    unsigned flags;  /* the frame's */
+    bool failed;     /* `value` is what reading it has raised */
+    PyObject *value; /* strong, or NULL before */
 };
 
 void message_init(struct message *m, PeerObject *peer, struct strand *strand, bool result);

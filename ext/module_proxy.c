@@ -76,9 +76,10 @@ module_getattro(PyObject *self, PyObject *name)
         request_abandon(&m);
         return NULL;
     }
+    uint64_t generation = peer->cache_generation;
     PyObject *o = request_finish(&m);
-    /* What ran here meanwhile may have made it outdated. */
-    if (o != NULL && m.cacheable && m.generation == peer->cache_generation && peer->is_kernel) {
+    /* What came meanwhile, for this thread or another, may have made it outdated. */
+    if (o != NULL && m.cacheable && generation == peer->cache_generation && peer->is_kernel) {
         if (extra->cache == NULL) {
             extra->cache = PyDict_New();
             extra->generation = peer->cache_generation;

@@ -77,9 +77,7 @@ static struct answer
 read_reply(struct incoming *in)
 {
     struct answer answer = {.flags = in->header.flags};
-    int rc = frame_open(in);
-    answer.generation = in->peer->cache_generation;
-    if (rc == 0) {
+    if (frame_open(in) == 0) {
         in->strand->framing++;
         answer.value = decode(in);
         in->strand->framing--;
@@ -251,7 +249,6 @@ request_await(struct message *m)
             }
         }
         m->cacheable = (flags & FRAME_CACHEABLE) != 0;
-        m->generation = w.answer.generation;
         w.answered = false;
         if (w.answer.failed) {
             compat_raise(w.answer.value);

@@ -307,36 +307,32 @@ def test_a_handler_inside_a_batch_has_not_the_time_of_one_call(tmp_path):
 
 
 def test_a_module_attribute_that_a_stream_changes(module, monkeypatch):
-    """An answer is not kept that a stream, which gets output after it was read, has made outdated."""
-    asked = []
+    """An answer is not kept that is outdated when it has been read: a stream, which gets what was printed, has changed the
+    attribute."""
+    swap, print_later, asked = module.swap, module.print_later, []
 
     class Stream(io.StringIO):
         def write(self, text):
             if not asked:
-                asked.append(module.swap())
+                asked.append(swap())
             return super().write(text)
 
     before = sys.getswitchinterval()
-    for _ in range(10):
+    monkeypatch.setattr(sys, "stdout", Stream())
+    for _ in range(20):
         asked.clear()
-        module.swap()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdout", Stream())
-            module.print_later(0.02)
-            sys.setswitchinterval(10)  # so that no other thread takes the output first
-            try:
-                end = time.perf_counter() + 0.05
-                while time.perf_counter() < end:
-                    pass
-                module.f
-            finally:
-                sys.setswitchinterval(before)
-            assert wait_until(lambda: asked)
-        assert module.f.__name__ == module.call(eval, "f.__name__", vars_of(module), seconds=0)
-
-
-def vars_of(module):
-    return module.__dict__
+        swap()
+        print_later(0.01)
+        sys.setswitchinterval(10)  # so that no other thread comes first
+        try:
+            end = time.perf_counter() + 0.03
+            while time.perf_counter() < end:
+                pass
+            module.f  # noqa: B018
+        finally:
+            sys.setswitchinterval(before)
+        assert wait_until(lambda: asked)
+        assert module.f.__name__ == module.call(eval, "f.__name__", module.__dict__, seconds=0)
 
 
 def test_a_handler_while_a_context_is_set_up(tmp_path):
