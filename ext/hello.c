@@ -13,10 +13,9 @@ peer_say_hello(PeerObject *peer, struct strand *s)
 }
 
 static int
-wait_hello(PeerObject *peer, struct strand *s)
+wait_hello(PeerObject *peer, struct strand *s, struct waiting *w)
 {
     struct message m;
-    struct waiting w = {0};
     message_init(&m, peer, s, false);
     m.operation = "start";
     for (;;) {
@@ -24,7 +23,7 @@ wait_hello(PeerObject *peer, struct strand *s)
         unsigned ready = 0;
         if (s->closed || s->epoch != peer->epoch) {
             Py_XDECREF(
-                w.parked); /* a signal handler or a stream has closed the context meanwhile */
+                w->parked); /* a signal handler or a stream has closed the context meanwhile */
             return raise_error("ClientStateError", "the context was closed while it started");
         }
         int got = channel_recv(s->channel, &in.frame);
@@ -46,9 +45,9 @@ wait_hello(PeerObject *peer, struct strand *s)
             if (!right) {
                 return garbled("hand-shake");
             }
-            drain_output(peer, &w.parked);
-            if (w.parked != NULL) {
-                compat_raise(w.parked);
+            drain_output(peer, &w->parked);
+            if (w->parked != NULL) {
+                compat_raise(w->parked);
                 return -1;
             }
             return 0;
@@ -58,16 +57,16 @@ wait_hello(PeerObject *peer, struct strand *s)
             return -1;
         }
         if (ready & (8 | 16)) {
-            drain_output(peer, &w.parked);
+            drain_output(peer, &w->parked);
         }
         if (ready & 7 && is_over(peer, ready)) {
-            drain_output(peer, &w.parked);
-            Py_XDECREF(w.parked);
+            drain_output(peer, &w->parked);
+            Py_XDECREF(w->parked);
             raise_terminated(peer, &m);
             return -1;
         }
         if (PyErr_CheckSignals() < 0) {
-            Py_XDECREF(w.parked);
+            Py_XDECREF(w->parked);
             return -1;
         }
     }
@@ -77,8 +76,12 @@ wait_hello(PeerObject *peer, struct strand *s)
 int
 peer_wait_hello(PeerObject *peer, struct strand *s)
 {
+    /* For no reply; but what a signal handler asks meanwhile is asked aside. */
+    struct waiting w = {.outer = s->waiting, .serving = s->serving, .answered = true};
     s->pins++; /* a signal handler may close the context meanwhile */
-    int rc = wait_hello(peer, s);
+    s->waiting = &w;
+    int rc = wait_hello(peer, s, &w);
+    s->waiting = w.outer;
     s->pins--;
     return rc;
 }
