@@ -166,6 +166,7 @@ class IsolationContext:
         self._transport = transport
         self._state_lock = threading.RLock()
         self._closing = False
+        self._closer = threading.Lock()  # whoever closes it first has it, for good
         self._prepared = None  # the life that has done so
         self._setup = []  # (function, args, kwargs), replayed at each start
         self._replaying = False
@@ -461,8 +462,9 @@ class IsolationContext:
         """Ends the child for good. Waits for half a second at most for it to exit by itself."""
         registry.drop_name(self)
         if self._peer.state not in ("closed", "forked"):
+            first = self._closer.acquire(blocking=False)
             if not self._state_lock.acquire(blocking=False):
-                if not self._closing:  # it is being started by another thread; if closed, that comes to an end
+                if first:  # it is being started by another thread; if closed, that comes to an end
                     self._peer.kill(9)
                 self._state_lock.acquire()
             try:

@@ -153,7 +153,7 @@ def nothing_is_left(request):
         lambda: not {t for t in threading.enumerate() if t.name.startswith("isolation")} - before_threads
     )
     assert gone, [t.name for t in threading.enumerate()]
-    same = wait_until(lambda: (gc.collect(), _ours(_descriptors(), extents) <= _ours(before, extents))[1], 3.0)
+    same = wait_until(lambda: (gc.collect(), _ours(_descriptors(), extents) <= _ours(before, extents))[1])
     assert same, sorted(set(_descriptors().items()) - set(before.items()))
 
 

@@ -164,6 +164,6 @@ os._exit(0)
     )
     pids = [int(p) for p in session.stdout.readline().split()]
     session.wait(30)
-    assert wait_until(lambda: not any(os.path.exists(f"/proc/{p}") for p in pids), 2.0)
+    assert wait_until(lambda: not any(os.path.exists(f"/proc/{p}") for p in pids))
     session.stdin.close()
     session.stdout.close()

@@ -48,7 +48,7 @@ def steady(context, action, times=20):
     before = counts(context)
     for _ in range(times):
         action()
-    wait_until(lambda: counts(context) == before, 2.0)
+    wait_until(lambda: counts(context) == before)
     return before, counts(context)
 
 
@@ -136,7 +136,7 @@ def test_releases_travel_by_themselves(context, tmp_path):
         assert not mark.exists()
         wait_until(lambda: False, 0.3)  # the service threads are asleep
         del made
-        assert wait_until(mark.exists, 2.0)
+        assert wait_until(mark.exists)
         mark.unlink()
 
 
@@ -153,5 +153,5 @@ def test_the_childs_releases_travel_by_themselves(context):
     assert gone() is not None
     held.clear()
     requests = context._peer.requests
-    assert wait_until(lambda: (gc.collect(), gone() is None)[1], 2.0)
+    assert wait_until(lambda: (gc.collect(), gone() is None)[1])
     assert context._peer.requests == requests

@@ -196,7 +196,7 @@ def test_objects_of_the_session_in_the_child(context, deaths):
         kept.clear()
     context.checkpoint()
     len(kept)
-    assert wait_until(lambda: (gc.collect(), gone() is None)[1], 2.0)
+    assert wait_until(lambda: (gc.collect(), gone() is None)[1])
 
 
 def test_callbacks_and_classes_of_the_session(context, deaths):
