@@ -92,7 +92,9 @@ drain_last(PeerObject *peer, PyObject **parked)
             return; /* it is a stream of the session that closes it, in the middle of that */
         }
     }
-    for (int ms = 0; peer->draining > 0 && ms < DRAIN_MS; ms++) {
+    /* Time, not turns: on a busy machine one takes longer than it sleeps. */
+    const double end = now() + DRAIN_MS * 1e-3;
+    while (peer->draining > 0 && now() < end) {
         Py_BEGIN_ALLOW_THREADS
         usleep(1000);
         Py_END_ALLOW_THREADS

@@ -1,9 +1,11 @@
 """Real kernels for tests: started as Jupyter starts them, and what they say told apart by cell."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 from jupyter_core.utils import ensure_event_loop
+from traitlets.config import Config
 
 from conftest import VICTIMS, children, wait_until
 
@@ -23,6 +26,18 @@ def session_environment(directory, **more):
     environment = {**os.environ, "PYTHONPATH": search, "IPYTHONDIR": str(Path(directory) / "ipython"), **more}
     environment.pop("PYTEST_CURRENT_TEST", None)  # under it, ipykernel captures nothing that C prints
     return environment
+
+
+@contextlib.contextmanager
+def sockets_of_a_kernel():
+    """Configuration of a kernel manager whose kernel listens at sockets in a directory of its own.
+
+    By default it would be at TCP ports, which jupyter_client finds free and the kernel takes only when it runs:
+    in between, a kernel of another test may be given the same.
+    """
+    with tempfile.TemporaryDirectory(prefix="kernel-") as directory:  # a short path: the system allows 107 bytes
+        yield Config(KernelManager={"transport": "ipc", "ip": f"{directory}/socket"})
+        assert not os.listdir(directory)  # jupyter_client has removed them
 
 
 @dataclass
@@ -72,7 +87,8 @@ class Kernel:
 
     def __init__(self, directory, *, name="python3", specs=None):
         found = KernelSpecManager(kernel_dirs=[] if specs is None else [str(specs)])
-        self.manager = KernelManager(kernel_name=name, kernel_spec_manager=found)
+        self.sockets = sockets_of_a_kernel()
+        self.manager = KernelManager(kernel_name=name, kernel_spec_manager=found, config=self.sockets.__enter__())
         self.cells = {}
         self.manager.start_kernel(
             env=session_environment(directory), cwd=str(directory), extra_arguments=["--log-level=ERROR"]
@@ -157,6 +173,7 @@ class Kernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=now)
         self.manager.cleanup_resources()
+        self.sockets.__exit__(None, None, None)
         assert wait_until(lambda: not alive(pids)), f"left by the kernel: {alive(pids)}"
 
 

@@ -13,7 +13,7 @@ import pytest
 VICTIMS = str(Path(__file__).with_name("victims"))
 
 PREFIX = f"""
-import sys, os, time, signal, threading
+import sys, os, time, signal, textwrap, threading
 sys.path.insert(0, {VICTIMS!r})
 import ipython_isolation as ii
 context = ii.IsolationContext(restart="auto", name="session")
@@ -30,6 +30,9 @@ def attempt(call, *args):
     except BaseException as error:
         outcome = type(error).__name__
     say("done", outcome, round(time.monotonic() - start, 3))
+def deaf(call):
+    "For exec in the child: says when it can be interrupted, and is in a C call that does not end of it, then or later."
+    return f"import _deaths\\ntry:\\n    print('inside', flush=True)\\n    {{call}}\\nexcept KeyboardInterrupt:\\n    {{call}}"
 """
 
 
@@ -92,14 +95,18 @@ def test_an_interrupt_stops_the_call(call):
         context.close()
         """
     ) as session:
+        longest = 0
         for _ in range(3):
             session.expect("ready")
             time.sleep(0.3)  # the request is under way; one that is not yet is interrupted all the same
+            interrupted = time.monotonic()
             session.interrupt()
             (took,) = session.expect("done", "KeyboardInterrupt")
-            assert float(took) < 5
+            longest = max(longest, time.monotonic() - interrupted)
+            assert float(took) < 30
         session.expect("state", True, 1, 499500, 0)
-        assert "interrupt again" not in session.finish()
+        # A child that gets no processor for a second is one that has not answered for a second.
+        assert "interrupt again" not in session.finish() or longest >= 1
 
 
 def test_an_interrupt_at_any_moment_is_not_lost():
@@ -120,31 +127,31 @@ def test_an_interrupt_at_any_moment_is_not_lost():
             outcome = session.line()
             # An interrupt between "ready" and the call ends the script's own code: not this test's matter.
             assert outcome[:2] == ["done", "KeyboardInterrupt"], outcome
-            assert float(outcome[2]) < 5
+            assert float(outcome[2]) < 30
         session.expect("state", True)
         session.finish()
 
 
-@pytest.mark.parametrize("call", ["deaths.hold_gil, 60.0", "deaths.sleep_in_c_without_gil, 60.0"])
+@pytest.mark.parametrize("call", ["_deaths.hold_gil(60.0)", "_deaths.sleep_in_c_without_gil(60.0)"])
 def test_the_second_interrupt_kills(call):
     with Session(
         f"""
         mine = list(range(1000))
         pid = context.remote_pid
-        attempt({call})
+        attempt(context.call, exec, deaf({call!r}), {{}})
         assert deaths.allocate(0) == 0
         say("state", context.remote_pid == pid, sum(mine))
         context.close()
         """
     ) as session:
         session.expect("ready")
-        time.sleep(0.3)
+        session.expect("inside")
         session.interrupt()
         hint = session.process.stderr.readline()  # comes a second later
         assert "interrupt again to kill" in hint
         session.interrupt()
         (took,) = session.expect("done", "KeyboardInterrupt")
-        assert 1.0 < float(took) < 10
+        assert 1.0 < float(took) < 30
         session.expect("state", False, 499500)
         assert "was rolled back" in session.finish()
 
@@ -196,11 +203,11 @@ def test_an_interrupt_that_the_child_handles():
         code = '''
         import time
         try:
+            print("inside", flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
             caught.append(1)
         '''
-        import textwrap
         names = context.call(eval, "__import__('types').SimpleNamespace(caught=[])")
         attempt(context.call, exec, textwrap.dedent(code), {"caught": names.caught})
         say("state", len(names.caught))
@@ -208,7 +215,7 @@ def test_an_interrupt_that_the_child_handles():
         """
     ) as session:
         session.expect("ready")
-        time.sleep(0.5)
+        session.expect("inside")
         session.interrupt()
         session.expect("done", "KeyboardInterrupt")
         session.expect("state", 1)
@@ -219,13 +226,16 @@ def test_an_interrupt_of_what_prints_faster_than_the_session_can():
     with Session(
         """
         class Slow:
+            begun = False
             def write(self, text):
+                if not self.begun:
+                    self.begun = True
+                    print("ready", file=out, flush=True)
                 time.sleep(0.005)
             def flush(self):
                 pass
         context.load_module("sys")
         pid, out = context.remote_pid, sys.stdout
-        say("ready")
         sys.stdout = Slow()
         try:
             context.call(exec, "while True: print('x' * 10000)", {})
@@ -236,11 +246,11 @@ def test_an_interrupt_of_what_prints_faster_than_the_session_can():
         """
     ) as session:
         session.expect("ready")
-        time.sleep(0.5)
+        time.sleep(0.5)  # there is a backlog
         session.interrupt()
         before = time.monotonic()
         session.expect("state", True, 0)
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 30
         session.finish()
 
 
@@ -262,29 +272,36 @@ def test_an_interrupt_in_a_callback():
         session.finish()
 
 
-def test_other_handlers_run_in_the_wait():
+def test_other_handlers_run_in_the_wait(tmp_path):
     """A signal handler of the session runs while the child is in a C call, and may raise."""
     with Session(
-        """
+        f"""
         class Alarm(Exception):
             pass
         def on_alarm(*_):
             raise Alarm
-        seen = []
-        signal.signal(signal.SIGUSR1, lambda *_: seen.append(time.monotonic()))
+        def on_user(*_):
+            os.write(os.open(path, os.O_WRONLY | os.O_NONBLOCK), b"x")
+        path = {str(tmp_path / "handled")!r}
+        os.mkfifo(path)
+        signal.signal(signal.SIGUSR1, on_user)
         signal.signal(signal.SIGALRM, on_alarm)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        attempt(clock.sleep, 60)
-        threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGUSR1]).start()
-        start = time.monotonic()
-        attempt(deaths.sleep_in_c_without_gil, 1.0)
-        say("state", seen[0] - start < 0.8)
+        # The child sends them, from inside of the call.
+        names = {{"pid": os.getpid(), "path": path}}
+        attempt(context.call, exec, "import os, signal, time; os.kill(pid, signal.SIGALRM); time.sleep(60)", names)
+        code = '''
+        import os, select, signal
+        handled = os.open(path, os.O_RDWR)
+        os.kill(pid, signal.SIGUSR1)
+        print("handled", bool(select.select([handled], [], [], 20)[0]), flush=True)
+        '''
+        attempt(context.call, exec, textwrap.dedent(code), names)
         context.close()
         """
     ) as session:
         session.expect("ready")
         session.expect("done", "Alarm")
         session.expect("ready")
+        session.expect("handled", True)
         session.expect("done", "None")
-        session.expect("state", True)
         session.finish()

@@ -66,10 +66,8 @@ def test_a_session_that_is_killed(inside):
         assert wait_until(lambda: len(children(process.pid)) >= 3)
         below = children(process.pid)
     process.send_signal(signal.SIGKILL)
-    killed = time.monotonic()
     process.communicate()
-    assert wait_until(lambda: not alive(below), 5.0)
-    assert time.monotonic() - killed < 1.0
+    assert wait_until(lambda: not alive(below))
 
 
 ENDS = {
@@ -101,10 +99,8 @@ def test_a_session_that_ends(end, code):
     process, pids = start(end)
     assert len(pids) == 2
     _, err = process.communicate(timeout=20)
-    ended = time.monotonic()
     assert process.returncode == code, err
-    assert wait_until(lambda: not alive(pids), 5.0)
-    assert time.monotonic() - ended < 1.0
+    assert wait_until(lambda: not alive(pids))
     if code == 0:
         assert err == ""
 

@@ -89,25 +89,31 @@ def test_there_is_no_limit_unless_asked_for(context):
     assert os.getpriority(os.PRIO_PROCESS, context.remote_pid) == os.getpriority(os.PRIO_PROCESS, 0)
 
 
+# Tiny limits are set when everything is loaded and looked up: those are requests too, and take what they take.
+
+#: A call and its arguments.
 CALLS = {
-    "time.sleep": lambda context: context.load_module("time").sleep(60),
-    "a loop in Python": lambda context: context.call(exec, "while True: pass", {}),
-    "a C call that checks": lambda context: context.load_module("_deaths").busy_checking_signals(60.0),
+    "time.sleep": lambda context: (context.load_module("time").sleep, 60),
+    "a loop in Python": lambda context: (context.call, exec, "while True: pass", {}),
+    "a C call that checks": lambda context: (context.load_module("_deaths").busy_checking_signals, 60.0),
 }
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_that_can_be_interrupted_leaves_the_child_alive(call):
-    with limited(timeout=0.3) as context:
+    with limited() as context:
         kept = context.load_module("collections").OrderedDict(a=1)
         pid = context.remote_pid
+        call = CALLS[call](context)
+        context.timeout = 0.3
         for _ in range(2):
-            error, took = caught(CALLS[call], context)
+            error, took = caught(*call)
             assert type(error) is ProcessTimeoutError
-            assert 0.3 <= took < 1.2
+            assert 0.3 <= took < 30
             assert (error.survived, error.timeout, error.limit, error.pid) == (True, 0.3, "timeout", pid)
             assert isinstance(error.__cause__, KeyboardInterrupt)
             assert "took longer than timeout=0.3 s and was interrupted" in str(error) and "lives on" in str(error)
+        context.timeout = None
         assert context.remote_pid == pid
         assert kept["a"] == 1
         assert context.info()["crashes"] == 0
@@ -115,12 +121,15 @@ def test_a_call_that_can_be_interrupted_leaves_the_child_alive(call):
 
 @pytest.mark.parametrize("name", ["hold_gil", "sleep_in_c_without_gil"])
 def test_a_call_that_cannot_is_killed(name):
-    with limited(timeout=0.2) as context:
+    with limited() as context:
         deaths = context.load_module("_deaths")
         pid = context.remote_pid
-        error, took = caught(getattr(deaths, name), 60.0)
+        call = getattr(deaths, name)
+        context.timeout = 0.2
+        error, took = caught(call, 60.0)
+        context.timeout = None
         assert type(error) is ProcessTimeoutError
-        assert 1.2 <= took < 3
+        assert 1.2 <= took < 30
         assert (error.survived, error.timeout, error.limit, error.pid) == (False, 0.2, "timeout", pid)
         assert error.signal is signal.SIGKILL
         assert "longer than timeout=0.2 s and did not stop" in str(error) and name in str(error)
@@ -129,20 +138,30 @@ def test_a_call_that_cannot_is_killed(name):
 
 
 def test_without_restarts_the_reason_is_said_again():
-    with limited(timeout=0.2, restart="never") as context:
+    with limited(restart="never") as context:
         sleep = context.load_module("_deaths").sleep_in_c_without_gil
+        context.timeout = 0.2
         caught(sleep, 60.0)
         with pytest.raises(ClientStateError, match="has died .*took longer than timeout=0.2 s.*call restart"):
             sleep(0.0)
 
 
 def test_a_limit_that_is_changed_meanwhile_holds_for_later_calls():
-    with limited(timeout=0.2) as context:
-        deaths = context.load_module("_deaths")
-        changed = threading.Timer(0.5, context.configure, kwargs={"timeout": None})
-        changed.start()
-        error, _ = caught(deaths.sleep_in_c_without_gil, 60.0)
-        changed.join()
+    with limited() as context:
+        sleep = context.load_module("_deaths").sleep_in_c_without_gil
+        sleep(0.0)
+        context.timeout = 0.2
+        changed = []
+
+        def change():
+            changed.append(wait_until(lambda: context._peer.active == 1))
+            context.timeout = None
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        error, _ = caught(sleep, 60.0)
+        thread.join()
+        assert changed == [True] and context.timeout is None
         assert type(error) is ProcessTimeoutError and error.timeout == 0.2
         assert "longer than timeout=0.2 s and did not stop" in str(error)
 
@@ -155,8 +174,9 @@ def test_the_name_of_the_call():
 
         time.sleep(seconds)
 
-    with limited(timeout=0.2) as context:
+    with limited() as context:
         context.load_module("zlib")
+        context.timeout = 0.2
         error, _ = caught(context.call, waits_too_long, 60)
         assert error.operation.endswith(".waits_too_long") and f"{error.operation} took longer" in str(error)
         assert error.arguments == ("60",)
@@ -167,28 +187,32 @@ def test_the_name_of_the_call():
 
 def test_what_ends_after_its_time_has_taken_too_long():
     """In the second that it is given to stop; it does not notice the interrupt."""
-    with limited(timeout=0.2) as context:
+    with limited() as context:
         deaths = context.load_module("_deaths")
-        error, took = caught(deaths.sleep_in_c_without_gil, 0.6)
+        sleep = deaths.sleep_in_c_without_gil
+        context.timeout = 0.2
+        error, took = caught(sleep, 0.3)
+        context.timeout = None
         assert type(error) is ProcessTimeoutError and error.survived and error.__cause__ is None
-        assert 0.6 <= took < 1.2
+        assert took >= 0.3
         # The interrupt does not come out elsewhere.
         for _ in range(5):
             assert deaths.allocate(0) == 0
 
 
 def test_short_calls_are_left_alone():
-    with limited(timeout=0.3) as context:
-        clock = context.load_module("time")
-        end = time.monotonic() + 0.7
+    """Only their sum is more than the limit; by far, as a machine that is busy makes each longer."""
+    with limited(timeout=1.5) as context:
+        sleep = context.load_module("time").sleep
+        end = time.monotonic() + 2
         while time.monotonic() < end:
-            clock.sleep(0.01)
-        clock.sleep(0.2)
+            sleep(0.01)
+        sleep(0.2)
 
 
 def test_the_outermost_call_is_measured():
     """However short the calls are that it makes back and forth."""
-    with limited(timeout=0.4) as context:
+    with limited(timeout=1.5) as context:
         clock, functools = context.load_module("time"), context.load_module("functools")
 
         def again(total, item):
@@ -198,62 +222,68 @@ def test_the_outermost_call_is_measured():
         assert functools.reduce(again, range(3), 0) == 3
         error, took = caught(functools.reduce, again, range(1000), 0)
         assert type(error) is ProcessTimeoutError
-        assert took < 1.2
+        assert took < 30  # never the 50 s of all those calls
         clock.sleep(0.3)
 
 
 def test_a_callback_that_swallows_it_does_not_keep_the_call_alive():
-    with limited(timeout=0.3) as context:
-        clock, functools = context.load_module("time"), context.load_module("functools")
+    with limited() as context:
+        sleep, reduce = context.load_module("time").sleep, context.load_module("functools").reduce
         swallowed = []
 
         def again(total, item):
             try:
-                clock.sleep(60)
+                sleep(60)
             except ProcessTimeoutError as error:
                 swallowed.append(error)
 
-        error, took = caught(functools.reduce, again, range(1000), 0)
+        context.timeout = 0.3
+        error, took = caught(reduce, again, range(1000), 0)
         assert type(error) is ProcessTimeoutError
-        assert took < 5  # 0.3, a second to stop, and what a busy machine adds; never the minute of each call
+        assert took < 30  # 0.3, a second to stop, and what a busy machine adds; never the minute of each call
         assert swallowed
 
 
 def test_an_import_is_a_call(tmp_path):
     (tmp_path / "slow_import.py").write_text("import time\ntime.sleep(60)\n")
-    with limited(timeout=0.3) as context:
+    with limited() as context:
+        context.load_module("zlib")
+        context.timeout = 0.3
         error, took = caught(context.load_module, "slow_import", str(tmp_path))
         assert type(error) is ProcessTimeoutError and error.survived
         assert "the import of slow_import" in str(error)
-        assert took < 1.3
+        assert took < 30
 
 
 def test_setting_up_takes_the_time_it_takes():
-    context = limited(timeout=0.2, init=lambda: context.call(time.sleep, 0.5))
+    context = limited(timeout=1, init=lambda: context.call(time.sleep, 1.5))
     context.load_module("zlib")
 
 
 def test_the_limit_can_be_changed_at_any_time(context):
     clock = context.load_module("time")
+
+    def sleep():
+        clock.sleep(60)
+
     context.timeout = 0.2
-    assert type(caught(clock.sleep, 60)[0]) is ProcessTimeoutError
+    assert type(caught(sleep)[0]) is ProcessTimeoutError
     context.timeout = None
     clock.sleep(0.4)
     assert context.configure(timeout="0.1") == []
-    assert type(caught(clock.sleep, 60)[0]) is ProcessTimeoutError
+    assert type(caught(sleep)[0]) is ProcessTimeoutError
     context.restart()
-    assert type(caught(clock.sleep, 60)[0]) is ProcessTimeoutError
+    assert type(caught(sleep)[0]) is ProcessTimeoutError
 
 
 def test_the_calls_of_other_threads_are_told():
     """A process has one end: what another thread was doing there ends too, and the error says why."""
-    with limited(timeout=0.5) as context:
+    with limited(timeout=60) as context:
         deaths = context.load_module("_deaths")
         sleep = deaths.sleep_in_c_without_gil  # looking it up is a request too
         seen, connected = [], threading.Event()
 
         def call():
-            context.timeout = 60
             deaths.allocate(0)
             connected.set()
             seen.append(caught(sleep, 60.0)[0])
@@ -272,19 +302,22 @@ def test_the_calls_of_other_threads_are_told():
 
 
 def test_a_call_of_another_thread_is_limited():
-    with limited(timeout=0.3) as context:
-        clock = context.load_module("time")
+    with limited() as context:
+        sleep = context.load_module("time").sleep
+        context.timeout = 0.3
         seen = []
-        thread = threading.Thread(target=lambda: seen.append(caught(clock.sleep, 60)))
+        thread = threading.Thread(target=lambda: seen.append(caught(sleep, 60)))
         thread.start()
-        thread.join(10)
-        ((error, took),) = seen
-        assert type(error) is ProcessTimeoutError and took < 3
+        thread.join(30)
+        ((error, _),) = seen
+        assert type(error) is ProcessTimeoutError
 
 
 def test_the_error_is_a_value():
-    with limited(timeout=0.1) as context:
-        error, _ = caught(CALLS["time.sleep"], context)
+    with limited() as context:
+        call = CALLS["time.sleep"](context)
+        context.timeout = 0.1
+        error, _ = caught(*call)
     for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(other) is ProcessTimeoutError and str(other) == str(error)
         assert (other.timeout, other.survived, other.limit) == (0.1, True, "timeout")
@@ -295,12 +328,26 @@ def test_the_user_may_interrupt_what_is_limited():
     """In the time that a call has, and in the time that it is given to stop."""
     with Session(
         """
+        sleep = clock.sleep
         context.timeout = 0.5
-        attempt(clock.sleep, 60)
+        attempt(sleep, 60)
         context.timeout = 30
-        attempt(clock.sleep, 60)
-        context.timeout = 0.2
-        attempt(deaths.sleep_in_c_without_gil, 60.0)
+        attempt(sleep, 60)
+        context.timeout = None
+        # Another thread of the child says when the time is over and the child is told to stop, which it does not.
+        code = '''
+        import os, signal, threading
+        waits, told = os.pipe()
+        os.set_blocking(told, False)
+        signal.set_wakeup_fd(told)
+        def say_it():
+            os.read(waits, 1)
+            print("told", flush=True)
+        threading.Thread(target=say_it, daemon=True).start()
+        '''
+        context.call(exec, textwrap.dedent(code), {})
+        context.timeout = 1
+        attempt(context.call, exec, deaf("_deaths.sleep_in_c_without_gil(60.0)"), {})
         say("state", context.info()["crashes"])
         context.close()
         """
@@ -311,12 +358,13 @@ def test_the_user_may_interrupt_what_is_limited():
         time.sleep(0.3)
         session.interrupt()
         (took,) = session.expect("done", "KeyboardInterrupt")
-        assert float(took) < 5
+        assert float(took) < 30
         session.expect("ready")
-        time.sleep(0.6)
+        session.expect("inside")
+        session.expect("told")
         session.interrupt()
         (took,) = session.expect("done", "KeyboardInterrupt")
-        assert float(took) < 5
+        assert float(took) < 30
         session.expect("state", 1)
 
 
@@ -537,9 +585,9 @@ def test_options_of_a_named_context():
 
 @no_asan
 def test_the_magic_takes_limits(ip):  # noqa: F811
-    run(ip, "%isolate zoo --timeout 0.3 --memory 512M --cpu 60 --nice 3 --env A=1 --env 'B=2 3'")
+    run(ip, "%isolate zoo --timeout 9.5 --memory 512M --cpu 60 --nice 3 --env A=1 --env 'B=2 3'")
     info = named_context("default").info()
-    assert (info["timeout"], info["memory"], info["cpu"], info["nice"]) == (0.3, 512 << 20, 60, 3)
+    assert (info["timeout"], info["memory"], info["cpu"], info["nice"]) == (9.5, 512 << 20, 60, 3)
     assert info["env"] == {"A": "1", "B": "2 3"}
     run(ip, "%isolate _deaths --context other\nimport zoo, _deaths")
     assert named_context("other").info()["timeout"] is None

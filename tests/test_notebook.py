@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 from conftest import wait_until
-from kernels import alive, event_loop_of_jupyter, kernel, session_environment, start_kernel, without_colors  # noqa: F401
+from kernels import alive, event_loop_of_jupyter, kernel, session_environment, sockets_of_a_kernel, start_kernel, without_colors  # noqa: F401
 from nbclient import NotebookClient
 
 # --- The promise -----------------------------------------------------------------------------------------
@@ -28,14 +28,15 @@ def test_the_session_outlives_a_segfault(tmp_path, event_loop_of_jupyter):  # no
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     notebook.cells[2].metadata["tags"] = ["raises-exception"]
-    client = NotebookClient(
-        notebook, kernel_name="python3", timeout=60, extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(tmp_path)}},
-    )  # fmt: skip
-    # Closed here, with the sockets that it keeps until then.
-    with client.setup_kernel(env=session_environment(tmp_path)):
-        for index, cell in enumerate(notebook.cells):
-            client.execute_cell(cell, index)
+    with sockets_of_a_kernel() as config:
+        client = NotebookClient(
+            notebook, kernel_name="python3", timeout=60, extra_arguments=["--log-level=ERROR"],
+            resources={"metadata": {"path": str(tmp_path)}}, config=config,
+        )  # fmt: skip
+        # Closed here, with the sockets that it keeps until then.
+        with client.setup_kernel(env=session_environment(tmp_path)):
+            for index, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, index)
     (error,) = (output for output in notebook.cells[2].outputs if output.output_type == "error")
     assert error.ename == "ProcessTerminationError"
     assert "died in cv_module.sobel_edges: SIGSEGV (segmentation fault" in error.evalue

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from conftest import wait_until
 from kernels import event_loop_of_jupyter, kernel, run_python, start_kernel  # noqa: F401 (fixtures)
 
 import ipython_isolation
@@ -234,45 +235,77 @@ def test_close_does_not_wait_for_who_goes_on_printing(context, monkeypatch):
     assert time.monotonic() - before < 3
 
 
-def test_an_interrupt_while_close_passes_on_output(context, monkeypatch):
-    """It is raised, and the context is closed."""
-    context.load_module("sys")
-    code = "print('a', flush=True); time.sleep(0.1); print('b', flush=True)"
-    context.call(exec, f"import atexit, time; atexit.register(exec, {code!r}, {{'time': time}})", {})
+class HeldStream(io.StringIO):
+    """Another thread than the main one is held in it until `close_is_over` is set."""
 
-    class Interrupted(SlowStream):
+    def __init__(self):
+        super().__init__()
+        self.writing, self.close_is_over, self.was_over = threading.Event(), threading.Event(), None
+
+    def write(self, text):
+        if threading.current_thread() is not threading.main_thread():
+            self.writing.set()
+            self.was_over = self.close_is_over.wait(20)  # far longer than close() waits for another thread
+        return super().write(text)
+
+
+@pytest.fixture
+def close_beside_a_thread(context, monkeypatch, tmp_path):
+    """A function that closes the context while another thread is held in the given stream with what was printed
+    before; what is printed at the end then is left to the thread that closes."""
+    context.load_module("sys")
+    os.mkfifo(go := tmp_path / "go")
+    code = (
+        "import atexit, threading\n"
+        "def when_idle():\n    open(go).close()\n    print('a', flush=True)\n"
+        "threading.Thread(target=when_idle).start()\natexit.register(print, 'b')"
+    )
+    context.call(exec, code, {"go": str(go)})
+
+    def close(stream):
+        monkeypatch.setattr(sys, "stdout", stream)
+        open(go, "w").close()
+        assert stream.writing.wait(20)
+        try:
+            context.close()
+        finally:
+            stream.close_is_over.set()
+            assert wait_until(lambda: stream.was_over is not None)
+        assert stream.was_over
+
+    return close
+
+
+def test_an_interrupt_while_close_passes_on_output(context, close_beside_a_thread):
+    """It is raised, and the context is closed."""
+
+    class Interrupted(HeldStream):
         def write(self, text):
             if threading.current_thread() is threading.main_thread():
                 raise KeyboardInterrupt
-            time.sleep(1)  # longer than close() waits for another thread
             return super().write(text)
 
-    monkeypatch.setattr(sys, "stdout", Interrupted())
     with pytest.raises(KeyboardInterrupt):
-        context.close()
+        close_beside_a_thread(Interrupted())
     assert context.info()["state"] == "closed"
 
 
-def test_a_stream_that_uses_the_context_while_it_closes(context, monkeypatch):
+def test_a_stream_that_uses_the_context_while_it_closes(context, close_beside_a_thread):
     """Says that it is closed; and starts no new child, whose set-up has been forgotten by now."""
-    context.load_module("sys")
-    code = "print('a', flush=True); time.sleep(0.1); print('b', flush=True)"
-    context.call(exec, f"import atexit, time; atexit.register(exec, {code!r}, {{'time': time}})", {})
     said = []
 
-    class Using(SlowStream):
+    class Using(HeldStream):
         def write(self, text):
-            if threading.current_thread() is not threading.main_thread():
-                time.sleep(1)  # longer than close() waits for another thread
+            written = super().write(text)
             for _ in range(3):
-                with pytest.raises(ipython_isolation.ClientStateError, match="closed") as caught:
+                with pytest.raises(ipython_isolation.ClientStateError, match="closed"):
                     context.call(os.getpid)
-                said.append(caught.value)
-            return super().write(text)
+                said.append(threading.current_thread() is threading.main_thread())
+            return written
 
-    monkeypatch.setattr(sys, "stdout", Using())
-    context.close()
-    assert len(said) >= 3 and context.info()["epoch"] == 1 and context.info()["state"] == "closed"
+    close_beside_a_thread(Using())
+    assert wait_until(lambda: len(said) == 6) and said[:3] == [True] * 3
+    assert context.info()["epoch"] == 1 and context.info()["state"] == "closed"
 
 
 def test_a_call_of_another_thread_while_it_closes(context, monkeypatch):

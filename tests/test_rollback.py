@@ -642,7 +642,7 @@ def test_the_kernel_is_killed():
     found = children(supervisor)
     process.kill()
     process.communicate()
-    assert wait_until(lambda: [pid for pid in found if os.path.exists(f"/proc/{pid}")] == [], 1.0)
+    assert wait_until(lambda: [pid for pid in found if os.path.exists(f"/proc/{pid}")] == [])
 
 
 # --- cells ----------------------------------------------------------------------------------------------

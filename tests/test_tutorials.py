@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import children, wait_until
-from kernels import event_loop_of_jupyter, session_environment  # noqa: F401
+from kernels import event_loop_of_jupyter, session_environment, sockets_of_a_kernel  # noqa: F401
 from nbclient import NotebookClient
 from papermill import execute_notebook
 
@@ -42,8 +42,9 @@ def joined(outputs):
 def run(made, directory):
     """Executes it: the outputs of each code cell but the first, without addresses and counts."""
     before = set(children())
-    client = NotebookClient(made, timeout=60, kernel_name="python3")
-    client.execute(env=session_environment(directory), cwd=str(directory))
+    with sockets_of_a_kernel() as config:
+        client = NotebookClient(made, timeout=60, kernel_name="python3", config=config)
+        client.execute(env=session_environment(directory), cwd=str(directory))
     assert wait_until(lambda: set(children()) <= before)
     shown = []
     for cell in made.cells[1:]:
@@ -89,9 +90,11 @@ def test_papermill(tmp_path, monkeypatch, event_loop_of_jupyter):  # noqa: F811
     ]
     nbformat.write(made, tmp_path / "in.ipynb")
     before = set(children())
-    execute_notebook(
-        tmp_path / "in.ipynb", tmp_path / "out.ipynb", {"last": 200}, kernel_name="python3", progress_bar=False, cwd=tmp_path
-    )
+    with sockets_of_a_kernel() as config:
+        execute_notebook(
+            tmp_path / "in.ipynb", tmp_path / "out.ipynb", {"last": 200}, kernel_name="python3", progress_bar=False,
+            cwd=tmp_path, config=config,
+        )  # fmt: skip
     assert wait_until(lambda: set(children()) <= before)
     text, value = joined(nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs)
     assert (text.text, value.data["text/plain"]) == ("from C\n", "(198, [3, 128])")
