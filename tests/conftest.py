@@ -13,6 +13,7 @@ import pytest
 
 import ipython_isolation
 from ipython_isolation import context as _context
+from ipython_isolation import rollback as _rollback
 
 # A shell without job control starts its background jobs with SIGINT ignored, and so would every session
 # that a test starts and interrupts.
@@ -73,6 +74,30 @@ def wait_until(condition, seconds=10.0):
     while not (value := condition()) and time.monotonic() < end:
         time.sleep(0.005)
     return value
+
+
+@contextlib.contextmanager
+def alarm(handler, context=None, seconds=0.1):
+    """A signal comes while the block runs; given a context, while something is under way there, however long that
+    takes to begin."""
+    over = False
+
+    def on_alarm(*_):
+        if over:
+            return
+        if context is not None and context._peer.active == 0:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            handler()
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    left = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        over = True
+        signal.setitimer(signal.ITIMER_REAL, *left)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _descriptors():
@@ -163,6 +188,14 @@ def context(request):
     rollback = "off" if request.node.get_closest_marker("restarts") else "auto"
     with ipython_isolation.IsolationContext(restart="auto", name="test", rollback=rollback) as made:
         yield made
+
+
+@pytest.fixture
+def affordable(monkeypatch):
+    """A frozen copy is made before each request, however long one takes on this machine: for tests that are not
+    about when one is made, and need what was made last."""
+    monkeypatch.setattr(_rollback, "_CHEAP", 60)
+    monkeypatch.setattr(_rollback, "_CREDIT", 60)
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ def test_under_a_tool(context, tool, where):
     assert "deaths_segfault" in done.stdout + done.stderr, done
 
 
+@pytest.mark.usefixtures("affordable")
 def test_a_method_of_an_object_of_the_child(context, where):
     """The frozen copy tells what the object was; the file is there once it has taken over."""
     victim = context.load_module("deaths")

@@ -204,26 +204,46 @@ def test_the_traceback_leads_to_the_call(context, deaths):
 # --- between calls ----------------------------------------------------------------------------------
 
 
-def between_by_thread(context, deaths):
-    deaths.crash_in_thread(0.01)
+LATER = """
+import _deaths, os, threading
+
+def later():
+    with open(go) as file:
+        file.read()
+    {what}
+
+threading.Thread(target=later, daemon=True).start()
+"""
 
 
-def between_by_kill(context, deaths):
+def between_by(what):
+    """In a thread of the child, which is told to when the call that has started it is over."""
+
+    def between(context, go):
+        os.mkfifo(go)
+        context.call(exec, LATER.format(what=what), {"go": str(go)})
+        go.write_text("")
+
+    return between
+
+
+def between_by_kill(context, go):
     os.kill(context.remote_pid, signal.SIGKILL)
-
-
-def between_by_exit(context, deaths):
-    context.call(exec, "import threading, os; threading.Timer(0.01, os._exit, [3]).start()", {})
 
 
 @pytest.mark.parametrize(
     "how, reason",
-    [(between_by_thread, "SIGSEGV"), (between_by_kill, "SIGKILL"), (between_by_exit, "exit code 3")],
+    [
+        (between_by("_deaths.crash_in_thread()"), "SIGSEGV"),
+        (between_by_kill, "SIGKILL"),
+        (between_by("os._exit(3)"), "exit code 3"),
+    ],
+    ids=["thread", "kill", "exit"],
 )
 @pytest.mark.parametrize("noticed", [True, False])
-def test_between_calls_raises_once_at_the_next_use(context, deaths, how, reason, noticed):
+def test_between_calls_raises_once_at_the_next_use(context, deaths, tmp_path, how, reason, noticed):
     pid = context.remote_pid
-    how(context, deaths)
+    how(context, tmp_path / "go")
     if noticed:
         assert wait_until(lambda: context.info()["state"] == "dead")
     else:
@@ -520,8 +540,8 @@ def test_an_answer_given_just_before_the_death_is_delivered(context, deaths):
     outcomes = {"answer": 0, "death": 0}
     for delay in (0.002, 0.004, 0.006, 0.008, 0.010) * 2:
         deaths.allocate(0)
-        deaths.crash_in_thread(delay)
         try:
+            deaths.crash_in_thread(delay)  # which may itself die first, of a thread that gets the processor
             while True:
                 assert deaths.allocate(0) == 0
                 outcomes["answer"] += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from conftest import alarm
 
 from ipython_isolation import ClientStateError, IsolationContext, ProcessTerminationError, ProtocolError, byvalue
 
@@ -23,21 +24,10 @@ def zoo(context):
     return context.load_module("zoo")
 
 
-@contextlib.contextmanager
-def alarm(handler, seconds=0.1):
-    before = signal.signal(signal.SIGALRM, handler)
-    left = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *left)
-        signal.signal(signal.SIGALRM, before)
-
-
 def test_a_signal_handler_asks_the_child(context, zoo):
     time = context.load_module("time")
     said = []
-    with alarm(lambda *_: said.append(zoo.identity("inner"))):
+    with alarm(lambda: said.append(zoo.identity("inner")), context):
         time.sleep(0.4)
     assert said == ["inner"] and zoo.identity("after") == "after"
 
@@ -80,7 +70,7 @@ def test_what_is_asked_inside_meets_a_new_class(context, tmp_path, where):
             return super().write(text)
 
     if where == "handler":
-        with alarm(lambda *_: made.append(make())):
+        with alarm(lambda: made.append(make()), context):
             outer = make(0.4)
     else:
         with contextlib.redirect_stdout(Stream()):
@@ -104,8 +94,8 @@ def test_what_is_asked_inside_a_batch_meets_a_new_class(context, tmp_path, where
                 made.append(make(newer=True))
             return super().write(text)
 
-    handler = (lambda *_: made.append(make(newer=True))) if where == "handler" else (lambda *_: None)
-    with alarm(handler), contextlib.redirect_stdout(Stream()):
+    handler = (lambda: made.append(make(newer=True))) if where == "handler" else (lambda: None)
+    with alarm(handler, context), contextlib.redirect_stdout(Stream()):
         with context.batch():
             futures = [make(0.4), make(), make(newer=True), make(0, True)]
     assert [type(f.result()).__name__ for f in futures] == ["New", "New", "Newer", "Newer"]
@@ -119,11 +109,11 @@ def test_what_is_asked_inside_a_batch_changes_lists(context, tmp_path):
     note = context.load_module("maker", [str(tmp_path)]).note
     lists, inner, results = [[] for _ in range(4)], [], []
 
-    def handler(*_):
+    def handler():
         results.append(note(inner, "inner"))
         results.append(note(lists[3], "handler"))
 
-    with alarm(handler), context.batch():
+    with alarm(handler, context), context.batch():
         futures = [note(lists[i], i, 0.4 if i == 0 else 0) for i in range(3)]
     assert [f.result() for f in futures] == [[0], [1], [2]] and results == [["inner"], ["handler"]]
     assert lists == [[0], [1], [2], ["handler"]] and inner == ["inner"]
@@ -173,7 +163,7 @@ def test_a_finaliser_asks_the_child(zoo, monkeypatch):
 def test_a_signal_handler_closes_a_context_that_starts(seconds):
     context = IsolationContext()
     closed = []
-    with alarm(lambda *_: (context.close(), closed.append(True)), seconds):
+    with alarm(lambda: (context.close(), closed.append(True)), seconds=seconds):
         with pytest.raises(ClientStateError):
             while True:
                 context.call(len, ())
@@ -249,12 +239,12 @@ def test_the_next_call_after_a_death_inside_a_handler(context, zoo):
     time = context.load_module("time")
     seen = []
 
-    def handler(*_):
+    def handler():
         try:
             deaths.segfault()
         except ProcessTerminationError as error:
             seen.append(error.signal)
 
-    with alarm(handler):
+    with alarm(handler, context):
         time.sleep(0.3)
     assert seen == [signal.SIGSEGV] and zoo.identity(2) == 2

@@ -44,6 +44,7 @@ def keep(code):
 # --- what is kept ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("affordable")
 @pytest.mark.parametrize("transport", ["auto", "zmq"])
 def test_objects_outlive_deaths_in_a_row(transport):
     with IsolationContext(restart="auto", transport=transport) as context:
@@ -64,6 +65,7 @@ def test_objects_outlive_deaths_in_a_row(transport):
         assert context.info()["crashes"] == 5
 
 
+@pytest.mark.usefixtures("affordable")
 @pytest.mark.parametrize(
     "name, args", [("segfault", ()), ("abort", ()), ("_exit", (3,)), ("exit", (3,)), ("kill_self", (9,)), ("crash_in_thread", ())]
 )
@@ -653,6 +655,7 @@ def test_cells():
     script = f"""
         import sys
         sys.path.insert(0, {VICTIMS!r})
+        import ipython_isolation.rollback
         from IPython.testing.globalipapp import start_ipython
         shell = start_ipython()
         def run(cell):
@@ -660,6 +663,7 @@ def test_cells():
         run("%load_ext ipython_isolation")
         run("%isolate _deaths collections")
         run("import _deaths, collections, ipython_isolation")
+        ipython_isolation.rollback._CHEAP = 60  # however long a copy takes on this machine: each cell has one
         run("kept = collections.deque([1])")
         run("kept.append(2)")
         failed = run("new = collections.deque(); kept.append(3); _deaths.segfault()")

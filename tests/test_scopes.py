@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import wait_until
+from conftest import alarm, wait_until
 
 from ipython_isolation import (
     ClientStateError,
@@ -83,18 +83,6 @@ def with_functions(module):
     return module
 
 
-@contextlib.contextmanager
-def meanwhile(handler, seconds=0.1):
-    """A signal comes while the block waits."""
-    before = signal.signal(signal.SIGALRM, lambda *_: handler())
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 # --- containers of the calls around -----------------------------------------------------------------
 
 
@@ -102,7 +90,7 @@ def meanwhile(handler, seconds=0.1):
 def test_what_the_child_changes_meanwhile_is_there_once(context, module, batched):
     """The handler's request is answered inside of the call's own callback."""
     items, asked, results, wait = [], [], [], module.wait
-    with meanwhile(lambda: asked.append(wait(0))):
+    with alarm(lambda: asked.append(wait(0)), context):
         if batched:
             with context.batch():
                 results = [module.note_around(items, lambda: None), module.note(items, 4)]
@@ -130,7 +118,7 @@ def _changed(module, items):
 @pytest.mark.parametrize("batched", [False, True], ids=["single", "batch"])
 def test_a_handler_uses_the_list_of_the_call(context, module, batched, handler):
     items, other, seen, futures = [], [], [], []
-    with meanwhile(lambda: seen.append(handler(module, items))):
+    with alarm(lambda: seen.append(handler(module, items)), context):
         if batched:
             with context.batch():
                 futures = [module.note(items, "call", 0.4), module.note(other, "second")]
@@ -142,7 +130,7 @@ def test_a_handler_uses_the_list_of_the_call(context, module, batched, handler):
 
 
 @pytest.mark.parametrize("what", ["text", "list"])
-def test_a_callback_of_the_call_uses_what_the_handler_has_used(module, what):
+def test_a_callback_of_the_call_uses_what_the_handler_has_used(context, module, what):
     """The child has answered the handler's request by then."""
     thing = "a text that is no name" * 3 if what == "text" else []
     seen, same, note = [], module.same, module.note
@@ -150,24 +138,24 @@ def test_a_callback_of_the_call_uses_what_the_handler_has_used(module, what):
     def use():
         return same(thing) is thing if what == "text" else note(thing, 1)[-1] == 1
 
-    with meanwhile(lambda: seen.append(use())):
+    with alarm(lambda: seen.append(use()), context):
         assert module.call(use)
     assert seen == [True] and len(thing) == (2 if what == "list" else 66)
 
 
-def test_a_callback_of_the_handler_changes_its_list(module):
+def test_a_callback_of_the_handler_changes_its_list(context, module):
     """In turn, as seen from the handler: the child sees the change."""
     items, seen = [], []
 
     def handler():
         seen.append(module.note_around(items, lambda: items.append("session"), 0))
 
-    with meanwhile(handler):
+    with alarm(handler, context):
         module.wait(0.4)
     assert seen == [[1, "session", 2, "session", 3]] and items == seen[0]
 
 
-def test_a_callback_of_the_call_changes_its_list_while_a_handler_waits(module):
+def test_a_callback_of_the_call_changes_its_list_while_a_handler_waits(context, module):
     """As seen from the call, too."""
     items, seen = [], []
 
@@ -175,7 +163,7 @@ def test_a_callback_of_the_call_changes_its_list_while_a_handler_waits(module):
         items.append("session")
 
     note = module.note
-    with meanwhile(lambda: seen.append(note([], "handler"))):
+    with alarm(lambda: seen.append(note([], "handler")), context):
         assert module.note_around(items, callback) == [1, "session", 2, "session", 3]
     assert items == [1, "session", 2, "session", 3] and seen == [["handler"]]
 
@@ -212,7 +200,7 @@ def test_a_batch_inside_a_handler(context, module):
         with context.batch():
             seen.extend([module.note(items, "batch"), module.wait(0)])
 
-    with meanwhile(handler):
+    with alarm(handler, context):
         assert module.note(items, "call", 0.4) == ["call"]
     assert seen[1].result() == 0 and sorted(items) == ["batch", "call", "handler"]
 
@@ -256,7 +244,7 @@ def test_what_was_answered_before_a_death_inside_the_batch_stays(context, module
             module.wait(0)  # in the next life
 
     futures = []
-    with pytest.raises(ValueError, match="mine"), meanwhile(handler):
+    with pytest.raises(ValueError, match="mine"), alarm(handler, context):
         with context.batch():
             futures = [module.fail(0.4), module.note(items, 1), module.note(items, 2)]
     assert len(raised) == 1
@@ -277,7 +265,7 @@ def test_a_death_of_the_batch_inside_of_a_handler(context, module, tmp_path):
         raised.append(caught.value)
 
     futures = []
-    with pytest.raises(ProcessTerminationError), meanwhile(handler):
+    with pytest.raises(ProcessTerminationError), alarm(handler, context):
         with context.batch():
             futures = [module.wait(0.4), module.die(), module.wait(0)]
     assert futures[0].result() == 0.4 and len(raised) == 1
@@ -295,11 +283,11 @@ def test_a_handler_inside_a_batch_has_not_the_time_of_one_call(tmp_path):
     with IsolationContext(timeout=1.5) as context:
         module = with_functions(context.load_module("scoped", [str(tmp_path)]))
         seen = []
-        with meanwhile(lambda: seen.append(module.wait(0))):
+        with alarm(lambda: seen.append(module.wait(0)), context):
             with context.batch():
                 futures = [module.wait(0.6) for _ in range(4)]
         assert [f.result() for f in futures] == [0.6] * 4 and seen == [0]
-        with pytest.raises(ProcessTimeoutError), meanwhile(lambda: seen.append(module.wait(0))):
+        with pytest.raises(ProcessTimeoutError), alarm(lambda: seen.append(module.wait(0)), context):
             module.wait(60)
 
 
@@ -348,8 +336,12 @@ def test_a_handler_while_a_context_is_set_up(tmp_path):
         with pytest.raises(ClientStateError, match="is being started"):
             context.call(int)
 
-    context = IsolationContext(init=lambda: context.call(time.sleep, 0.4))
-    with meanwhile(handler), context:
+    def init():
+        with alarm(handler, context):
+            context.call(time.sleep, 0.4)
+
+    context = IsolationContext(init=init)
+    with context:
         assert context.call(int) == 0
     assert len(seen) == 1
 

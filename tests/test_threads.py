@@ -178,25 +178,26 @@ def test_the_strand_of_a_thread_ends_with_it(context, library):
 
 
 def test_a_crash_ends_the_calls_of_all_threads(context, library):
-    deaths, clock = context.load_module("_deaths"), context.load_module("time")
+    # Looking a function up is a request too.
+    deaths, sleep_there, fold = context.load_module("_deaths"), context.load_module("time").sleep, library.fold
     events = context.load_module("threading")
     for _ in range(3):
-        event, arrived = events.Event(), threading.Barrier(7)
+        wait_there, arrived = events.Event().wait, threading.Barrier(7)
 
         def wait():
             arrived.wait()
-            event.wait(60)
+            wait_there(60)
 
         def sleep():
             arrived.wait()
-            clock.sleep(60)
+            sleep_there(60)
 
         def call_back():
-            library.fold(1, lambda depth: (arrived.wait(), event.wait(60)))
+            fold(1, lambda depth: (arrived.wait(), wait_there(60)))
 
         def crash():
             arrived.wait()
-            clock.sleep(0.05)
+            assert wait_until(lambda: context._peer.active == 8)  # all are under way; in callbacks, two each
             deaths.segfault()
 
         pid, crashes = context.remote_pid, context.info()["crashes"]
@@ -219,22 +220,24 @@ def test_ended_from_another_thread(how, call, tmp_path):
     (tmp_path / "threaded_library.py").write_text(LIBRARY)
     with IsolationContext(restart="auto", name="ended") as context:
         library = context.load_module("threaded_library", [str(tmp_path)])
-        clock, deaths = context.load_module("time"), context.load_module("_deaths")
+        # Looking a function up is a request too.
+        sleep, fold = context.load_module("time").sleep, library.fold
+        hold_gil = context.load_module("_deaths").hold_gil
         inside, over = threading.Event(), threading.Event()
 
         def under_way():
             if call == "sleep":
                 inside.set()
-                clock.sleep(60)
+                sleep(60)
             elif call == "deaf":
                 inside.set()
-                deaths.hold_gil(60.0)
+                hold_gil(60.0)
             else:
-                library.fold(1, lambda depth: (inside.set(), over.wait(60)))
+                fold(1, lambda depth: (inside.set(), over.wait(60)))
 
         def end():
             assert inside.wait(30)
-            time.sleep(0.05)  # the request is on its way by now
+            assert wait_until(lambda: context._peer.active == 2)  # the requests are on their way
             getattr(context, how)()
             over.set()
 

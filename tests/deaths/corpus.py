@@ -339,7 +339,7 @@ def _again():
     again()
 
 
-@death("stack-overflow", "SIGSEGV", text="stack overflow", python="<lambda>")
+@death("stack-overflow", "SIGSEGV", text="stack overflow", python="<lambda>", late=True)
 def python_recursion():
     """Endless recursion in Python through C code, in a thread whose stack is smaller than the interpreter thinks."""
     threading.stack_size(256 * 1024)
@@ -530,17 +530,27 @@ def at_exit():
 @death("segfault", "SIGSEGV", session=True, late=True, text="between calls", frame="touch")
 def between_calls(context, corpus):
     """Between two calls, in a thread that a call has left behind."""
-    import _deaths  # noqa: F401
+    import tempfile
 
     pid = context.remote_pid
-    corpus.crash_later()
-    while os.path.exists(f"/proc/{pid}/exe"):
-        time.sleep(0.001)
+    with tempfile.TemporaryDirectory() as directory:
+        go = os.path.join(directory, "go")
+        os.mkfifo(go)
+        corpus.crash_later(go)
+        with open(go, "w"):  # the call has returned
+            pass
+        while os.path.exists(f"/proc/{pid}/exe"):
+            time.sleep(0.001)
     corpus.call(int)
 
 
-def crash_later():
-    _native("crash_in_thread", 0.01)
+def crash_later(go):
+    def wait_and_crash():
+        with open(go) as file:
+            file.read()
+        _native("crash_in_thread")
+
+    threading.Thread(target=wait_and_crash, daemon=True).start()
 
 
 # -- exits -----------------------------------------------------------------------------------------------------------
@@ -742,9 +752,12 @@ def killed_after_another(context, corpus):
 # -- alive, but of no use --------------------------------------------------------------------------------------------
 
 
-def _interrupted(context, call, *args):
-    """Interrupts a call twice, the second time when the session has said what it sees."""
-    host = context._host
+def _interrupted(context, verdict, call, *args):
+    """Interrupts a call twice: once the process has got as far as the verdict says, and when the session has said
+    what it sees."""
+    from ipython_isolation import waiting
+
+    host, pid = context._host, context.remote_pid
     hint = host.interrupt_hint
     seen = []
 
@@ -753,9 +766,15 @@ def _interrupted(context, call, *args):
         seen.append(host.waiting)
         os.kill(os.getpid(), signal.SIGINT)
 
+    def interrupt():
+        end = time.monotonic() + 30
+        while waiting.look(pid).verdict != verdict and time.monotonic() < end:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
     host.interrupt_hint = hinted
     try:
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Thread(target=interrupt).start()
         call(*args)
     except KeyboardInterrupt:
         raise StillAlive(seen[0]) from None
@@ -778,13 +797,13 @@ class StillAlive(Exception):
 @death("stopped", session=True, text="stopped by a signal", late=True)
 def stopped(context, corpus):
     """SIGSTOP: the process is not dead, but nothing in it runs."""
-    _interrupted(context, corpus.send, "SIGSTOP")
+    _interrupted(context, "stopped", corpus.send, "SIGSTOP")
 
 
 @death("deadlock", session=True, text="waits for a lock", late=True)
 def deadlock(context, corpus):
     """A thread that waits for a lock which it holds itself."""
-    _interrupted(context, corpus.lock_twice)
+    _interrupted(context, "deadlock", corpus.lock_twice)
 
 
 def lock_twice():
