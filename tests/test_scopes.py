@@ -323,15 +323,11 @@ def test_a_module_attribute_that_a_stream_changes(module, monkeypatch):
         assert module.f.__name__ == module.call(eval, "f.__name__", module.__dict__, seconds=0)
 
 
-def test_a_handler_while_a_context_is_set_up(tmp_path):
+def test_a_handler_while_a_context_is_set_up():
     """Nothing runs in a child before its jail is there."""
-    (tmp_path / "scoped.py").write_text(MODULE)
     seen = []
 
     def handler():
-        if context._peer.active == 0:  # between two requests
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-            return
         seen.append(context._peer.state)
         with pytest.raises(ClientStateError, match="is being started"):
             context.call(int)
@@ -343,7 +339,25 @@ def test_a_handler_while_a_context_is_set_up(tmp_path):
     context = IsolationContext(init=init)
     with context:
         assert context.call(int) == 0
-    assert len(seen) == 1
+    assert seen == ["running"]
+
+
+@pytest.mark.parametrize("milliseconds", [2, 5, 10, 15, 20, 30, 50])
+def test_a_handler_while_a_child_starts(milliseconds):
+    """What it asks does not take the child's first frame away."""
+    seen = []
+
+    def handler():
+        try:
+            seen.append(context.call(int))
+        except ClientStateError as error:
+            seen.append(str(error))
+
+    context = IsolationContext()
+    with alarm(handler, seconds=milliseconds / 1000), context:
+        assert context.call(int) == 0
+        assert wait_until(lambda: seen)
+    assert seen in ([0], [f"context {context.name!r} is being started"])
 
 
 # --- checkpoints whose process dies -----------------------------------------------------------------
