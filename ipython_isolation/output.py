@@ -49,8 +49,21 @@ class OutputRelay:
         self._kept = 0
 
     def last(self, stream=None):
-        """The end of what the child printed in this life: str, of one stream or of both."""
-        return "".join(text for number, text in self._last if stream in (None, number))
+        """The end of what the child printed in this life: str, of one stream or of both, by lines: what comes between the
+        pieces of a line is another's."""
+        lines, unfinished = [], {}
+        for number, text in self._last:
+            if stream not in (None, number):
+                continue
+            for piece in text.splitlines(keepends=True):
+                at = unfinished.pop(number, None)
+                if at is None:
+                    at = len(lines)
+                    lines.append("")
+                lines[at] += piece
+                if not piece.endswith("\n"):
+                    unfinished[number] = at
+        return "".join(line if line.endswith("\n") else line + "\n" for line in lines[:-1]) + "".join(lines[-1:])
 
     def _keep(self, stream, text):
         text = text[-_KEPT:]

@@ -65,6 +65,24 @@ def test_all_of_it(context, deaths):
     assert "\x1b" not in text and "\n" not in error.summary
 
 
+@pytest.mark.parametrize(
+    "pieces, text",
+    [
+        ([(0, b"one"), (1, b"two\n"), (0, b"\n")], "one\ntwo\n"),
+        ([(0, b"one"), (1, b"two"), (0, b" more\nthree"), (1, b"\n")], "one more\ntwo\nthree"),
+        ([(0, b"50 %\r"), (0, b"51 %\r"), (1, b"a warning\n"), (0, b"52 %")], "50 %\r51 %\r52 %\na warning\n"),
+        ([(1, b"a\n\nb"), (0, b"c")], "a\n\nb\nc"),
+        ([], ""),
+    ],
+)
+def test_the_output_is_kept_by_lines(context, capsys, pieces, text):
+    """In whatever pieces the two streams arrive."""
+    context.load_module("math")
+    for stream, data in pieces:
+        context._host.output.feed(stream, data)
+    assert context._host.output.last() == text
+
+
 def test_the_python_stack_and_the_output(context, tmp_path):
     (tmp_path / "deep_victim.py").write_text(
         "import _deaths, sys\ndef inner():\n    print('one'); print('\\x1b[31mtwo\\x1b[0m', file=sys.stderr)\n"

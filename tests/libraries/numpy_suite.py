@@ -102,7 +102,7 @@ def run_here(file, result, isolated, arguments):
         requests = info()["requests"]
     recorder = Recorder(result)
     options = ["-q", "-p", "no:cacheprovider", "-o", "timeout=60", "--tb=short"]
-    pytest.main([*options, "--rootdir", str(file.parent), "-c", "/dev/null", *arguments, str(file)], plugins=[recorder])
+    pytest.main([*options, "--rootdir", str(file.parent), "--confcutdir", str(file.parent), "-c", "/dev/null", *arguments, str(file)], plugins=[recorder])
     recorder.write(requests=None if requests is None else info()["requests"] - requests)
     sys.stdout.flush()
     os._exit(0)
