@@ -100,7 +100,13 @@ must_flush(BatchObject *b)
         peer->starter != 0 || peer->change_serial != b->change_serial || sync_due(peer)) {
         return 1;
     }
-    return s->npairs > b->message.npairs ? pairs_changed(peer, s, b->message.npairs) : 0;
+    if (s->npairs <= b->message.npairs) {
+        return 0;
+    }
+    scope_resume(&b->message); /* its containers are in its scope */
+    int changed = pairs_changed(peer, s, b->message.npairs);
+    scope_end(&b->message);
+    return changed;
 }
 
 /* Begins a request that calls can be added to. */

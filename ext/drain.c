@@ -59,7 +59,11 @@ drain(PeerObject *peer, PyObject **parked)
                                  ? NULL
                                  : PyObject_CallMethod(peer->host, "on_output", "iO", i, data);
             Py_XDECREF(data);
-            if (none == NULL) {
+            if (none == NULL && peer->starter != 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
+                /* A stream that uses the child is refused while that is set up, which goes on. */
+                PyErr_WriteUnraisable(peer->host);
+            }
+            else if (none == NULL) {
                 PyObject *exc = compat_take_exception();
                 if (*parked == NULL) {
                     *parked = exc;

@@ -13,7 +13,10 @@ struct waiting {
     struct BatchObject *batch; /* borrowed or NULL: which it is a call of */
     struct waiting *outer;     /* the wait of this strand inside which this one began, or NULL */
     unsigned serving;          /* s->serving then */
-    bool answered;             /* its reply is read, or was, perhaps during an inner wait */
+    struct incoming
+        *held;     /* borrowed or NULL: a request that is served once streams have had their turn */
+    bool reading;  /* its own reply: this side is in control again */
+    bool answered; /* its reply is read, or was, perhaps during an inner wait */
     struct answer answer;
     PyObject *parked; /* strong: what Python raised inside the wait; raised when the request ends */
     double since;     /* when it was interrupted */

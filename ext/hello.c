@@ -22,8 +22,7 @@ wait_hello(PeerObject *peer, struct strand *s, struct waiting *w)
         struct incoming in;
         unsigned ready = 0;
         if (s->closed || s->epoch != peer->epoch) {
-            Py_XDECREF(
-                w->parked); /* a signal handler or a stream has closed the context meanwhile */
+            Py_CLEAR(w->parked); /* a signal handler or a stream has closed the context meanwhile */
             return raise_error("ClientStateError", "the context was closed while it started");
         }
         int got = channel_recv(s->channel, &in.frame);
@@ -47,7 +46,7 @@ wait_hello(PeerObject *peer, struct strand *s, struct waiting *w)
             }
             drain_output(peer, &w->parked);
             if (w->parked != NULL) {
-                compat_raise(w->parked);
+                compat_raise(Py_NewRef(w->parked));
                 return -1;
             }
             return 0;
@@ -61,12 +60,12 @@ wait_hello(PeerObject *peer, struct strand *s, struct waiting *w)
         }
         if (ready & 7 && is_over(peer, ready)) {
             drain_output(peer, &w->parked);
-            Py_XDECREF(w->parked);
+            Py_CLEAR(w->parked);
             raise_terminated(peer, &m);
             return -1;
         }
         if (PyErr_CheckSignals() < 0) {
-            Py_XDECREF(w->parked);
+            Py_CLEAR(w->parked);
             return -1;
         }
     }
@@ -83,5 +82,6 @@ peer_wait_hello(PeerObject *peer, struct strand *s)
     int rc = wait_hello(peer, s, &w);
     s->waiting = w.outer;
     s->pins--;
+    Py_XDECREF(w.parked);
     return rc;
 }

@@ -11,11 +11,15 @@
 #include "exchange.h"
 
 #include "scope.h"
+#include "strands.h"
 
 bool
 asked_aside(const struct strand *s)
 {
-    return s->waiting != NULL && s->serving == s->waiting->serving;
+    if (s->waiting == NULL) { /* nobody has called what runs in an idle child */
+        return !s->peer->is_kernel && s->serving == 0 && !s->callback && s->id != STRAND_SERVICE;
+    }
+    return !s->waiting->reading && s->serving == s->waiting->serving;
 }
 
 void
@@ -25,7 +29,8 @@ scope_begin(struct message *m)
     m->outer_scope = s->scope;
     if (asked_aside(s)) {
         /* Those of the two sides never meet; 0 is that of what is asked in turn. */
-        s->scope = ++s->last_scope << 1 | (s->peer->is_kernel ? 1 : 0);
+        s->last_scope = s->last_scope == INT32_MAX ? 1 : s->last_scope + 1;
+        s->scope = s->last_scope << 1 | (s->peer->is_kernel ? 1 : 0);
     }
     m->scope = s->scope;
 }

@@ -150,9 +150,9 @@ serve(struct incoming *in)
     build_reply(&m, peer, s, in->header.op, in->header.request, result, flags);
     values_end(s, &values);
     int rc = frame_send(&m);
-    pairs_truncate(s, npairs);
-    s->scope = scope;
+    s->scope = scope; /* control is lost: what ends now asks aside */
     s->serving--;
+    pairs_truncate(s, npairs);
     if (s->serving == 0 && s->depth == 0) {
         proxies_let_go(peer);
     }

@@ -138,10 +138,11 @@ request_await(struct message *m)
     if (peer->is_kernel) {
         begin_deadline(peer, m);
     }
-    if (m->batch != NULL) {
-        if (m->interrupted) {
-            w.interrupted = true; /* the next interrupt kills */
-            w.since = now();
+    if (m->batch != NULL && m->interrupted) {
+        w.interrupted = true; /* the next interrupt kills */
+        w.since = now();
+        w.answered = batch_kept(m->batch, m->request, &w.answer);
+        if (!w.answered) {
             interrupt_child(peer, m);
         }
     }
@@ -150,6 +151,18 @@ request_await(struct message *m)
         int got = 0;
         if (m->batch != NULL && !w.answered) {
             w.answered = batch_kept(m->batch, m->request, &w.answer);
+        }
+        struct waiting *holds = w.outer;
+        while (holds != NULL && holds->held == NULL) {
+            holds = holds->outer;
+        }
+        if (holds != NULL && !w.answered) { /* what comes next may name what it describes */
+            in = *holds->held;
+            holds->held = NULL;
+            if (serve(&in) < 0) {
+                break;
+            }
+            continue;
         }
         if (w.answered) {
             got = 1;
@@ -223,7 +236,12 @@ request_await(struct message *m)
         }
         if (!(flags & FRAME_REPLY)) {
             if (peer->is_kernel && process_has_output(peer->process)) {
+                w.held = &in;
                 relay_output(peer, m, &w); /* before what the callback prints */
+                if (w.held == NULL) {
+                    continue; /* a wait inside of that has served it */
+                }
+                w.held = NULL;
             }
             if (serve(&in) < 0) {
                 break;
@@ -237,7 +255,9 @@ request_await(struct message *m)
         if (!w.answered) { /* before streams of the session get what was printed: they may ask, too
                             */
             w.answered = true;
+            w.reading = m->batch == NULL;
             w.answer = read_reply(&in);
+            w.reading = false;
         }
         if (peer->is_kernel) {
             struct shared_page *page = process_shared(peer->process);

@@ -166,7 +166,7 @@ class IsolationContext:
         self._transport = transport
         self._state_lock = threading.RLock()
         self._closing = False
-        self._closer = threading.Lock()  # whoever closes it first has it, for good
+        self._closer = threading.Lock()  # whoever closes it first has it
         self._prepared = None  # the life that has done so
         self._setup = []  # (function, args, kwargs), replayed at each start
         self._replaying = False
@@ -294,6 +294,7 @@ class IsolationContext:
         if self._in_transaction:
             raise errors.ClientStateError("a transaction of this context is under way already; they cannot be nested")
         self.checkpoint()
+        take_overs = self._snapshots.take_overs
         self._in_transaction = True
         try:
             with self._snapshots.hold():
@@ -305,6 +306,8 @@ class IsolationContext:
                             self.rollback()
                         except errors.ClientStateError as failed:
                             error.add_note(f"The transaction was not undone: {failed}")
+                    elif self._snapshots.take_overs > take_overs:
+                        error.add_note("What was done in the transaction after its process had died was not undone")
                     elif self._peer.state == "running":
                         error.add_note("The transaction was not undone: its checkpoint's process has died")
                     raise
@@ -466,7 +469,12 @@ class IsolationContext:
             if not self._state_lock.acquire(blocking=False):
                 if first:  # it is being started by another thread; if closed, that comes to an end
                     self._peer.kill(9)
-                self._state_lock.acquire()
+                try:
+                    self._state_lock.acquire()
+                except BaseException:
+                    if first:
+                        self._closer.release()
+                    raise
             try:
                 self._closing = True  # what the child prints meanwhile goes to streams that may use this
                 self._watch.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import weakref
 
 import pytest
 from conftest import alarm, wait_until
@@ -21,7 +22,7 @@ from ipython_isolation import (
 )
 
 MODULE = """
-import os, signal, sys, threading, time
+import os, signal, sys, threading, time, weakref
 
 def note(into, item, seconds=0):
     time.sleep(seconds)
@@ -64,6 +65,48 @@ f = one
 def swap():
     global f
     f = other if f is one else one
+
+class Key:
+    def __init__(self, number):
+        self.number = number
+    def __hash__(self):
+        return hash(self.number)
+    def __eq__(self, other):
+        return self.number == other.number
+
+def with_key(key):
+    return {key}
+
+def around(into, call):
+    into.append(1)
+    call(into)
+    into.append(2)
+    return list(into)
+
+def at_the_next_alarm(call, seconds):
+    def handler(*_):
+        outcomes.append(call())
+    outcomes.clear()
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+outcomes = []
+
+def when_it_goes(thing, into, call):
+    weakref.finalize(thing, lambda: outcomes.append(call(into)))
+
+def calls_with_a_set(call):
+    into, thing = [1], {5}
+    call(into, thing)
+    return into + [2]
+
+classes = [type(f"New{n}", (), {}) for n in range(10)]
+
+def make(n):
+    return classes[n]()
+
+def print_and_call(n, call):
+    print("text", flush=True)
+    return call(classes[n]())
 
 def print_later(seconds):
     threading.Thread(target=lambda: (time.sleep(seconds), os.write(1, b"later"))).start()
@@ -188,6 +231,114 @@ def test_streams_that_ask_inside_of_each_other(context, module, depth):
     assert module.note(items, "end")[-1] == "end"
 
 
+def test_what_reads_a_reply_asks_in_turn(module):
+    """As the hash of a key in a result does: this side is in control again."""
+    items, note, asked = [], module.note, []
+
+    class Key(module.Key):
+        def __hash__(self):
+            if armed:
+                asked.append(True)
+                if len(asked) == 2:  # the first is the child's, as it makes the set
+                    note(items, "hash")
+            return 5
+
+    armed, with_key = False, module.with_key
+    key = Key(3)
+
+    def callback(into):
+        nonlocal armed
+        assert into is items
+        armed = True
+        with_key(key)
+        armed = False
+
+    assert module.around(items, callback) == [1, "hash", 2] == items and len(asked) >= 2
+
+
+def test_set_up_with_a_result_that_asks(tmp_path):
+    """The hash of what a set-up call returns is no stranger."""
+    with IsolationContext(restart="auto", rollback="off") as context:
+        assert len(context.call(eval, "{type('K', (), {'__hash__': lambda self: 1})()}")) == 1
+        context.restart()
+        assert context.call(int) == 0
+
+
+@pytest.mark.restarts
+def test_an_idle_childs_signal_handler(module, tmp_path):
+    """It is served inside of the next call, whose list its answer has, too."""
+    items, note = [], module.note
+
+    def callback():
+        items.append("handler")
+        return items
+
+    module.at_the_next_alarm(callback, 0.05)
+    time.sleep(0.2)  # the child has asked by then, or asks as it runs the call
+    assert note(items, "call", 0.2)[-1] == "call"
+    assert wait_until(lambda: len(module.outcomes) == 1) and sorted(items) == ["call", "handler"]
+
+
+def test_a_finaliser_after_the_answer(module):
+    """Of the child, and of the session: control has gone."""
+    items, got, note = [1], [], module.note
+    module.when_it_goes({1, 2}, items, lambda into: len(into))
+    assert wait_until(lambda: list(module.outcomes) == [1])
+
+    def callback(into, thing):
+        weakref.finalize(thing, lambda: got.append(note(into, "finaliser")))
+
+    assert module.calls_with_a_set(callback) == [1, 2]
+    assert got == [[1, "finaliser"]] and items == [1]
+
+
+@pytest.mark.restarts
+def test_a_stream_asks_before_a_callback_is_served(module):
+    """Whose frame is there already, and describes a class."""
+    make, print_and_call = module.make, module.print_and_call
+
+    class Stream(io.StringIO):
+        number = None
+
+        def write(self, text):
+            number, self.number = self.number, None
+            if number is not None:
+                made.append(make(number))
+            return super().write(text)
+
+    for number in range(10):
+        made, stream = [], Stream()
+        stream.number = number
+        with contextlib.redirect_stdout(stream):
+            name = print_and_call(number, lambda new: type(new).__name__)
+        assert wait_until(lambda: made)  # noqa: B023
+        assert type(made[0]).__name__ == name == f"New{number}"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stream_that_asks_during_a_restart(context, module):
+    """It is refused, and the restart goes on."""
+    wait = module.wait
+    with IsolationContext(restart="auto", rollback="off") as other:
+        other.call(eval, "print('set-up', flush=True)")
+        other.load_module("math")
+        unraisable, before = [], sys.unraisablehook
+        sys.unraisablehook = lambda what: unraisable.append(what.exc_value)
+
+        class Stream(io.StringIO):
+            def write(self, text):
+                other.call(int)
+                return super().write(text)
+
+        try:
+            with contextlib.redirect_stdout(Stream()):
+                other.restart()
+        finally:
+            sys.unraisablehook = before
+        assert other.call(int) == 0 and wait(0) == 0
+        assert all("is being started" in str(error) for error in unraisable)
+
+
 # --- batches ----------------------------------------------------------------------------------------
 
 
@@ -203,6 +354,20 @@ def test_a_batch_inside_a_handler(context, module):
     with alarm(handler, context):
         assert module.note(items, "call", 0.4) == ["call"]
     assert seen[1].result() == 0 and sorted(items) == ["batch", "call", "handler"]
+
+
+def test_a_batch_inside_a_handler_sees_what_changes_between_its_calls(context, module):
+    items, futures = [], []
+
+    def handler():
+        with context.batch():
+            futures.append(module.note(items, 1))
+            items.append("session")
+            futures.append(module.note(items, 2))
+
+    with alarm(handler, context):
+        module.wait(0.4)
+    assert [f.result() for f in futures] == [[1], [1, "session", 2]] and items == [1, "session", 2]
 
 
 class Unreadable:
@@ -403,3 +568,15 @@ def test_a_transaction_whose_copy_dies(context, module, monkeypatch, when):
             raise KeyError("mine")
     assert [note.startswith("The transaction was not undone") for note in caught.value.__notes__] == [True]
     assert module.wait(0) == 0
+
+
+def test_a_transaction_that_goes_on_after_a_death(context, module):
+    kept = context.load_module("collections").deque()
+    with pytest.raises(KeyError) as caught:
+        with context.transaction():
+            kept.append("undone")
+            with pytest.raises(ProcessTerminationError):
+                module.die()
+            kept.append("later")
+            raise KeyError("mine")
+    assert list(kept) == ["later"] and "after its process had died was not undone" in caught.value.__notes__[0]
