@@ -146,24 +146,27 @@ def test_without_restarts_the_reason_is_said_again():
             sleep(0.0)
 
 
+def tells_and_sleeps(tell, seconds=60.0):
+    """Runs in the child; once it tells, the call that it is part of is under way, with the limit of then."""
+    import _deaths
+
+    tell()
+    _deaths.sleep_in_c_without_gil(seconds)
+
+
 def test_a_limit_that_is_changed_meanwhile_holds_for_later_calls():
     with limited() as context:
-        sleep = context.load_module("_deaths").sleep_in_c_without_gil
-        sleep(0.0)
-        context.timeout = 0.2
-        changed = []
+        context.load_module("_deaths")
+        context.call(tells_and_sleeps, list, 0.0)
+        context.timeout = 0.5
 
         def change():
-            changed.append(wait_until(lambda: context._peer.active == 1))
             context.timeout = None
 
-        thread = threading.Thread(target=change)
-        thread.start()
-        error, _ = caught(sleep, 60.0)
-        thread.join()
-        assert changed == [True] and context.timeout is None
-        assert type(error) is ProcessTimeoutError and error.timeout == 0.2
-        assert "longer than timeout=0.2 s and did not stop" in str(error)
+        error, _ = caught(context.call, tells_and_sleeps, change)
+        assert context.timeout is None
+        assert type(error) is ProcessTimeoutError and error.timeout == 0.5
+        assert "longer than timeout=0.5 s and did not stop" in str(error)
 
 
 def test_the_name_of_the_call():
@@ -279,19 +282,13 @@ def test_the_limit_can_be_changed_at_any_time(context):
 def test_the_calls_of_other_threads_are_told():
     """A process has one end: what another thread was doing there ends too, and the error says why."""
     with limited(timeout=60) as context:
-        deaths = context.load_module("_deaths")
-        sleep = deaths.sleep_in_c_without_gil  # looking it up is a request too
-        seen, connected = [], threading.Event()
-
-        def call():
-            deaths.allocate(0)
-            connected.set()
-            seen.append(caught(sleep, 60.0)[0])
-
-        thread = threading.Thread(target=call)
+        sleep = context.load_module("_deaths").sleep_in_c_without_gil  # looking it up is a request too
+        seen, asleep = [], threading.Event()
+        thread = threading.Thread(
+            target=lambda: seen.append(caught(context.call, tells_and_sleeps, asleep.set)[0])
+        )  # fmt: skip
         thread.start()
-        connected.wait()
-        assert wait_until(lambda: context._peer.active == 1)
+        assert asleep.wait(30)
         context.timeout = 0.3
         error, _ = caught(sleep, 60.0)
         thread.join(10)
