@@ -1,7 +1,7 @@
 # Everything sets itself up: `make test` on a clean clone is enough.
 #
 #   make test [PYTHON=python3.12 VENV=.venv-3.12] [ARGS="-k name -x"]
-#   make build       the C parts, into ipython_isolation/ (incremental, well under a second)
+#   make build       the C parts, into ipython_isolation/ (incremental, a few seconds: they are linked as a whole)
 #
 # Python files need no build: the install is editable.
 

@@ -119,11 +119,11 @@ settle_failed(BatchObject *b, FutureObject *f)
 }
 
 static void
-fail_rest(BatchObject *b, PyObject *futures, Py_ssize_t from, PyObject *exc)
+fail_all(BatchObject *b, PyObject *exc)
 {
-    for (Py_ssize_t i = from; i < PyList_GET_SIZE(futures); i++) {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(b->futures); i++) {
         PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
-        Py_DECREF(settle_failed(b, (FutureObject *)PyList_GET_ITEM(futures, i)));
+        Py_DECREF(settle_failed(b, (FutureObject *)PyList_GET_ITEM(b->futures, i)));
     }
 }
 
@@ -210,7 +210,7 @@ batch_drop(BatchObject *b, PyObject *why)
     batch_move_message(&m, &b->message);
     struct strand *s = m.strand;
     if (why != NULL) {
-        fail_rest(b, b->futures, 0, why);
+        fail_all(b, why);
     }
     PyList_SetSlice(b->futures, 0, n, NULL);
     b->first += (uint64_t)n;
@@ -274,7 +274,7 @@ batch_flush(BatchObject *b)
     }
     else {
         PyObject *exc = compat_take_exception();
-        fail_rest(b, b->futures, 0, exc);
+        fail_all(b, exc);
         Py_DECREF(exc);
     }
     blobs_collect();

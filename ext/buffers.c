@@ -368,7 +368,7 @@ buffers_sent(PeerObject *peer)
 static int
 skip_ranges(struct incoming *in)
 {
-    for (uint64_t n = read_count(&in->r, 9 + 8); n > 0; n--) {
+    for (uint64_t n = read_count(&in->r, 8 + 1 + 1); n > 0; n--) {
         size_t size;
         const struct frame *frame;
         (void)read_u64(&in->r);

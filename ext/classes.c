@@ -41,7 +41,7 @@ decode_class_name(struct incoming *in)
 static PyObject *
 decode_class_names(struct incoming *in)
 {
-    uint64_t n = read_count(&in->r, 10);
+    uint64_t n = read_count(&in->r, 1 + 1 + 1);
     PyObject *names = PyList_New(0);
     for (uint64_t i = 0; names != NULL && i < n; i++) {
         PyObject *row = decode_class_name(in);

@@ -12,6 +12,7 @@ enum tag {
     TAG_ELLIPSIS,
     TAG_NOTIMPLEMENTED,
     TAG_INT,    /* i64 */
+    TAG_BYTE,   /* i8: a small int */
     TAG_BIGINT, /* bytes, little-endian two's complement */
     TAG_FLOAT,
     TAG_COMPLEX,
@@ -142,6 +143,10 @@ void message_free(struct message *m, bool abandon);
  * 0, or -1 with an exception. */
 int encode(struct message *m, PyObject *o, bool owned);
 int encode_name(struct message *m, PyObject *name);
+/* Once, when the core is loaded: 0, or -1 with an exception. */
+int number_names(core_state *core);
+/* The text of a name that is written as a number, which is read then; NULL where none is next. */
+const char *read_name_number(struct reader *r);
 int encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 /* An argument as such, not inside a container: numbers are told apart by identity too. */
 int encode_argument(struct message *m, PyObject *o);

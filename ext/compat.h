@@ -29,6 +29,19 @@ compat_slot_of(PyObject *descriptor)
                : NULL;
 }
 
+/* What `wrapper`, a PyWrapperDescr_Type of self's class or one of its bases, does for
+ * wrapper(self, *args). New reference, or NULL with an exception. */
+static inline PyObject *
+compat_call_wrapped(PyObject *wrapper, PyObject *self, PyObject *args)
+{
+    const PyWrapperDescrObject *w = (PyWrapperDescrObject *)wrapper;
+    if (w->d_base->flags & PyWrapperFlag_KEYWORDS) {
+        return ((wrapperfunc_kwds)(void (*)(void))w->d_base->wrapper)(self, args, w->d_wrapped,
+                                                                      NULL);
+    }
+    return w->d_base->wrapper(self, args, w->d_wrapped);
+}
+
 /* New reference to the type's own __dict__; static types keep it elsewhere since 3.12. */
 static inline PyObject *
 compat_type_dict(PyTypeObject *type)

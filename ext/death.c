@@ -115,9 +115,9 @@ await_record(PeerObject *peer)
     }
     peer->polling++;
     Py_BEGIN_ALLOW_THREADS
-    for (int i = 0; i < RECORD_GRACE_MS && !process_update(peer->process) &&
-                    atomic_load(&record->header.state) == RECORD_NATIVE;
-         i++) {
+    double until = now() + RECORD_GRACE_MS * 1e-3;
+    while (now() < until && !process_update(peer->process) &&
+           atomic_load(&record->header.state) == RECORD_NATIVE) {
         usleep(1000);
     }
     Py_END_ALLOW_THREADS

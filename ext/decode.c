@@ -32,7 +32,7 @@ static int
 decode_arguments(struct incoming *in, struct call *call, PyObject *first)
 {
     memset(call, 0, sizeof *call);
-    uint64_t nargs = read_count(&in->r, 1), nkw = read_count(&in->r, 1);
+    uint64_t nargs = read_size(&in->r, 1), nkw = read_size(&in->r, 1);
     if (in->r.failed) {
         return garbled("arguments");
     }
@@ -502,6 +502,9 @@ decode(struct incoming *in)
         Py_RETURN_NOTIMPLEMENTED;
     case TAG_INT:
         o = PyLong_FromLongLong((long long)read_u64(r));
+        break;
+    case TAG_BYTE:
+        o = PyLong_FromLong((int8_t)read_u8(r));
         break;
     case TAG_FLOAT:
         o = PyFloat_FromDouble(read_f64(r));

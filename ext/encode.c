@@ -68,6 +68,11 @@ encode_long(struct message *m, PyObject *o)
 {
     int overflow;
     long long v = PyLong_AsLongLongAndOverflow(o, &overflow);
+    if (!overflow && v >= INT8_MIN && v <= INT8_MAX) {
+        write_tag(m, TAG_BYTE);
+        write_u8(&m->w, (uint8_t)v);
+        return 0;
+    }
     if (!overflow) {
         write_tag(m, TAG_INT);
         write_u64(&m->w, (uint64_t)v);
@@ -79,7 +84,7 @@ encode_long(struct message *m, PyObject *o)
     }
     size_t n = bits / 8 + 1;
     write_tag(m, TAG_BIGINT);
-    write_u64(&m->w, n);
+    write_size(&m->w, n);
     unsigned char *to = writer_reserve(&m->w, n);
     if (to == NULL) {
         return message_check(m);
@@ -676,8 +681,8 @@ encode_call(struct message *m, PyObject *const *args, Py_ssize_t nargs, PyObject
 {
     Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     m->arguments = (struct arguments){.vector = args, .nargs = nargs, .kwnames = kwnames};
-    write_u64(&m->w, (uint64_t)nargs);
-    write_u64(&m->w, (uint64_t)nkw);
+    write_size(&m->w, (uint64_t)nargs);
+    write_size(&m->w, (uint64_t)nkw);
     for (Py_ssize_t i = 0; i < nkw; i++) {
         if (encode_name(m, PyTuple_GET_ITEM(kwnames, i)) < 0) {
             return -1;

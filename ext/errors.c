@@ -198,7 +198,7 @@ decode_fields(struct incoming *in, PyObject *exc)
 PyObject *
 decode_traceback(struct incoming *in)
 {
-    uint64_t n = read_count(&in->r, 24);
+    uint64_t n = read_count(&in->r, 1 + 1 + 8);
     if (n == 0) {
         return in->r.failed ? (garbled("traceback"), NULL) : Py_NewRef(Py_None);
     }

@@ -174,6 +174,9 @@ module_exec(PyObject *module)
 #include "names.def"
 #undef NAME
 #undef DUNDER
+    if (number_names(core) < 0) {
+        return -1;
+    }
     PyObject *sys = PyImport_ImportModule("sys");
     core->sys_dict = sys == NULL ? NULL : Py_NewRef(PyModule_GetDict(sys));
     Py_XDECREF(sys);

@@ -118,10 +118,71 @@ no:
     return false;
 }
 
+/* ---- names in frames ------------------------------------------------------------------------ */
+
+/* Names that most requests mention have a number, their place in names.def: the other side need not
+ * look them up, and a request that mentions one is short (see write_size()). */
+static const struct {
+    size_t at; /* where the core has it */
+    const char *text;
+} numbered[] = {
+#define NAME(n)
+#define DUNDER(n) {offsetof(core_state, str___##n##__), "__" #n "__"},
+#include "names.def"
+#undef NAME
+#undef DUNDER
+};
+#define NUMBERED (sizeof numbered / sizeof *numbered)
+_Static_assert(NUMBERED <= 256, "the number of a name is one byte");
+
+static PyObject *
+numbered_name(core_state *core, size_t number)
+{
+    return *(PyObject **)((char *)core + numbered[number].at);
+}
+
+int
+number_names(core_state *core)
+{
+    for (size_t i = 0; i < NUMBERED; i++) {
+        if (!table_put(&core->name_numbers, ADDRESS(numbered_name(core, i)),
+                       (void *)(uintptr_t)(i + 1))) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    return 0;
+}
+
+const char *
+read_name_number(struct reader *r)
+{
+    struct reader ahead = *r;
+    if (read_u8(&ahead) != SIZE_NAME) {
+        return NULL;
+    }
+    size_t number = read_u8(&ahead);
+    if (ahead.failed || number >= NUMBERED) {
+        r->failed = true;
+        return NULL;
+    }
+    *r = ahead;
+    return numbered[number].text;
+}
+
 int
 encode_name(struct message *m, PyObject *name)
 {
     Py_ssize_t size;
+    if (PyUnicode_CheckExact(name) && PyUnicode_IS_COMPACT_ASCII(name) &&
+        PyUnicode_GET_LENGTH(name) > 4 && PyUnicode_1BYTE_DATA(name)[0] == '_') {
+        uintptr_t number = (uintptr_t)table_get(&core_get()->name_numbers, ADDRESS(name));
+        if (number != 0) {
+            write_u8(&m->w, SIZE_NAME);
+            write_u8(&m->w, (uint8_t)(number - 1));
+            return 0;
+        }
+    }
     const char *text = PyUnicode_AsUTF8AndSize(name, &size);
     if (text == NULL) {
         PyErr_Clear(); /* lone surrogates: a name all the same */
@@ -141,6 +202,10 @@ PyObject *
 decode_name(struct incoming *in)
 {
     size_t size;
+    if (reader_left(&in->r) >= 2 && in->r.at[0] == SIZE_NAME && in->r.at[1] < NUMBERED) {
+        in->r.at++;
+        return Py_NewRef(numbered_name(core_get(), *in->r.at++));
+    }
     const char *text = (const char *)read_bytes(&in->r, &size);
     if (in->r.failed) {
         garbled("name");

@@ -373,6 +373,34 @@ with_items(PyObject *parts)
     return parts;
 }
 
+/* Whether call_wrapped() can do it: else the call raises something. */
+static bool
+is_wrapped_for(PyObject *wrapper, const struct call *call)
+{
+    return call->nargs > 0 && call->kwnames == NULL &&
+           PyObject_TypeCheck(call->args[0], PyDescr_TYPE(wrapper));
+}
+
+/* Calls a slot of a class in C by its wrapper (`dict.__setitem__`), as tp_call does, but makes one
+ * tuple of the arguments, and not one of all and then one of those behind self. */
+static PyObject *
+call_wrapped(PyObject *wrapper, const struct call *call)
+{
+    PyObject *args = PyTuple_New(call->nargs - 1), *result = NULL;
+    if (args == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 1; i < call->nargs; i++) {
+        PyTuple_SET_ITEM(args, i - 1, Py_NewRef(call->args[i]));
+    }
+    if (Py_EnterRecursiveCall(" while calling a Python object") == 0) {
+        result = compat_call_wrapped(wrapper, call->args[0], args);
+        Py_LeaveRecursiveCall();
+    }
+    Py_DECREF(args);
+    return result;
+}
+
 static PyObject *
 op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
 {
@@ -413,6 +441,9 @@ op_method(struct incoming *in, unsigned *Py_UNUSED(flags))
     }
     else if (self != NULL && !is_special_name(name) && is_overridden(self, name, descriptor)) {
         result = call_as_overridden(descriptor, name, &call);
+    }
+    else if (Py_IS_TYPE(descriptor, &PyWrapperDescr_Type) && is_wrapped_for(descriptor, &call)) {
+        result = call_wrapped(descriptor, &call);
     }
     else if (self == NULL || (Py_TYPE(descriptor)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR)) {
         result =

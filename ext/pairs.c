@@ -814,7 +814,7 @@ apply_set(struct incoming *in, PyObject *target)
 int
 apply_ranges(struct incoming *in, char *data, size_t size)
 {
-    for (uint64_t n = read_count(&in->r, 9 + 8); n > 0; n--) {
+    for (uint64_t n = read_count(&in->r, 8 + 1 + 1); n > 0; n--) {
         uint64_t offset = read_u64(&in->r);
         size_t length;
         const struct frame *frame;

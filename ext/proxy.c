@@ -278,8 +278,8 @@ encode_args(struct message *m, PyObject *args, Py_ssize_t skip, PyObject *kwargs
     Py_ssize_t nargs = PyTuple_GET_SIZE(args) - skip, position = 0;
     PyObject *key, *value;
     m->arguments = (struct arguments){.tuple = args, .nargs = nargs, .kwargs = kwargs};
-    write_u64(&m->w, (uint64_t)nargs);
-    write_u64(&m->w, (uint64_t)(kwargs == NULL ? 0 : PyDict_GET_SIZE(kwargs)));
+    write_size(&m->w, (uint64_t)nargs);
+    write_size(&m->w, (uint64_t)(kwargs == NULL ? 0 : PyDict_GET_SIZE(kwargs)));
     while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
         if (!PyUnicode_Check(key)) {
             PyErr_SetString(PyExc_TypeError, "keywords must be strings");

@@ -14,36 +14,18 @@
 #include "strands.h"
 
 bool
-asked_aside(const struct strand *s)
+is_aside(const struct strand *s)
 {
     if (s->waiting == NULL) { /* nobody has called what runs in an idle child */
-        return !s->peer->is_kernel && s->serving == 0 && !s->callback && s->id != STRAND_SERVICE;
+        return s->serving == 0 && !s->callback && s->id != STRAND_SERVICE;
     }
     return !s->waiting->reading && s->serving == s->waiting->serving;
 }
 
 void
-scope_begin(struct message *m)
+scope_of_its_own(struct strand *s)
 {
-    struct strand *s = m->strand;
-    m->outer_scope = s->scope;
-    if (asked_aside(s)) {
-        /* Those of the two sides never meet; 0 is that of what is asked in turn. */
-        s->last_scope = s->last_scope == INT32_MAX ? 1 : s->last_scope + 1;
-        s->scope = s->last_scope << 1 | (s->peer->is_kernel ? 1 : 0);
-    }
-    m->scope = s->scope;
-}
-
-void
-scope_resume(struct message *m)
-{
-    m->outer_scope = m->strand->scope;
-    m->strand->scope = m->scope;
-}
-
-void
-scope_end(const struct message *m)
-{
-    m->strand->scope = m->outer_scope;
+    /* Those of the two sides never meet; 0 is that of what is asked in turn. */
+    s->last_scope = s->last_scope == INT32_MAX ? 1 : s->last_scope + 1;
+    s->scope = s->last_scope << 1 | (s->peer->is_kernel ? 1 : 0);
 }

@@ -326,7 +326,8 @@ typedef struct core_state {
         int itemsize;
     } known_dtypes[KNOWN_DTYPES]; /* that arrays were seen to have; see ndarray.c */
     unsigned nknown_dtypes;
-    PyObject *libraries; /* the module ipython_isolation.libraries, once it is needed */
+    PyObject *libraries;       /* the module ipython_isolation.libraries, once it is needed */
+    struct table name_numbers; /* address of a DUNDER of names.def -> its number + 1 */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;
 #include "names.def"

@@ -30,6 +30,11 @@ static void
 add_text(struct line *l, struct reader *r, const char *quote)
 {
     size_t n;
+    const char *name = read_name_number(r);
+    if (name != NULL) {
+        add(l, "%s%s%s", quote, name, quote);
+        return;
+    }
     const unsigned char *text = read_bytes(r, &n);
     add(l, "%s%.*s%s%s", quote, text == NULL ? 0 : (int)(n < 60 ? n : 60),
         text == NULL ? "" : (const char *)text, n > 60 ? "..." : "", quote);
@@ -117,6 +122,9 @@ value(struct line *l, struct reader *r, int depth)
         return true;
     case TAG_INT:
         add(l, "%lld", (long long)read_u64(r));
+        return true;
+    case TAG_BYTE:
+        add(l, "%d", (int8_t)read_u8(r));
         return true;
     case TAG_FLOAT:
         add(l, "%g", read_f64(r));
@@ -249,7 +257,7 @@ value(struct line *l, struct reader *r, int depth)
 static bool
 call(struct line *l, struct reader *r)
 {
-    uint64_t nargs = read_count(r, 1), nkw = read_count(r, 1);
+    uint64_t nargs = read_size(r, 1), nkw = read_size(r, 1);
     bool go = true;
     add(l, "(");
     for (uint64_t i = 0; i < nkw; i++) {

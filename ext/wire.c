@@ -53,7 +53,7 @@ writer_grow(struct writer *w, size_t n)
 void
 write_bytes(struct writer *w, const void *data, size_t n)
 {
-    write_u64(w, n);
+    write_size(w, n);
     write_raw(w, data, n);
 }
 
@@ -84,25 +84,33 @@ reader_init(struct reader *r, const void *data, size_t n)
 const unsigned char *
 read_bytes(struct reader *r, size_t *n)
 {
-    uint64_t size = read_u64(r);
-    *n = 0;
-    if (size > reader_left(r)) {
-        r->failed = true;
-        return NULL;
-    }
+    uint64_t size = read_size(r, 1);
     *n = (size_t)size;
     return read_raw(r, (size_t)size);
 }
 
-uint64_t
-read_count(struct reader *r, size_t item)
+static uint64_t
+checked_count(struct reader *r, uint64_t n, size_t item)
 {
-    uint64_t n = read_u64(r);
     if (r->failed || n > reader_left(r) / (item ? item : 1)) {
         r->failed = true;
         return 0;
     }
     return n;
+}
+
+uint64_t
+read_count(struct reader *r, size_t item)
+{
+    return checked_count(r, read_u64(r), item);
+}
+
+uint64_t
+read_size(struct reader *r, size_t item)
+{
+    uint64_t n = read_u8(r);
+    r->failed = r->failed || n == SIZE_NAME;
+    return checked_count(r, n == SIZE_WIDE ? read_u64(r) : n, item);
 }
 
 void

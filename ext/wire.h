@@ -53,7 +53,7 @@ void writer_init(struct writer *w);
 void writer_free(struct writer *w);
 /* Room for n more bytes where `small` or what was allocated is full; as writer_reserve(). */
 unsigned char *writer_grow(struct writer *w, size_t n);
-/* A length (u64) and that many bytes. */
+/* Their number (a size) and the bytes. */
 void write_bytes(struct writer *w, const void *data, size_t n);
 /* Overwrite an u32 or u16 written earlier, at `offset`. */
 void patch_u32(struct writer *w, size_t offset, uint32_t v);
@@ -65,6 +65,8 @@ const unsigned char *read_bytes(struct reader *r, size_t *n);
 /* A count of items of at least `item` bytes each: fails when they cannot all be in what is left,
  * so that a garbled count never makes the caller allocate. */
 uint64_t read_count(struct reader *r, size_t item);
+/* The same, where the count is a size. */
+uint64_t read_size(struct reader *r, size_t item);
 /* False (and `failed`) when the frame is shorter than a header or of another version. */
 bool read_header(struct reader *r, struct frame_header *h);
 
@@ -101,6 +103,23 @@ WRITE(write_u32, uint32_t)
 WRITE(write_u64, uint64_t)
 WRITE(write_f64, double)
 #undef WRITE
+
+/* Most lengths, and all of a call that is meant to be fast, take one byte: such a frame is one line
+ * of the lane, which comes over in one piece. */
+#define SIZE_NAME 254u /* no size: a name that has a number, see naming.c */
+#define SIZE_WIDE 255u /* an u64 follows */
+
+static inline void
+write_size(struct writer *w, uint64_t n)
+{
+    if (n < SIZE_NAME) {
+        write_u8(w, (uint8_t)n);
+    }
+    else {
+        write_u8(w, SIZE_WIDE);
+        write_u64(w, n);
+    }
+}
 
 static inline size_t
 reader_left(const struct reader *r)

@@ -226,11 +226,11 @@ def test_bytes_never_become_pointers(context):
     enum = re.search(r"enum tag \{(.*?)\n\};", (ROOT / "ext" / "codec.h").read_text(), re.S)[1]
     tags = re.findall(r"\bTAG_[A-Z_]+\b(?= = |,)", enum)
     ndarray, ascii = tags.index("TAG_NDARRAY"), tags.index("TAG_ASCII")
-    dtype = struct.pack("<BQ", ascii, 1) + b"O"
-    body = struct.pack("<BQB", ndarray, 0, 3) + dtype + struct.pack("<QQBQQ", 1, 1, 0, 8, 0x41414141)
+    dtype = struct.pack("<BB", ascii, 1) + b"O"
+    body = struct.pack("<BQB", ndarray, 0, 3) + dtype + struct.pack("<QQBBQ", 1, 1, 0, 8, 0x41414141)
     with pytest.raises(ProtocolError):
         context._peer._feed(header + body)
-    good = struct.pack("<BQB", ndarray, 0, 3) + dtype.replace(b"O", b"l") + struct.pack("<QQBQQ", 1, 1, 0, 8, 7)
+    good = struct.pack("<BQB", ndarray, 0, 3) + dtype.replace(b"O", b"l") + struct.pack("<QQBBQ", 1, 1, 0, 8, 7)
     assert context._peer._feed(header + good).tolist() == [7]
 
 

@@ -145,3 +145,34 @@ def test_ordered_dict(load):
     d = collections.deque([1, 2, 3], maxlen=3)
     d.append(4)
     return list(od.items()), dict(od), sorted(c.items()), c.most_common(1), list(d), d[0], d.maxlen, len(d), 4 in d
+
+
+@both
+def test_slots_called_by_name(load):
+    """As `dict.__setitem__(d, k, v)`: what a class in C has for an operator, and what it says of wrong arguments."""
+    cls = load("collections").OrderedDict
+    od = cls(a=1)
+    cls.__setitem__(od, "b", 2)
+    cls.__init__(od, {"c": 3}, d=4)
+    cls.__delitem__(od, "a")
+    wrong = [
+        lambda: cls.__setitem__(od, "b"), lambda: cls.__setitem__(od, 1, 2, 3), lambda: cls.__setitem__(),
+        lambda: cls.__setitem__({}, 1, 2), lambda: cls.__setitem__(od, 1, value=2), lambda: cls.__delitem__(od, "x"),
+        lambda: cls.__setitem__(od, [], 2), lambda: cls.__repr__(od, 1), lambda: cls.__repr__(3), lambda: cls.__iter__(od, 1),
+    ]  # fmt: skip
+    results = cls.__eq__(od, cls(b=2)), cls.__lt__(od, od), cls.__or__(od, {"e": 5}), cls.__repr__(od), list(cls.__iter__(od))
+    return list(od.items()), results, [(type(error), str(error)) for error in map(raises, wrong)]
+
+
+@both
+def test_calls_of_any_size(load):
+    """Of arguments, keywords, letters in a name: what a request says in one byte, and what it does not."""
+    join, make = load("posixpath").join, load("collections").OrderedDict
+    partial = load("functools").partial(dict)
+    found = []
+    for n in 0, 1, 2, 252, 253, 254, 255, 256, 1000:
+        name = "n" * n
+        setattr(partial, name, n)
+        found += [join("/", *["a"] * n), list(make(**{f"k{i}": i for i in range(n)})), list(make(**{name: n}))]
+        found += [getattr(partial, name), partial.__dict__[name]]
+    return found

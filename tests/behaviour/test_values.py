@@ -12,9 +12,10 @@ import uuid
 import pytest
 from behaviour.harness import both, raises, worlds  # noqa: F401
 
-INTS = [0, 1, -1, 255, 2**31, -(2**31), 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, -(2**64), 10**40, -(10**400), 2**10000]
+INTS = [0, 1, -1, 127, 128, -128, -129, 255, 2**31, -(2**31), 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, -(2**64), 10**40, -(10**400), 2**10000]
 FLOATS = [0.0, -0.0, 1.5, 5e-324, sys.float_info.max, math.inf, -math.inf]
-STRINGS = ["", "a", "\0", "é", "\u20ac", "\U0001f40d", "\ud800", "a\udfffb", "x" * 100_000, "\xff" * 300]
+STRINGS = ["", "a", "\0", "é", "\u20ac", "\U0001f40d", "\ud800", "a\udfffb", "x" * 100_000, "\xff" * 300,
+           "y" * 253, "y" * 254, "y" * 255, "y" * 256]
 VALUES = [
     None, True, False, ..., NotImplemented, 1 + 2j, complex("nan"), complex(-0.0, math.inf), b"", b"\0\xff", b"x" * 70_000,
     range(0), range(10), range(3, -9, -2), range(10**30), slice(None), slice(1, "a", 2.5), (), ((),), (1, (2, (3,))),

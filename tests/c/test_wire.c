@@ -101,12 +101,56 @@ test_short(void)
         CHECK(r.failed);
         CHECK_EQUAL(last, 0);
         CHECK(size >= 8 ? first == 1 : first == 0);
-        CHECK(size >= 22 ? bytes != NULL && n == 6 : bytes == NULL && n == 0);
+        CHECK(size >= 15 ? bytes != NULL && n == 6 : bytes == NULL && n == 0);
         CHECK_EQUAL(read_u64(&r), 0);
         CHECK(read_raw(&r, 0) == NULL);
         free(copy);
     }
     writer_free(&w);
+}
+
+/* A size is one byte as long as it can be, and never more than what follows it. */
+static void
+test_sizes(void)
+{
+    const struct {
+        uint64_t n;
+        size_t bytes;
+    } sizes[] = {{0, 1}, {1, 1}, {253, 1}, {254, 9}, {255, 9}, {256, 9}, {100000, 9}};
+
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct writer w;
+        struct reader r;
+        size_t n;
+        char *text = calloc(1, sizes[i].n + 1);
+
+        writer_init(&w);
+        write_size(&w, sizes[i].n);
+        CHECK_EQUAL(w.size, sizes[i].bytes);
+        write_raw(&w, text, sizes[i].n);
+        reader_init(&r, w.data, w.size);
+        CHECK_EQUAL(read_size(&r, 1), sizes[i].n);
+        CHECK_EQUAL(reader_left(&r), sizes[i].n);
+        reader_init(&r, w.data, w.size);
+        CHECK(read_bytes(&r, &n) != NULL);
+        CHECK_EQUAL(n, sizes[i].n);
+        CHECK_EQUAL(reader_left(&r), 0);
+        if (sizes[i].n > 0) { /* of two bytes each there are not so many */
+            reader_init(&r, w.data, w.size);
+            CHECK_EQUAL(read_size(&r, 2), 0);
+            CHECK(r.failed);
+        }
+        writer_free(&w);
+        free(text);
+    }
+    const unsigned char name[] = {SIZE_NAME, 0, 0, 0, 0, 0, 0, 0, 0}, wide[] = {SIZE_WIDE, 0, 0};
+    struct reader r;
+    reader_init(&r, name, sizeof name);
+    CHECK_EQUAL(read_size(&r, 1), 0);
+    CHECK(r.failed);
+    reader_init(&r, wide, sizeof wide);
+    CHECK_EQUAL(read_size(&r, 1), 0);
+    CHECK(r.failed);
 }
 
 static void
@@ -118,7 +162,9 @@ test_lengths_that_lie(void)
         struct reader r;
         size_t n;
 
-        reader_init(&r, &lies[i], sizeof lies[i]);
+        unsigned char size[1 + sizeof lies[i]] = {SIZE_WIDE};
+        memcpy(size + 1, &lies[i], sizeof lies[i]);
+        reader_init(&r, size, sizeof size);
         CHECK(read_bytes(&r, &n) == NULL);
         CHECK(r.failed);
         CHECK_EQUAL(n, 0);
@@ -183,7 +229,7 @@ test_noise(void)
         while (!r.failed) {
             const unsigned char *bytes;
 
-            switch (rand_r(&seed) % 4) {
+            switch (rand_r(&seed) % 5) {
             case 0:
                 sum += read_u8(&r);
                 break;
@@ -192,6 +238,9 @@ test_noise(void)
                 break;
             case 2:
                 sum += read_count(&r, 3);
+                break;
+            case 3:
+                sum += read_size(&r, 3);
                 break;
             default:
                 bytes = read_bytes(&r, &n);
@@ -212,6 +261,7 @@ main(void)
     test_growth();
     test_failure_sticks();
     test_short();
+    test_sizes();
     test_lengths_that_lie();
     test_header();
     test_noise();
