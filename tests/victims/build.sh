@@ -1,5 +1,7 @@
 #!/bin/sh
-# Compiles the victims for one Python, beside each other: build.sh [PYTHON]
+# Compiles the victims for one Python, beside each other: build.sh [PYTHON [MODULE]]
+#
+# All of them need Cython, cffi and pybind11 in that Python, `cv_module` alone needs nothing.
 #
 # The ABI tag in the file names lets several Pythons share the directory. Nothing is done, and nothing
 # printed, for what is newer than its sources.
@@ -7,6 +9,7 @@ set -eu
 
 python=$(command -v "${1:-python3}")
 case $python in /*) ;; *) python=$PWD/$python ;; esac
+only=${2:-}
 cd "$(dirname "$0")"
 
 config=$("$python" -c 'import sysconfig
@@ -15,8 +18,13 @@ print(sysconfig.get_path("include"))')
 suffix=$(printf '%s\n' "$config" | sed -n 1p)
 include=$(printf '%s\n' "$config" | sed -n 2p)
 
+wanted() {
+    [ -z "$only" ] || [ "$only" = "$1" ]
+}
+
 # compile MODULE SOURCE-OR-HEADER...
 compile() {
+    wanted "$1" || return 0
     output=$1$suffix
     shift
     sources= stale=
@@ -36,6 +44,7 @@ compile() {
 
 # compile_cxx MODULE SOURCE [FLAG...]
 compile_cxx() {
+    wanted "$1" || return 0
     output=$1$suffix source=$2
     if [ -e "$output" ] && [ "$output" -nt "$source" ] && [ "$output" -nt build.sh ]; then return 0; fi
     shift 2
@@ -48,6 +57,7 @@ generated=../../build/victims
 
 # generated MODULE SOURCE EXTENSION COMMAND...: the source that a generator writes, then a module of it
 generated() {
+    wanted "$1" || return 0
     output=$1$suffix source=$2 target=$generated/$1$suffix.$3
     if [ -e "$output" ] && [ "$output" -nt "$source" ] && [ "$output" -nt build.sh ]; then return 0; fi
     shift 3
@@ -72,5 +82,6 @@ generated cythonic cythonic.pyx c \
     "$python" -m cython -3 cythonic.pyx -o "$generated/cythonic$suffix.c"
 generated _ffi_zoo cffi_build.py c \
     "$python" cffi_build.py "$generated/_ffi_zoo$suffix.c"
+wanted bound_zoo || exit 0
 pybind=$("$python" -c 'import pybind11; print(pybind11.get_include())')
 generated bound_zoo bound_zoo.cpp cpp cp bound_zoo.cpp "$generated/bound_zoo$suffix.cpp"
