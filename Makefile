@@ -47,7 +47,7 @@ build: $(INSTALL)
 
 # ---- C tests: one program per tests/c/test_*.c, with the C files that know no Python ---------------
 
-C_PLAIN := $(wildcard $(addprefix ext/,wire.c table.c channel.c channel_open.c channel_extents.c channel_frame.c channel_wait.c lane.c extents.c extents_in.c bigcopy.c arena.c shelf.c pages.c fdpass.c process.c announce.c recorder.c fdfloor.c freeze.c fitness.c notice.c zmq_late.c))
+C_PLAIN := $(wildcard $(addprefix ext/,wire.c table.c channel.c channel_open.c channel_extents.c channel_frame.c channel_wait.c lane.c extents.c extents_in.c bigcopy.c arena.c shelf.c pages.c fdpass.c process.c announce.c recorder.c fdfloor.c freeze.c fitness.c notice.c stack.c zmq_late.c))
 C_TESTS := $(patsubst tests/c/%.c,build/c-tests/%,$(wildcard tests/c/test_*.c))
 C_FLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra $(if $(WERROR),-Werror) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)

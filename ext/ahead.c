@@ -526,7 +526,7 @@ is_known_inside(struct ahead *a, uint64_t question)
     Py_ssize_t at = 0;
     a->looked_at = question;
     a->known = false;
-    if (Py_EnterRecursiveCall(" while looking at what is known of a container")) {
+    if (recursion_enter(" while looking at what is known of a container", STACK_OBJECT) < 0) {
         PyErr_Clear();
         return false;
     }
@@ -539,7 +539,7 @@ is_known_inside(struct ahead *a, uint64_t question)
         values = values && is_certain(item) && is_certain(key);
         known = is_certain(key) && is_known_item(item, 0, question);
     }
-    Py_LeaveRecursiveCall();
+    recursion_leave();
     a->kind = known && values ? VALUES : OTHERS;
     a->known = known;
     return known;

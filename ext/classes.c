@@ -301,11 +301,11 @@ decode_class(struct incoming *in, enum class_use use)
     case CLASS_KNOWN:
         return decode_known(in, use);
     case CLASS_DEFINED:
-        if (Py_EnterRecursiveCall(" while reading a class from another process")) {
+        if (recursion_enter(" while reading a class from another process", STACK_OBJECT) < 0) {
             return NULL;
         }
         o = decode_defined(in, use);
-        Py_LeaveRecursiveCall();
+        recursion_leave();
         return o;
     default:
         break;

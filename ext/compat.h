@@ -29,17 +29,33 @@ compat_slot_of(PyObject *descriptor)
                : NULL;
 }
 
+#if PY_VERSION_HEX >= 0x030D0000
+PyAPI_FUNC(PyObject *)
+    _Py_CheckFunctionResult(PyThreadState *, PyObject *, PyObject *, const char *);
+#endif
+
+/* What a call has returned, stolen; SystemError where a function in C has returned NULL without an
+ * exception, or something with one, which would hit whatever runs next. Who says it: `callable`, or
+ * `where` if that is NULL. */
+static inline PyObject *
+compat_check_result(PyObject *callable, PyObject *result, const char *where)
+{
+    return (result == NULL) == (PyErr_Occurred() != NULL)
+               ? result
+               : _Py_CheckFunctionResult(PyThreadState_Get(), callable, result, where);
+}
+
 /* What `wrapper`, a PyWrapperDescr_Type of self's class or one of its bases, does for
  * wrapper(self, *args). New reference, or NULL with an exception. */
 static inline PyObject *
 compat_call_wrapped(PyObject *wrapper, PyObject *self, PyObject *args)
 {
     const PyWrapperDescrObject *w = (PyWrapperDescrObject *)wrapper;
-    if (w->d_base->flags & PyWrapperFlag_KEYWORDS) {
-        return ((wrapperfunc_kwds)(void (*)(void))w->d_base->wrapper)(self, args, w->d_wrapped,
-                                                                      NULL);
-    }
-    return w->d_base->wrapper(self, args, w->d_wrapped);
+    PyObject *result =
+        w->d_base->flags & PyWrapperFlag_KEYWORDS
+            ? ((wrapperfunc_kwds)(void (*)(void))w->d_base->wrapper)(self, args, w->d_wrapped, NULL)
+            : w->d_base->wrapper(self, args, w->d_wrapped);
+    return compat_check_result(wrapper, result, NULL);
 }
 
 /* New reference to the type's own __dict__; static types keep it elsewhere since 3.12. */

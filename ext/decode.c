@@ -298,6 +298,11 @@ decode_module(struct incoming *in)
     if (name == NULL) {
         return NULL;
     }
+    if (handle == 0) {
+        Py_DECREF(name);
+        garbled("module");
+        return NULL;
+    }
     PyObject *o = module_proxy(in->peer, name, handle, registered);
     Py_DECREF(name);
     return o;
@@ -534,12 +539,12 @@ decode(struct incoming *in)
         o = r->failed ? NULL : bytes_of(data, size);
         break;
     default:
-        if (Py_EnterRecursiveCall(" while reading an object from another process")) {
+        if (recursion_enter(" while reading an object from another process", STACK_OBJECT) < 0) {
             return NULL;
         }
         o = decode_compound(in, tag, kept);
         kept = kept && tag != TAG_TUPLE; /* that was done before its items */
-        Py_LeaveRecursiveCall();
+        recursion_leave();
         break;
     }
     if (r->failed) {

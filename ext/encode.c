@@ -645,11 +645,11 @@ encode(struct message *m, PyObject *o, bool owned)
         write_tag(m, o == Py_Ellipsis ? TAG_ELLIPSIS : TAG_NOTIMPLEMENTED);
         return 0;
     }
-    if (Py_EnterRecursiveCall(" while passing an object to another process")) {
+    if (recursion_enter(" while passing an object to another process", STACK_OBJECT) < 0) {
         return -1;
     }
     int rc = encode_compound(m, o, owned);
-    Py_LeaveRecursiveCall();
+    recursion_leave();
     return rc;
 }
 

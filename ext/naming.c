@@ -154,20 +154,22 @@ number_names(core_state *core)
     return 0;
 }
 
+/* The number of the name that is next, which is read then; -1 where none is. */
+static int
+read_number(struct reader *r)
+{
+    if (r->failed || reader_left(r) < 2 || r->at[0] != SIZE_NAME || r->at[1] >= NUMBERED) {
+        return -1;
+    }
+    read_u8(r);
+    return read_u8(r);
+}
+
 const char *
 read_name_number(struct reader *r)
 {
-    struct reader ahead = *r;
-    if (read_u8(&ahead) != SIZE_NAME) {
-        return NULL;
-    }
-    size_t number = read_u8(&ahead);
-    if (ahead.failed || number >= NUMBERED) {
-        r->failed = true;
-        return NULL;
-    }
-    *r = ahead;
-    return numbered[number].text;
+    int number = read_number(r);
+    return number < 0 ? NULL : numbered[number].text;
 }
 
 int
@@ -202,9 +204,9 @@ PyObject *
 decode_name(struct incoming *in)
 {
     size_t size;
-    if (reader_left(&in->r) >= 2 && in->r.at[0] == SIZE_NAME && in->r.at[1] < NUMBERED) {
-        in->r.at++;
-        return Py_NewRef(numbered_name(core_get(), *in->r.at++));
+    int number = read_number(&in->r);
+    if (number >= 0) {
+        return Py_NewRef(numbered_name(core_get(), (size_t)number));
     }
     const char *text = (const char *)read_bytes(&in->r, &size);
     if (in->r.failed) {

@@ -373,7 +373,8 @@ with_items(PyObject *parts)
     return parts;
 }
 
-/* Whether call_wrapped() can do it: else the call raises something. */
+/* Whether call_wrapped() can do it; what it cannot goes the ordinary way, which also says what is
+ * wrong. */
 static bool
 is_wrapped_for(PyObject *wrapper, const struct call *call)
 {
@@ -749,10 +750,6 @@ op_execute(struct incoming *in, unsigned *flags)
         garbled("unknown operation");
         return NULL;
     }
-    PyObject *result = table[in->header.op].execute(in, flags);
-    if (result == NULL && !PyErr_Occurred()) {
-        PyErr_Format(PyExc_SystemError, "%s returned NULL without an exception",
-                     table[in->header.op].name);
-    }
-    return result;
+    return compat_check_result(NULL, table[in->header.op].execute(in, flags),
+                               table[in->header.op].name);
 }

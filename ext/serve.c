@@ -106,9 +106,10 @@ serve(struct incoming *in)
     }
     /* Two objects that each stand for the other would ask for ever: it ends as it does in-process.
      */
-    if (frame_open(in) == 0 && Py_EnterRecursiveCall(" while answering the other process") == 0) {
+    if (frame_open(in) == 0 &&
+        recursion_enter(" while answering the other process", STACK_REQUEST) == 0) {
         result = op_execute(in, &flags);
-        Py_LeaveRecursiveCall();
+        recursion_leave();
     }
     s->entries = entry.outer;
     Py_CLEAR(entry.frame);

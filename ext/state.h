@@ -8,6 +8,7 @@
 #include "channel.h"
 #include "process.h"
 #include "shared.h"
+#include "stack.h"
 #include "table.h"
 #include "wire.h"
 
@@ -326,7 +327,8 @@ typedef struct core_state {
         int itemsize;
     } known_dtypes[KNOWN_DTYPES]; /* that arrays were seen to have; see ndarray.c */
     unsigned nknown_dtypes;
-    PyObject *libraries;       /* the module ipython_isolation.libraries, once it is needed */
+    unsigned nested;     /* what recursion_enter() has let in and is not over yet, in all threads */
+    PyObject *libraries; /* the module ipython_isolation.libraries, once it is needed */
     struct table name_numbers; /* address of a DUNDER of names.def -> its number + 1 */
 #define NAME(n) PyObject *str_##n;
 #define DUNDER(n) PyObject *str___##n##__;
@@ -338,6 +340,33 @@ typedef struct core_state {
 /* The one state of this process: sub-interpreters are refused (module.c), and slots patched onto
  * mirrored classes have no way to reach a module. */
 core_state *core_get(void);
+
+/* Around what may go deeper and deeper, as Py_EnterRecursiveCall(), which counts calls but does not
+ * know how much C stack they take. 0, or -1 with RecursionError. */
+#define NESTED_FEW 16 /* no stack is used up by so many */
+static inline int
+recursion_enter(const char *where, enum stack_use use)
+{
+    core_state *core = core_get();
+    if (core->nested > NESTED_FEW && stack_is_low(use)) {
+        PyErr_Format(PyExc_RecursionError,
+                     "maximum recursion depth exceeded%s: the C stack is nearly used up", where);
+        return -1;
+    }
+    if (Py_EnterRecursiveCall(where) != 0) {
+        return -1;
+    }
+    core->nested++;
+    return 0;
+}
+
+static inline void
+recursion_leave(void)
+{
+    Py_LeaveRecursiveCall();
+    core_get()->nested--;
+}
+
 /* Grows with each change of cwd or environment of this process. */
 extern uint64_t state_generation;
 /* > 0 while this thread makes a mirror: stubs that type.__new__ calls do nothing. */

@@ -261,8 +261,8 @@ call(struct line *l, struct reader *r)
     bool go = true;
     add(l, "(");
     for (uint64_t i = 0; i < nkw; i++) {
-        add_text(l, r, i == 0 ? "keywords " : ",");
-        add(l, " ");
+        add(l, i == 0 ? "keywords " : ", ");
+        add_text(l, r, "");
     }
     for (uint64_t i = 0; go && i < nargs + nkw && !r->failed; i++) {
         add(l, i == 0 ? "" : ", ");

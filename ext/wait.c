@@ -283,6 +283,12 @@ request_await(struct message *m)
                 chain_context(exc);
                 compat_raise(exc);
             }
+            else if (exc == Py_None) { /* see build_bare_reply() */
+                Py_DECREF(exc);
+                PyErr_SetString(PyExc_RuntimeError,
+                                "what was raised in the other process could not be passed on: no "
+                                "memory or no stack was left there");
+            }
             else {
                 Py_DECREF(exc);
                 garbled("error");

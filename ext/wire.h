@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define WIRE_VERSION 1
+#define WIRE_VERSION 2 /* also of the order of names.def, see naming.c */
 #define WIRE_HEADER_SIZE 24
 
 struct writer {

@@ -220,18 +220,37 @@ def test_a_class_as_self_of_reduce(zoo):
         zoo.Point.__reduce_ex__(zoo.Point)
 
 
+def reply_header(context):
+    """Of a reply of this life that nobody waits for."""
+    version = int(re.search(r"define WIRE_VERSION (\d+)", (ROOT / "ext" / "wire.h").read_text())[1])
+    return struct.pack("<BBHIIIQ", version, 0, 1, context.info()["epoch"], 1, 0, 99)
+
+
+def tag(name):
+    enum = re.search(r"enum tag \{(.*?)\n\};", (ROOT / "ext" / "codec.h").read_text(), re.S)[1]
+    return re.findall(r"\bTAG_[A-Z_]+\b(?= = |,)", enum).index(name)
+
+
 def test_bytes_never_become_pointers(context):
     context.start()
-    header = struct.pack("<BBHIIIQ", 1, 0, 1, context.info()["epoch"], 1, 0, 99)
-    enum = re.search(r"enum tag \{(.*?)\n\};", (ROOT / "ext" / "codec.h").read_text(), re.S)[1]
-    tags = re.findall(r"\bTAG_[A-Z_]+\b(?= = |,)", enum)
-    ndarray, ascii = tags.index("TAG_NDARRAY"), tags.index("TAG_ASCII")
-    dtype = struct.pack("<BB", ascii, 1) + b"O"
+    header, ndarray = reply_header(context), tag("TAG_NDARRAY")
+    dtype = struct.pack("<BB", tag("TAG_ASCII"), 1) + b"O"
     body = struct.pack("<BQB", ndarray, 0, 3) + dtype + struct.pack("<QQBBQ", 1, 1, 0, 8, 0x41414141)
     with pytest.raises(ProtocolError):
         context._peer._feed(header + body)
     good = struct.pack("<BQB", ndarray, 0, 3) + dtype.replace(b"O", b"l") + struct.pack("<QQBBQ", 1, 1, 0, 8, 7)
     assert context._peer._feed(header + good).tolist() == [7]
+
+
+def test_a_module_without_a_handle(context):
+    """A garbled one: its number ends before its name begins."""
+    context.start()
+    modules = set(context._peer.modules)
+    header, module = reply_header(context), tag("TAG_MODULE")
+    for body in (bytes((module, 254, 3, 254, 3)), struct.pack("<BQBBB", module, 0, 1, 254, 3)):
+        with pytest.raises(ProtocolError):
+            context._peer._feed(header + body)
+    assert set(context._peer.modules) == modules
 
 
 def test_the_next_call_after_a_death_inside_a_handler(context, zoo):

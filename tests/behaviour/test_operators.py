@@ -3,6 +3,7 @@
 import math
 import operator
 
+import _deaths
 import pytest
 from behaviour.harness import both, raises, worlds  # noqa: F401
 
@@ -162,6 +163,29 @@ def test_slots_called_by_name(load):
     ]  # fmt: skip
     results = cls.__eq__(od, cls(b=2)), cls.__lt__(od, od), cls.__or__(od, {"e": 5}), cls.__repr__(od), list(cls.__iter__(od))
     return list(od.items()), results, [(type(error), str(error)) for error in map(raises, wrong)]
+
+
+@both
+def test_slots_that_break_the_rules(load):
+    """The call that did it raises, and no other."""
+    cls, join = load("_deaths").Liar, load("posixpath").join
+    liar, found = cls(), []
+    for call in (
+        lambda: cls.__repr__(liar), lambda: cls.__getitem__(liar, 1), lambda: cls.__setitem__(liar, 1, 2),
+        lambda: cls.__delitem__(liar, 1),
+    ):  # fmt: skip
+        error = raises(call)
+        found += [type(error), str(error), type(error.__cause__), str(error.__cause__), join("a", "b")]
+    return found
+
+
+def test_a_slot_of_the_session_that_breaks_the_rules(shared_context):
+    def lies(liar):
+        return type(liar).__repr__(liar)
+
+    error = raises(shared_context.call, lies, _deaths.Liar())
+    assert type(error) is SystemError and "returned a result with an exception set" in str(error)
+    assert shared_context.load_module("posixpath").join("a", "b") == "a/b"
 
 
 @both

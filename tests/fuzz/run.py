@@ -127,7 +127,7 @@ def mutate(rng, frame, frames):
         low = 0 if rng.random() < 0.05 else 1 if rng.random() < 0.1 else HEADER
         low = min(low, len(data))
         at = rng.randrange(low, len(data) + 1)
-        kind = rng.randrange(8)
+        kind = rng.randrange(10)
         if kind == 0 and at < len(data):
             data[at] ^= 1 << rng.randrange(8)
         elif kind == 1 and at < len(data):
@@ -142,12 +142,16 @@ def mutate(rng, frame, frames):
             data[at:at] = rng.randbytes(rng.randrange(1, 9))
         elif kind == 6:
             data[at : at + 8] = struct.pack("<Q", rng.choice(INTERESTING))
+        elif kind == 7 and at < len(data):
+            data[at] = rng.choice((0, 1, 253, 254, 255))  # a size
+        elif kind == 8:
+            data[at:at] = bytes((254, rng.randrange(256)))  # a name that has a number
         else:
             other = rng.choice(frames)
             start = rng.randrange(len(other))
             data[at : at + rng.randrange(64)] = other[start : start + rng.randrange(64)]
     if rng.random() < 0.1 and len(data) >= 4:
-        data[2:4] = struct.pack("<H", rng.randrange(128))
+        data[2:4] = struct.pack("<H", rng.randrange(512))
     return bytes(data)
 
 

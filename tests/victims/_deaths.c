@@ -536,6 +536,49 @@ deaths_call_back_from_thread(PyObject *Py_UNUSED(module), PyObject *args, PyObje
     return result;
 }
 
+/* --- Slots that break the rules -----------------------------------------------------------------
+ */
+
+static PyObject *
+liar_repr(PyObject *Py_UNUSED(self))
+{
+    PyErr_SetString(PyExc_ValueError, "left behind");
+    return PyUnicode_FromString("a liar");
+}
+
+static PyObject *
+liar_subscript(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(key))
+{
+    return NULL;
+}
+
+static int
+liar_assign(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(key), PyObject *Py_UNUSED(value))
+{
+    PyErr_SetString(PyExc_ValueError, "left behind");
+    return 0;
+}
+
+static PyType_Slot liar_slots[] = {
+    {Py_tp_doc, "Its slots return NULL without an exception, or something with one."},
+    {Py_tp_repr, liar_repr},
+    {Py_mp_subscript, liar_subscript},
+    {Py_mp_ass_subscript, liar_assign},
+    {0, NULL},
+};
+
+static PyType_Spec liar_spec = {
+    .name = "_deaths.Liar", .flags = Py_TPFLAGS_DEFAULT, .slots = liar_slots};
+
+static int
+add_liar(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&liar_spec);
+    int rc = type == NULL ? -1 : PyModule_AddObjectRef(module, "Liar", type);
+    Py_XDECREF(type);
+    return rc;
+}
+
 /* --- Module -------------------------------------------------------------------------------------
  */
 
@@ -579,6 +622,7 @@ static PyMethodDef deaths_methods[] = {
 };
 
 static PyModuleDef_Slot deaths_slots[] = {
+    {Py_mod_exec, add_liar},
     {0},
 };
 
