@@ -79,7 +79,7 @@ def wait_until(condition, seconds=10.0):
 @contextlib.contextmanager
 def alarm(handler, context=None, seconds=0.1):
     """A signal comes while the block runs; given a context, while something is under way there, however long that
-    takes to begin."""
+    takes to begin: a request of the block, not the making of a frozen copy before it, which is one too."""
     over = False
 
     def on_alarm(*_):
@@ -93,7 +93,8 @@ def alarm(handler, context=None, seconds=0.1):
     before = signal.signal(signal.SIGALRM, on_alarm)
     left = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        with contextlib.nullcontext() if context is None else context._snapshots.hold():
+            yield
     finally:
         over = True
         signal.setitimer(signal.ITIMER_REAL, *left)

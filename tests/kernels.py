@@ -18,6 +18,8 @@ from traitlets.config import Config
 from conftest import VICTIMS, children, wait_until
 
 SECONDS = 40  # less than a test may take, so that what is missing is said
+#: For a kernel, what the fixture `affordable` is for the tests' own process.
+AFFORDABLE = "from ipython_isolation import rollback\nrollback._CHEAP = rollback._CREDIT = 60"
 
 
 def session_environment(directory, **more):

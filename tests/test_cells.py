@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from IPython.core.error import UsageError
-from kernels import event_loop_of_jupyter, kernel, start_kernel, without_colors  # noqa: F401
+from kernels import AFFORDABLE, event_loop_of_jupyter, kernel, start_kernel, without_colors  # noqa: F401
 from test_magics import complete, ip, run, shell  # noqa: F401
 
 import ipython_isolation
@@ -225,6 +225,7 @@ def test_a_crash_and_the_next_cell(ip):  # noqa: F811
     assert run(ip, "%%isolate\n1 + 1") == 2
 
 
+@pytest.mark.usefixtures("affordable")
 def test_roll_back_keeps_the_names_of_earlier_cells(ip):  # noqa: F811
     thing = run(ip, "%%isolate\nimport _deaths\nclass Thing: n = 1\nthing = Thing()\nthing")
     for n in range(2):
@@ -327,6 +328,7 @@ def test_the_traceback_in_a_notebook(kernel):  # noqa: F811
 
 
 def test_a_crash_in_a_notebook(kernel):  # noqa: F811
+    kernel.run(AFFORDABLE)
     kernel.run("%%isolate\nimport talker\nbefore = 1")
     error = kernel.run_any("%%isolate\nbefore = 2\ntalker.die()").error
     assert error["ename"] == "ProcessTerminationError"
