@@ -76,6 +76,18 @@ def wait_until(condition, seconds=10.0):
     return value
 
 
+def settled_counts(counts):
+    """What `counts` says once no release is on its way any more: those that no frame took along travel a tenth of a
+    second later, by a thread of their own. What is counted too early is too much, and less later."""
+    last, since = counts(), time.monotonic()
+    while time.monotonic() - since < 0.3:
+        time.sleep(0.02)
+        now = counts()
+        if now != last:
+            last, since = now, time.monotonic()
+    return last
+
+
 @contextlib.contextmanager
 def alarm(handler, context=None, seconds=0.1):
     """A signal comes while the block runs; given a context, while something is under way there, however long that

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from conftest import settled_counts, wait_until
 from test_interrupt import Session
 
 import ipython_isolation
@@ -435,12 +436,10 @@ def test_nothing_is_left(context, zoo):
             zoo.identity(lambda: None)
 
     work()
-    exports()
-    before = exports()
+    before = settled_counts(exports)
     for _ in range(5):
         work()
-    exports()
-    assert exports() == before
+    assert wait_until(lambda: exports() == before), (before, exports())
 
 
 def test_it_is_worth_it():
@@ -463,10 +462,16 @@ def test_it_is_worth_it():
 
 def test_an_interrupt():
     session = Session("""
+        futures = []
+        def tell():
+            while not (futures and futures[0].done()):
+                time.sleep(0.01)
+            say("the first is done")
         def work():
             global futures
             with context.batch():
                 futures = [clock.sleep(0), clock.sleep(100), clock.sleep(100)]
+        threading.Thread(target=tell).start()
         attempt(work)
         say("then", [type(f.exception()).__name__ for f in futures], clock.sleep(0))
         with context.batch():
@@ -474,7 +479,7 @@ def test_an_interrupt():
         say("after", f.result())
     """)
     session.expect("ready")
-    time.sleep(0.5)
+    session.expect("the", "first", "is", "done")
     session.interrupt()
     assert session.expect("done", "KeyboardInterrupt")
     first, second, third, slept = session.expect("then")

@@ -8,7 +8,7 @@ import weakref
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from conftest import settled_counts, wait_until
 
 from ipython_isolation import ProcessTerminationError
 
@@ -45,7 +45,7 @@ def steady(context, action, times=20):
     """Runs the action until what it makes once is made; then it may leave nothing more."""
     for _ in range(3):
         action()
-    before = counts(context)
+    before = settled_counts(lambda: counts(context))
     for _ in range(times):
         action()
     wait_until(lambda: counts(context) == before)
