@@ -99,17 +99,26 @@ def test_multiprocessing():
     assert ordered.__name__ == "cv_module"
 
 
+def tells_and_waits(tell, end):
+    """Runs in the child; once it tells, the call is under way."""
+    tell()
+    return end.wait(50)
+
+
 def test_a_fork_in_the_middle_of_a_call(context):
     """In a callback, and in one thread while another thread is in a call."""
     functools, clock = context.load_module("functools"), context.load_module("time")
+    begun, end = threading.Event(), context.load_module("threading").Event()
 
     def forks(a, b):
         return in_fork(lambda: clock.time())[0]
 
     assert functools.reduce(forks, [1, 2]) == "ClientStateError"
-    thread = threading.Thread(target=clock.sleep, args=(0.5,))
+    thread = threading.Thread(target=context.call, args=(tells_and_waits, begun.set, end))
     thread.start()
+    assert begun.wait(30)
     assert in_fork(lambda: clock.time())[0] == "ClientStateError"
+    end.set()
     thread.join()
     assert clock.time() > 0
 

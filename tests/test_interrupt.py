@@ -259,13 +259,13 @@ def test_an_interrupt_in_a_callback():
         """
         functools = context.load_module("functools")
         pid = context.remote_pid
-        attempt(functools.reduce, lambda a, b: time.sleep(60), [1, 2])
+        attempt(functools.reduce, lambda a, b: (say("inside"), time.sleep(60)), [1, 2])
         say("state", context.remote_pid == pid, deaths.allocate(0))
         context.close()
         """
     ) as session:
         session.expect("ready")
-        time.sleep(0.3)
+        session.expect("inside")
         session.interrupt()
         session.expect("done", "KeyboardInterrupt")
         session.expect("state", True, 0)
