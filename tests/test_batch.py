@@ -370,13 +370,13 @@ def test_callbacks(context, zoo, math):
 def test_a_time_limit_is_each_call_s(context):
     """Only the sum of the short ones is more than the limit."""
     sleep = context.load_module("time").sleep
-    context.configure(timeout=2)
+    context.configure(timeout=3)
     with pytest.raises(ProcessTimeoutError):
         with context.batch():
-            short = [sleep(0.3) for _ in range(7)]
+            short = [sleep(0.1) for _ in range(32)]
             sleep(30)
             last = sleep(0.01)
-    assert [f.result() for f in short] == [None] * 7 and last.result() is None
+    assert [f.result() for f in short] == [None] * 32 and last.result() is None
 
 
 def test_changes_of_the_session_are_seen_in_order(context, tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ def test_death_in_a_special_method(context, name):
         del made
         gc.collect()
         # The release travels by itself, and kills between calls.
-        wait_until(lambda: context.info()["state"] == "dead")
+        assert wait_until(lambda: context.info()["state"] == "dead")
         error, _ = die(lambda: context.load_module("deaths").recurse_to(1))
         assert "between calls" in str(error)
     assert error.exit_code == 9

@@ -69,7 +69,7 @@ def measure(context):
 
 def settled(context, before):
     """A measurement, once threads that are about to end have ended."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while True:
         after = measure(context)
         counts = [key for key in after if "rss" not in key]
