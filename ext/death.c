@@ -13,7 +13,7 @@
 #define EXIT_GRACE_MS 40 /* how long a death is held back for the exit report to complete it */
 /* How long an announced death may take to complete its record. It takes one or two; this is for
  * when the child gets no processor. Only one that is stuck there is waited for so long. */
-#define RECORD_GRACE_MS 300
+#define RECORD_GRACE_MS 1000
 
 void
 peer_ending(PeerObject *peer, enum ending_how how)
