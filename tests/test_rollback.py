@@ -346,15 +346,24 @@ def test_output(context, capfd):
     assert capfd.readouterr().out == "after\n"
 
 
+def interrupts_and_sleeps(session):
+    """Runs in the child: the call is under way when the session is interrupted."""
+    import os
+    import signal
+    import time
+
+    os.kill(session, signal.SIGINT)
+    time.sleep(60)
+
+
 def test_interrupts_work_afterwards(context, deaths):
-    clock = context.load_module("time")
+    context.call(len, "")
     die(deaths.segfault)
-    clock.time()
-    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
-    timer.start()
+    context.call(len, "")
+    pid = context.remote_pid
     with pytest.raises(KeyboardInterrupt):
-        clock.sleep(60)
-    timer.join()
+        context.call(interrupts_and_sleeps, os.getpid())
+    assert context.call(len, "") == 0 and context.remote_pid == pid
     assert status(context)["take_overs"] == 1
 
 
@@ -550,15 +559,14 @@ def test_the_copy_goes_with_the_context():
     assert wait_until(lambda: len(children(supervisor)) == 2)
     found = children(supervisor)
     context.close()
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in found)
+    assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in found))
 
 
 def test_a_copy_that_was_killed(context, deaths):
     """As when memory runs out: a copy is the first to go. Then there is a restart like any other."""
     kept = context.load_module("collections").deque()
     context.checkpoint()
-    assert wait_until(lambda: len(children(context._peer.supervisor_pid)) == 2)
-    copy = next(pid for pid in children(context._peer.supervisor_pid) if pid != context.remote_pid)
+    copy = wait_until(lambda: context._peer.frozen_pid)  # which is known once it waits
     with open(f"/proc/{copy}/oom_score_adj") as file:
         assert int(file.read()) > 0
     os.kill(copy, signal.SIGKILL)
