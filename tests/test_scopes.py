@@ -445,15 +445,15 @@ def test_a_death_of_the_batch_inside_of_a_handler(context, module, tmp_path):
 
 def test_a_handler_inside_a_batch_has_not_the_time_of_one_call(tmp_path):
     (tmp_path / "scoped.py").write_text(MODULE)
-    with IsolationContext(timeout=1.5) as context:
-        module = with_functions(context.load_module("scoped", [str(tmp_path)]))
-        seen = []
-        with alarm(lambda: seen.append(module.wait(0)), context):
+    with IsolationContext() as context:
+        wait, seen = with_functions(context.load_module("scoped", [str(tmp_path)])).wait, []
+        context.timeout = 2.5
+        with alarm(lambda: seen.append(wait(0)), context):
             with context.batch():
-                futures = [module.wait(0.6) for _ in range(4)]
-        assert [f.result() for f in futures] == [0.6] * 4 and seen == [0]
-        with pytest.raises(ProcessTimeoutError), alarm(lambda: seen.append(module.wait(0)), context):
-            module.wait(60)
+                futures = [wait(0.9) for _ in range(4)]
+        assert [f.result() for f in futures] == [0.9] * 4 and seen == [0]
+        with pytest.raises(ProcessTimeoutError), alarm(lambda: seen.append(wait(0)), context):
+            wait(60)
 
 
 # --- what else was taken for granted ----------------------------------------------------------------
