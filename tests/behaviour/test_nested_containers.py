@@ -9,7 +9,7 @@ import pickle
 import time
 
 import pytest
-from behaviour.harness import both, raises, worlds, zoo  # noqa: F401
+from behaviour.harness import both, count, raises, worlds, zoo  # noqa: F401
 
 import ipython_isolation
 
@@ -82,17 +82,6 @@ def test_uses(shared_context, zoo, name):
     assert ipython_isolation.isproxy(p)
     assert use(p) == use(value)  # classes become known
     assert count(shared_context, lambda: use(p)) <= MOST.get(name, 5)
-
-
-def count(context, function, tries=5):
-    """The fewest requests that it took: a machine that is busy makes pauses, whereupon things are asked again."""
-    counts = []
-    for _ in range(tries):
-        context.call(len, ())  # what was known is not, any more
-        before = context._peer.requests
-        function()
-        counts.append(context._peer.requests - before)
-    return min(counts)
 
 
 @pytest.mark.parametrize("name", ["deepcopy of by name", "dict(nested)", "a loop over the dict", "a loop over items", "loops", "records"])
