@@ -329,7 +329,7 @@ print(whole[95:105].hex(), whole[195:205].hex())
 
 def test_slow_calls_and_threads():
     code = """
-import threading, time, _deaths
+import os, threading, time, _deaths
 
 def during(call, seconds):
     # How often another Python thread got a turn.
@@ -349,7 +349,12 @@ def during(call, seconds):
     return seen
 
 assert during(_deaths.hold_gil, 0.3) < 10  # of 30, were it free
-assert during(_deaths.sleep_in_c_without_gil, 0.3) >= 5
+during(_deaths.sleep_in_c_without_gil, 0.3)
+start = time.monotonic()
+threading.Thread(target=_deaths.sleep_in_c_without_gil, args=(50.0,), daemon=True).start()
+for _ in range(5):
+    time.sleep(0.01)
+assert time.monotonic() - start < 25
 
 print(_deaths.call_back_from_thread(lambda: threading.current_thread() is threading.main_thread()))
 try:
@@ -361,8 +366,11 @@ _deaths.call_back_from_thread(lambda: seen.wait(10) and done.set(), 0.05)
 print(done.is_set(), end=" ")
 seen.set()
 print(done.wait(10), flush=True)
-_deaths.print_late("late\\n", 0.5)
-time.sleep(1)
+out, (here, there) = os.dup(1), os.pipe()
+os.dup2(there, 1)
+_deaths.print_late("late\\n", 0.1)
+late = os.read(here, 100)
+os.write(out, late)
 """
     result = run(code)
     assert result.stderr == ""
@@ -375,17 +383,26 @@ def test_busy_loops_and_signals():
 import signal, time, _deaths
 def stop(*args):
     raise TimeoutError
+def note(*args):
+    times.append(time.monotonic())
+start, times = time.monotonic(), []
 signal.signal(signal.SIGALRM, stop)
-for call in _deaths.busy_checking_signals, _deaths.hold_gil:
+try:
     signal.setitimer(signal.ITIMER_REAL, 0.05)
-    start = time.monotonic()
-    try:
-        call(0.5)
-        for _ in range(1000): pass  # where Python sees it at last
-    except TimeoutError:
-        print(time.monotonic() - start > 0.4)
+    _deaths.busy_checking_signals(50.0)
+except TimeoutError:
+    print(time.monotonic() - start < 25)
+signal.signal(signal.SIGALRM, note)
+note()
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+_deaths.hold_gil(0.5)
+signal.setitimer(signal.ITIMER_REAL, 0)
+for _ in range(1000): pass  # where Python sees it at last
+note()
+# Whenever the call began: nothing was heard while it lasted, and something after it or before.
+print(max(b - a for a, b in zip(times, times[1:])) > 0.49, len(times) > 2)
 """
-    assert run(code).stdout == "False\nTrue\n"
+    assert run(code).stdout == "True\nTrue True\n"
 
 
 @pytest.mark.no_asan  # its allocator keeps what is freed
