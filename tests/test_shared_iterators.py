@@ -106,8 +106,9 @@ def test_who_waits_for_its_turn_at_an_iterator_can_be_interrupted(context, libra
         before = context.info()["requests"]
         stopped.set()
         assert wait_until(lambda: context.info()["requests"] > before)
-        threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+        interrupt = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
         with pytest.raises(KeyboardInterrupt):
+            interrupt.start()  # being early only makes the test weaker
             next(shared)
         assert len(items) == 1
     finally:
