@@ -10,6 +10,7 @@ import time
 
 import pytest
 from behaviour.harness import both, count, raises, worlds, zoo  # noqa: F401
+from conftest import wait_until
 
 import ipython_isolation
 
@@ -338,7 +339,7 @@ def test_the_child_uses_what_is_ours(zoo):
 # -- how long it is remembered ----------------------------------------------------------------------
 
 WORKER = """
-import sys, threading, time, types
+import os, sys, threading, time, types
 rows = [[0], {"done": 0}]
 flags = {"a": [0], "b": 1, "c": [0]}
 numbers = []
@@ -348,8 +349,11 @@ def work():
     rows[0][0] = rows[1]["done"] = flags["b"] = flags["a"][0] = 1
     flags["c"] = [1]
     numbers.append(1)
+    open(done, "w").close()
 
 def start():
+    if os.path.exists(done):
+        os.remove(done)
     rows[0][0] = rows[1]["done"] = flags["b"] = flags["a"][0] = 0
     flags["c"] = [0]
     numbers.clear()
@@ -363,8 +367,14 @@ vars(module).update(start=start, rows=rows, flags=flags, numbers=numbers)
 
 
 @pytest.fixture(scope="module")
-def worker(shared_context):
-    shared_context.call(exec, WORKER, {})
+def done(tmp_path_factory):
+    """A file that the thread makes when it has done its work: it is seen without a request."""
+    return tmp_path_factory.mktemp("worker") / "done"
+
+
+@pytest.fixture(scope="module")
+def worker(shared_context, done):
+    shared_context.call(exec, WORKER, {"done": str(done)})
     module = shared_context.load_module("worker")
     return module.start, module.rows, module.flags, module.numbers
 
@@ -395,20 +405,21 @@ def test_who_waits_for_a_thread_sees_what_it_does(worker, wait, pause):
     thread = start()
     first, table = rows
     dict(flags), list(numbers)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not wait(rows, first, table, flags, numbers):
         assert time.monotonic() < end
         time.sleep(pause)
     thread.join()
 
 
-def test_after_a_pause_it_is_asked_again(worker):
+def test_after_a_pause_it_is_asked_again(worker, done):
     start, rows, flags, numbers = worker
     thread = start()
     first, table = rows
     held_ = dict(flags)["a"]
     list(numbers)
-    time.sleep(0.8)
+    assert wait_until(done.exists)
+    time.sleep(0.1)
     assert first[0] == 1 and table["done"] == 1 and held_[0] == 1 and len(numbers) == 1 and flags["b"] == 1
     thread.join()
 
