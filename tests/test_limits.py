@@ -347,7 +347,7 @@ def test_the_user_may_interrupt_what_is_limited():
         threading.Thread(target=say_it, daemon=True).start()
         '''
         context.call(exec, textwrap.dedent(code), {})
-        context.timeout = 1
+        context.timeout = 2
         attempt(context.call, exec, deaf("_deaths.sleep_in_c_without_gil(60.0)"), {})
         say("state", context.info()["crashes"])
         context.close()
