@@ -563,7 +563,7 @@ hold(void *argument)
     struct robust_list_head *list = &page->held;
     uint32_t forever = 0;
 
-    prctl(PR_SET_NAME, "isolation-end");
+    prctl(PR_SET_NAME, HOLDER_NAME); /* where there is no /proc nobody else could */
     list->futex_offset = (long)((uintptr_t)&page->alive - (uintptr_t)&page->held_alive);
     list->list.next = &page->held_alive;
     page->held_alive.next = &list->list;
@@ -594,6 +594,8 @@ announce_end(struct shared_page *page)
         error = pthread_create(&holder, &attributes, hold, page);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
+    if (!error)
+        pthread_setname_np(holder, HOLDER_NAME); /* before it runs: see foreign_threads() */
     pthread_attr_destroy(&attributes);
 done:
     errno = error;

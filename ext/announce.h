@@ -41,6 +41,7 @@ void announce_forked(void);
  * stay for good. To be called again, with the new page, in a forked copy that takes over. 0, or -1
  * and errno: then the end is seen when the process has been reaped. */
 int announce_end(struct shared_page *page);
+#define HOLDER_NAME "isolation-end" /* of that thread */
 
 /* Installs a SIGINT handler (without SA_RESTART) that calls trip(), which must be
  * async-signal-safe, if page->interrupt_request is not 0 and equals page->executing_request; or if

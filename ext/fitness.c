@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "fitness.h"
 
+#include "announce.h"
 #include "fdfloor.h"
 
 #include <dirent.h>
@@ -21,7 +22,7 @@
 #include <unistd.h>
 
 /* How long threads may take to end or to begin. */
-#define THREADS_SETTLE_MS 20
+#define THREADS_SETTLE_MS 50
 /* Below this size a copy is made whatever memory is left. */
 #define SMALL_KB (256ul * 1024)
 
@@ -127,7 +128,7 @@ foreign_threads(char name[32], uint64_t *which)
             break;
         }
         if (!*candidate || (strncmp(candidate, "ZMQbg/", 6) == 0 && zmq-- > 0) ||
-            (strcmp(candidate, "isolation-end") == 0 && holder-- > 0))
+            (strcmp(candidate, HOLDER_NAME) == 0 && holder-- > 0))
             continue;
         foreign++;
         *which += (uint64_t)tid * tid;
@@ -138,21 +139,14 @@ foreign_threads(char name[32], uint64_t *which)
 }
 
 static bool
-threads_fit(bool paused, char *reason, size_t size)
+threads_fit(bool *unsettled, char *reason, size_t size)
 {
-    static const struct timespec pause = {.tv_nsec = 100 * 1000};
     static uint64_t refused; /* those that were there the last time, and stayed */
     char name[32] = "";
     uint64_t which;
     int foreign = foreign_threads(name, &which);
-    int patient = paused || which != refused;
 
-    /* Threads that were told to end need a moment; so does one of ours, or of libzmq's, that has
-     * just begun and not yet said who it is. */
-    for (int i = 0; patient && foreign > 0 && i < THREADS_SETTLE_MS * 10; i++) {
-        nanosleep(&pause, NULL);
-        foreign = foreign_threads(name, &which);
-    }
+    *unsettled = foreign > 0 && (*unsettled || which != refused);
     refused = which;
     if (foreign < 0)
         return unfit(reason, size, "/proc cannot be read, so nobody knows what threads run");
@@ -160,6 +154,25 @@ threads_fit(bool paused, char *reason, size_t size)
         return unfit(reason, size, "%d thread%s of a library or of the module run%s (%s)", foreign,
                      foreign > 1 ? "s" : "", foreign > 1 ? "" : "s", name);
     return true;
+}
+
+void
+threads_settle(void)
+{
+    static const struct timespec pause = {.tv_nsec = 100 * 1000};
+    struct timespec now, end;
+    char name[32];
+    uint64_t which;
+
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_nsec += THREADS_SETTLE_MS * 1000000L;
+    end.tv_sec += end.tv_nsec / 1000000000L;
+    end.tv_nsec %= 1000000000L;
+    do {
+        nanosleep(&pause, NULL);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (foreign_threads(name, &which) > 0 &&
+             (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec)));
 }
 
 /* ---- pools of threads ---------------------------------------------------------------------- */
@@ -380,8 +393,8 @@ children_fit(char *reason, size_t size)
 }
 
 bool
-fit_to_freeze(bool paused, char *reason, size_t size)
+fit_to_freeze(bool *unsettled, char *reason, size_t size)
 {
-    return threads_fit(paused, reason, size) && files_fit(reason, size) &&
+    return threads_fit(unsettled, reason, size) && files_fit(reason, size) &&
            mappings_fit(reason, size) && children_fit(reason, size) && memory_fits(reason, size);
 }

@@ -20,7 +20,11 @@ void own_threads_forget(void);
  * True when there were any, whose threads may need a moment to end. */
 bool pools_pause(void);
 
-/* False: with the reason, one line, in `reason`. `paused` is what pools_pause() said. */
-bool fit_to_freeze(bool paused, char *reason, size_t size);
+/* False: with the reason, one line, in `reason`. *unsettled is what pools_pause() has said; then,
+ * whether threads are the reason that may be about to end, or are ours and have not said so yet. */
+bool fit_to_freeze(bool *unsettled, char *reason, size_t size);
+/* Waits for such threads, for a moment at most. Not with the GIL: those of Python need it to begin
+ * and to end. */
+void threads_settle(void);
 
 #endif

@@ -319,8 +319,15 @@ peer_freeze(PeerObject *self, PyObject *Py_UNUSED(ignored))
     struct frozen copy;
     char reason[512];
     int line = -1;
-    bool paused = pools_pause();
-    if (!fit_to_freeze(paused, reason, sizeof reason)) {
+    bool unsettled = pools_pause();
+    bool fits = fit_to_freeze(&unsettled, reason, sizeof reason);
+    if (!fits && unsettled) {
+        Py_BEGIN_ALLOW_THREADS
+        threads_settle();
+        Py_END_ALLOW_THREADS
+        fits = fit_to_freeze(&unsettled, reason, sizeof reason);
+    }
+    if (!fits) {
         return PyUnicode_DecodeFSDefault(reason);
     }
     blobs_collect();

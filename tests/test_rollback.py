@@ -505,6 +505,17 @@ def test_openmp(context, tmp_path):
         assert add(ctypes.c_long(100000)) == 4999950000
 
 
+def test_right_after_another_thread_has_called(context, deaths):
+    """Its thread in the child ends, for which it needs the GIL; a copy is made all the same."""
+    context.call(exec, "import sys; sys.setswitchinterval(1e-6)", {})
+    allocate = deaths.allocate
+    for _ in range(100):
+        thread = threading.Thread(target=allocate, args=(0,))
+        thread.start()
+        thread.join()
+        context.checkpoint()
+
+
 # --- processes ------------------------------------------------------------------------------------------
 
 
