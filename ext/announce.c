@@ -586,7 +586,6 @@ announce_end(struct shared_page *page)
 
     if ((error = pthread_attr_init(&attributes)) != 0)
         goto done;
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     error = pthread_attr_setstacksize(&attributes, HOLDER_STACK_SIZE);
     if (!error) {
         sigfillset(&all); /* signals are for the threads of the user's code */
@@ -594,8 +593,10 @@ announce_end(struct shared_page *page)
         error = pthread_create(&holder, &attributes, hold, page);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
-    if (!error)
+    if (!error) {
         pthread_setname_np(holder, HOLDER_NAME); /* before it runs: see foreign_threads() */
+        pthread_detach(holder);
+    }
     pthread_attr_destroy(&attributes);
 done:
     errno = error;

@@ -7,6 +7,8 @@
 #ifndef ISOLATION_FDFLOOR_H
 #define ISOLATION_FDFLOOR_H
 
+#include <stdbool.h>
+
 /* 256, or half of what the process may open where that is less. */
 int fd_floor(void);
 
@@ -18,5 +20,13 @@ int fd_raise(int fd);
  * lower ones are taken: in this thread, in libzmq's, and, which harms nobody, in any other. */
 void fd_fill(void);
 void fd_unfill(void);
+/* From fd_hold() to fd_release() no thread begins with that; a fork in between, by this thread, has
+ * no half of what another one was opening. False: one is at it now. In the fork fd_release() is to
+ * be called as well. */
+bool fd_hold(void);
+void fd_release(void);
+/* What the lower numbers are taken by meanwhile, as /proc/self/fd says. */
+#define FD_FILLER_NAME "isolation-filler"
+#define FD_FILLER "/memfd:" FD_FILLER_NAME
 
 #endif

@@ -11,6 +11,7 @@
 #include "announce.h"
 #include "buffers.h"
 #include "codec.h"
+#include "fdfloor.h"
 #include "fdpass.h"
 #include "fitness.h"
 #include "freeze.h"
@@ -23,6 +24,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#define SETTLE_MOST 5 /* how often threads are waited for, as long as they are not the same */
 
 /* ---- the kernel's side ------------------------------------------------------------------- */
 
@@ -107,22 +110,49 @@ rollback_told(PeerObject *peer, PyObject *cls, PyObject *name)
     Py_XDECREF(change);
 }
 
+/* The line to the copy that the child has made last, the caller's; -1: there is none. Others come
+ * before it where an interrupt has taken the place of the child's answer: those copies end. */
+static int
+newest_line(PeerObject *peer)
+{
+    int newest = -1;
+    while (peer->process != NULL) {
+        uint64_t magic = 0;
+        int line = -1, n = 1;
+        ssize_t got = fdpass_recv(process_fdpass(peer->process), &magic, sizeof magic, &line, &n,
+                                  MSG_DONTWAIT);
+        if (got <= 0) {
+            break;
+        }
+        if (newest >= 0) {
+            close(newest);
+        }
+        newest = n == 1 ? line : -1;
+        if (newest >= 0 && (got != sizeof magic || magic != FREEZE_MAGIC)) {
+            close(newest);
+            newest = -1;
+        }
+    }
+    return newest;
+}
+
 /* keep_frozen(next_handle): takes the line to the copy that the child has just made, instead of
- * that to the last one. */
+ * that to the last one. None: the answer was lost; a copy that may have been made is given up. */
 PyObject *
 peer_keep_frozen(PeerObject *self, PyObject *next_handle)
 {
-    uint64_t theirs = PyLong_AsUnsignedLongLong(next_handle), magic = 0;
-    int line = -1, n = 1;
+    uint64_t theirs = next_handle == Py_None ? 0 : PyLong_AsUnsignedLongLong(next_handle);
     if (PyErr_Occurred()) {
         return NULL;
     }
-    ssize_t got =
-        fdpass_recv(process_fdpass(self->process), &magic, sizeof magic, &line, &n, MSG_DONTWAIT);
-    if (got != sizeof magic || magic != FREEZE_MAGIC || n != 1) {
-        if (got > 0 && n == 1) {
+    int line = newest_line(self);
+    if (next_handle == Py_None) {
+        if (line >= 0) {
             close(line);
         }
+        Py_RETURN_NONE;
+    }
+    if (line < 0) {
         PyErr_SetString(PyExc_OSError, "the line to the frozen copy did not arrive");
         return NULL;
     }
@@ -309,6 +339,31 @@ take_life_fds(PeerObject *self, const int fds[FREEZE_FDS])
     self->reborn = true;
 }
 
+/* Whether a call of another thread of the session is under way: the locks that it holds would be
+ * locked for ever in a copy. */
+static bool
+others_are_served(PeerObject *peer)
+{
+    for (size_t i = 0; i < peer->nstrands; i++) {
+        struct strand *s = peer->strands[i];
+        if (s->id != STRAND_MAIN && (s->serving > 0 || s->depth > 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static PyObject *
+raise_busy(void)
+{
+    PyObject *args = Py_BuildValue("(is)", EBUSY, "a call of another thread is under way");
+    if (args != NULL) {
+        PyErr_SetObject(PyExc_OSError, args);
+        Py_DECREF(args);
+    }
+    return NULL;
+}
+
 /* freeze(): the number that the next export would get, which says that there is a frozen copy; or
  * why the process is not fit to be copied, a str. OSError: it is, but there could be no copy this
  * time. In the copy True, once it has been told to take over: the caller returns to the loop that
@@ -319,20 +374,48 @@ peer_freeze(PeerObject *self, PyObject *Py_UNUSED(ignored))
     struct frozen copy;
     char reason[512];
     int line = -1;
-    bool unsettled = pools_pause();
-    bool fits = fit_to_freeze(&unsettled, reason, sizeof reason);
-    if (!fits && unsettled) {
+    bool unsettled = pools_pause(), fits, held = false;
+    blobs_collect();
+    for (int i = 0;; i++) {
+        bool opening = !fd_hold();
+        fits = !opening && fit_to_freeze(&unsettled, reason, sizeof reason);
+        if (!opening) {
+            fd_release();
+        }
+        if (fits) {
+            /* From here to the fork nothing lets go of the GIL: no call begins. Nor does another
+             * thread of ours open anything, half of which the copy would have. */
+            PyOS_BeforeFork();
+            bool busy = others_are_served(self);
+            held = !busy && fd_hold();
+            if (held) {
+                break;
+            }
+            PyOS_AfterFork_Parent();
+            if (busy) {
+                return raise_busy();
+            }
+        }
+        else if (!opening && !unsettled) {
+            break;
+        }
+        if (i == SETTLE_MOST) {
+            fits = fits || opening;
+            break;
+        }
         Py_BEGIN_ALLOW_THREADS
         threads_settle();
         Py_END_ALLOW_THREADS
-        fits = fit_to_freeze(&unsettled, reason, sizeof reason);
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+        unsettled = unsettled && opening; /* those that are still there stay */
     }
-    if (!fits) {
-        return PyUnicode_DecodeFSDefault(reason);
+    if (!held) {
+        return fits ? raise_busy() : PyUnicode_DecodeFSDefault(reason);
     }
-    blobs_collect();
-    PyOS_BeforeFork();
     int rc = freeze(&copy, &line), saved = errno;
+    fd_release();
     if (rc == 1) {
         int fds[FREEZE_FDS];
         strands_forget_all(self);

@@ -343,7 +343,7 @@ core_state *core_get(void);
 
 /* Around what may go deeper and deeper, as Py_EnterRecursiveCall(), which counts calls but does not
  * know how much C stack they take. 0, or -1 with RecursionError. */
-#define NESTED_FEW 16 /* no stack is used up by so many */
+#define NESTED_FEW 4 /* no stack is used up by so many */
 static inline int
 recursion_enter(const char *where, enum stack_use use)
 {

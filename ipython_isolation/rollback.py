@@ -141,7 +141,11 @@ class Rollback:
         """
         start = time.monotonic()
         try:
-            outcome = self._peer.host_call("freeze")
+            try:
+                outcome = self._peer.host_call("freeze")
+            except BaseException:  # an interrupt, which may come once the copy is there
+                self._peer.keep_frozen(None)
+                raise
             if isinstance(outcome, str):  # what it would bring back is not what there is now
                 self.forget()
                 self.reason = outcome

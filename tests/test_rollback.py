@@ -516,6 +516,65 @@ def test_right_after_another_thread_has_called(context, deaths):
         context.checkpoint()
 
 
+def test_an_interrupt_once_the_copy_is_there():
+    """What comes in place of the answer leaves no copy that the next checkpoint takes for its own."""
+
+    def interrupt_after_the_next_copy():
+        import ctypes
+        import functools
+        import os
+
+        # All in C: in Python it would be raised in the hook.
+        once = map(ctypes.pythonapi.PyErr_SetInterrupt, [0])
+        os.register_at_fork(after_in_parent=functools.partial(next, once, None))
+
+    with IsolationContext(restart="never", rollback="off", name="test") as context:
+        kept = context.load_module("collections").OrderedDict()
+        context.call(interrupt_after_the_next_copy)
+        kept["at"] = 1
+        with pytest.raises(KeyboardInterrupt):
+            context.checkpoint()
+        kept["at"] = 2
+        context.checkpoint()
+        kept["at"] = 3
+        context.rollback()
+        assert kept["at"] == 2
+
+
+def test_a_call_that_begins_while_a_copy_is_made():
+    """It would be in the copy for ever, with what it has locked."""
+
+    def prepare(tell):
+        import os
+        import sys
+        import threading
+        import types
+
+        module = sys.modules["late"] = types.ModuleType("late")
+        working, over = threading.Event(), threading.Event()
+        left = [1]
+        module.work = lambda: (working.set(), over.wait(60))[1]
+        os.register_at_fork(before=lambda: left and (left.pop(), tell(), working.wait(60)))
+        return over.set
+
+    with IsolationContext(restart="never", rollback="off", name="late") as context:
+        kept = context.load_module("collections").OrderedDict(a=1)
+        begin, done = threading.Event(), []
+        finish = context.call(prepare, begin.set)
+        work = context.load_module("late").work
+        thread = threading.Thread(target=lambda: (begin.wait(60), done.append(work())))
+        thread.start()
+        with pytest.raises(ClientStateError, match="a call of another thread is under way"):
+            context.checkpoint()
+        finish()
+        thread.join()
+        assert done == [True]
+        context.checkpoint()
+        kept["a"] = 2
+        context.rollback()
+        assert kept["a"] == 1
+
+
 # --- processes ------------------------------------------------------------------------------------------
 
 

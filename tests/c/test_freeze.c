@@ -7,6 +7,9 @@
 #include "freeze.h"
 
 #include <fcntl.h>
+#include <stdbool.h>
+#include <stdatomic.h>
+#include <pthread.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -212,6 +215,65 @@ test_low_numbers(void)
         close(fd);
 }
 
+/* A number that becomes free meanwhile is taken by who fills next. */
+static void
+test_holes(void)
+{
+    int floor = fd_floor(), low = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+    fd_fill();
+    close(low);
+    fd_fill();
+    int high = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    CHECK(high >= floor);
+    close(high);
+    fd_unfill();
+    fd_unfill();
+    int again = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    CHECK_EQUAL(again, low);
+    close(again);
+}
+
+static void *
+fill(void *filled)
+{
+    fd_fill();
+    *(atomic_bool *)filled = true;
+    fd_unfill();
+    return NULL;
+}
+
+/* While one thread holds, no other fills; it can fork, and the fork can fill. */
+static void
+test_hold(void)
+{
+    atomic_bool filled = false;
+    pthread_t thread;
+
+    fd_fill();
+    CHECK(!fd_hold());
+    fd_unfill();
+    CHECK(fd_hold());
+    CHECK(pthread_create(&thread, NULL, fill, &filled) == 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        fd_release();
+        alarm(30);
+        fd_fill();
+        fd_unfill();
+        _exit(fd_hold() ? 0 : 1);
+    }
+    CHECK_EQUAL(status_of(pid), 0);
+    CHECK(!filled);
+    fd_release();
+    pthread_join(thread, NULL);
+    CHECK(filled);
+    pid = fork(); /* by one that does not hold */
+    if (pid == 0)
+        _exit(fd_hold() ? 0 : 1);
+    CHECK_EQUAL(status_of(pid), 0);
+}
+
 int
 main(void)
 {
@@ -222,6 +284,8 @@ main(void)
     close(file);
     CHECK_EQUAL(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
     test_low_numbers();
+    test_holes();
+    test_hold();
     test_the_copy_takes_over(path);
     test_the_copy_ends_with_its_line(path);
     test_the_copy_outlives_the_group(path);
