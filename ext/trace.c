@@ -265,7 +265,7 @@ call(struct line *l, struct reader *r)
         add_text(l, r, "");
     }
     for (uint64_t i = 0; go && i < nargs + nkw && !r->failed; i++) {
-        add(l, i == 0 ? "" : ", ");
+        add(l, i > 0 ? ", " : nkw > 0 ? ": " : "");
         go = value(l, r, 1);
     }
     add(l, ")");
