@@ -54,6 +54,14 @@ send_by_lane(channel *c, const void *data, size_t size)
     return lane_send(c->lane, LANE_IS_FRAME, data, size);
 }
 
+void
+channel_prepare(channel *c)
+{
+    if (c->hot) {
+        lane_prepare(c->lane);
+    }
+}
+
 /* A frame went over libzmq: tells the reader of the lane, so that it is read in its turn. */
 static void
 sent_elsewhere(channel *c)
@@ -254,7 +262,13 @@ recv_by_lane(channel *c, struct frame *f)
         shelf_out_look(c->shelf_out);
     }
     while (c->lane != NULL && c->received >= c->owed) {
-        switch (lane_recv(c->lane, &f->data, &f->size)) {
+        void *room = c->tray->taken ? NULL : c->tray->bytes;
+        enum lane_got got = lane_recv(c->lane, room, TRAY_SIZE, &f->data, &f->size);
+        if ((got == LANE_FRAME || got == LANE_EXTENT) && f->data == room) {
+            f->tray = c->tray;
+            f->tray->taken = true;
+        }
+        switch (got) {
         case LANE_NONE:
             return 0;
         case LANE_FRAME:
@@ -265,7 +279,7 @@ recv_by_lane(channel *c, struct frame *f)
             c->hot = c->lane_in = true;
             *f = (struct frame){.by_lane = true};
             int rc = channel_open_extent(c, record.data, record.size, f);
-            free(record.data);
+            frame_free(&record);
             return rc;
         }
         case LANE_ELSEWHERE:

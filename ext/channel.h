@@ -20,13 +20,15 @@ typedef struct channel channel;
 struct lane;
 struct block;
 struct extent_view;
+struct tray;
 
 /* A received frame; `data` stays valid until frame_free. That of a part in an extent is the other
  * end's memory: what must not change any more has to be copied first. */
 struct frame {
     void *data;
     size_t size;
-    void *owner; /* a zmq_msg_t; without one and without a view, `data` is from malloc */
+    void *owner;       /* a zmq_msg_t; without one, a view and a tray, `data` is from malloc */
+    struct tray *tray; /* of the channel, where `data` is; or NULL */
     struct extent_view *view; /* what `data` is a part of, or NULL */
     struct block *block;      /* the same, where both ends have it */
     bool by_lane;             /* it came through the shared memory */
@@ -70,6 +72,8 @@ void channel_forget(channel *c);
 /* Queues a copy of the frame. Waits only where the other end has not connected yet. 0, or -1 with
  * errno (EAGAIN: the other end has gone). */
 int channel_send(channel *c, const void *data, size_t size);
+/* A frame is about to be made: where it will go is fetched meanwhile. */
+void channel_prepare(channel *c);
 /* What is sent from here on does not wake an end that sleeps, where the lane carries it: it is read
  * when something else has woken it. */
 void channel_set_quiet(channel *c, bool quiet);

@@ -21,9 +21,34 @@ frame_new_part(struct frame *f)
     return &parts[f->nparts++];
 }
 
+static void
+tray_empty(struct tray *t)
+{
+    t->taken = false;
+    if (t->alone) {
+        free(t);
+    }
+}
+
+void
+tray_free(struct tray *t)
+{
+    if (t != NULL && t->taken) {
+        t->alone = true;
+        return;
+    }
+    free(t);
+}
+
 void
 frame_free(struct frame *f)
 {
+    if (f->tray != NULL) { /* then it has nothing else */
+        tray_empty(f->tray);
+        f->tray = NULL;
+        f->data = NULL;
+        return;
+    }
     for (size_t i = 0; i < f->nparts; i++) {
         frame_free(&f->parts[i]);
     }

@@ -186,6 +186,7 @@ free_rest(channel *c)
     shelf_out_free(c->shelf_out);
     shelf_in_free(c->shelf_in);
     lane_free(c->lane);
+    tray_free(c->tray);
     if (c->listen_fd >= 0) {
         close(c->listen_fd);
     }
@@ -248,7 +249,9 @@ channel_new(void **zmq, const char *endpoint, lane *l)
     c->listen_fd = c->signal_fd = -1;
     snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint);
     c->lane = l;
-    return channel_set_up_wait(c) < 0 ? give_up(c) : c;
+    c->tray = l == NULL ? NULL : calloc(1, sizeof *c->tray);
+    bool ready = (l == NULL || c->tray != NULL) && channel_set_up_wait(c) == 0;
+    return ready ? c : give_up(c);
 }
 
 channel *

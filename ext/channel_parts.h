@@ -9,6 +9,15 @@
 #include "lane.h"
 #include "shelf.h"
 
+/* Where a channel puts a small frame, so that none needs memory of its own: most are through with
+ * before the next one comes. A frame may outlive the channel. */
+#define TRAY_SIZE 512
+struct tray {
+    bool taken; /* a frame is there */
+    bool alone; /* the channel is no more: frees itself when the frame is freed */
+    _Alignas(8) unsigned char bytes[TRAY_SIZE];
+};
+
 struct channel {
     void **zmq;    /* the context */
     void *socket;  /* NULL: not opened yet */
@@ -37,6 +46,7 @@ struct channel {
     uint64_t sent, received; /* over libzmq */
     uint64_t owed;           /* what `received` must become before the lane is read again */
     unsigned skipped;        /* descriptors that were passed for a record that was not sent */
+    struct tray *tray;       /* NULL without a lane */
     struct extents_out *out; /* NULL before the first */
     struct extents_in *in;
     struct shelf_out *shelf_out; /* NULL before the first */
@@ -70,6 +80,8 @@ void channel_reclaim(channel *c);
 
 /* ---- channel_frame.c ------------------------------------------------------------------------ */
 
+/* The channel ends: its tray, or NULL. */
+void tray_free(struct tray *t);
 /* Room for one more part of f, empty and f's own: NULL without memory. */
 struct frame *frame_new_part(struct frame *f);
 

@@ -37,6 +37,9 @@ bool lane_joined(const lane *l);
  * in an extent one is. False: it does not fit now, and nothing was sent. */
 enum lane_kind { LANE_IS_FRAME, LANE_IS_EXTENT };
 bool lane_send(lane *l, enum lane_kind kind, const void *data, size_t size);
+/* A record is about to be made: fetches the line that it begins at, which the other end looks at,
+ * so that lane_send() need not wait for it. */
+void lane_prepare(lane *l);
 /* What is sent from here on wakes nobody: an end that sleeps finds it when it is woken next. */
 void lane_set_quiet(lane *l, bool quiet);
 /* Bytes of the ring that the other end has not read yet, as far as it says. */
@@ -65,16 +68,17 @@ void lane_wake(lane *l);
 void lane_elsewhere(lane *l, uint64_t total);
 #define LANE_FOR_GOOD ((1ull << 56) - 1)
 
-/* Takes the next record. */
+/* Takes the next record. What it says is copied to `room` (NULL: none) where that is big enough, or
+ * else to new memory, which is the caller's. */
 enum lane_got {
     LANE_GARBLED =
         -1, /* the other end does not keep to the rules; the lane is of no use any more */
     LANE_NONE,
-    LANE_FRAME,     /* *data: a copy, to be freed by the caller; *size */
+    LANE_FRAME,     /* *data, *size */
     LANE_EXTENT,    /* the same */
     LANE_ELSEWHERE, /* *size: the total, see above */
     LANE_NO_MEMORY,
-} lane_recv(lane *l, void **data, size_t *size);
+} lane_recv(lane *l, void *room, size_t room_size, void **data, size_t *size);
 /* True when lane_recv() would find something. */
 bool lane_ready(const lane *l);
 /* Looks so many times, with a pause after each that leaves the processor's other half some room. */

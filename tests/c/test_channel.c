@@ -57,6 +57,36 @@ test_sizes(void)
     close_pair();
 }
 
+/* Frames that are kept while others come, and when the channel is no more. */
+static void
+test_kept_frames(void)
+{
+    struct frame kept[4], f;
+    char text[16];
+    open_pair();
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 4; i++) {
+            snprintf(text, sizeof text, "%d of round %d", i, round);
+            CHECK_EQUAL(channel_send(here, text, strlen(text) + 1), 0);
+            CHECK_EQUAL(wait_for(there, &kept[i]), 1);
+        }
+        for (int i = 0; i < 4; i++) {
+            int at = (i + round) % 4;
+            snprintf(text, sizeof text, "%d of round %d", at, round);
+            CHECK_EQUAL(strcmp(kept[at].data, text), 0);
+            frame_free(&kept[at]);
+            CHECK_EQUAL(channel_send(there, text, strlen(text)), 0);
+            expect(here, text);
+        }
+    }
+    CHECK_EQUAL(channel_send(here, "the last", 9), 0);
+    CHECK_EQUAL(wait_for(there, &f), 1);
+    close_pair();
+    CHECK_EQUAL(strcmp(f.data, "the last"), 0);
+    frame_free(&f);
+    frame_free(&f); /* of none */
+}
+
 /* Many are under way at once. */
 static void
 test_many_one_way(void)
@@ -208,6 +238,7 @@ main(void)
         with_lane = lane;
         test_ping_pong();
         test_sizes();
+        test_kept_frames();
         test_many_one_way();
         test_order();
         test_echo();

@@ -68,7 +68,7 @@ static enum lane_got
 recv_waiting(lane *l, void **data, size_t *size)
 {
     enum lane_got got;
-    while ((got = lane_recv(l, data, size)) == LANE_NONE) {
+    while ((got = lane_recv(l, NULL, 0, data, size)) == LANE_NONE) {
         if (lane_doze(l)) {
             struct pollfd bell = {.fd = lane_bell(l), .events = POLLIN};
             CHECK_EQUAL(poll(&bell, 1, 20000), 1); /* a wake-up that gets lost is found here */
@@ -199,16 +199,24 @@ test_sizes(void)
     open_pair();
     CHECK(!lane_send(here, LANE_IS_FRAME, big, LANE_FRAME_MAX + 1));
     CHECK(!lane_send(here, LANE_IS_FRAME, big, SIZE_MAX));
-    CHECK_EQUAL(lane_recv(there, &data, &size), LANE_NONE);
+    CHECK_EQUAL(lane_recv(there, NULL, 0, &data, &size), LANE_NONE);
     static const size_t sizes[] = {0, 1, 55, 56, 57, 120, 121, 4096, LANE_FRAME_MAX};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         memset(big, (int)i + 1, sizes[i]);
         CHECK(lane_send(here, LANE_IS_FRAME, big, sizes[i]));
         CHECK(lane_ready(there));
-        CHECK_EQUAL(lane_recv(there, &data, &size), LANE_FRAME);
+        CHECK_EQUAL(lane_recv(there, NULL, 0, &data, &size), LANE_FRAME);
         CHECK_EQUAL(size, sizes[i]);
         CHECK(memcmp(data, big, size) == 0);
         free(data);
+        /* The same where the caller has room for some of them. */
+        unsigned char room[56];
+        CHECK(lane_send(here, LANE_IS_FRAME, big, sizes[i]));
+        CHECK_EQUAL(lane_recv(there, room, sizeof room, &data, &size), LANE_FRAME);
+        CHECK_EQUAL(size, sizes[i]);
+        CHECK_EQUAL(data == room, size <= sizeof room);
+        CHECK(memcmp(data, big, size) == 0);
+        free(data == room ? NULL : data);
     }
     close_pair();
 }
@@ -238,7 +246,7 @@ test_full(void)
         CHECK(!lane_send(here, LANE_IS_FRAME, frame, 0));
         uint64_t frames = 0, last = 0;
         enum lane_got got;
-        while ((got = lane_recv(there, &data, &size)) > LANE_NONE) {
+        while ((got = lane_recv(there, NULL, 0, &data, &size)) > LANE_NONE) {
             if (got == LANE_FRAME) {
                 CHECK(last != LANE_FOR_GOOD);
                 frames += size == n;
@@ -268,7 +276,7 @@ test_sleeping(void)
     CHECK(lane_send(here, LANE_IS_FRAME, "a", 1));
     CHECK_EQUAL(poll(&bell, 1, 0), 0); /* it was awake: no bell */
     CHECK(!lane_doze(there));          /* something is there already */
-    CHECK_EQUAL(lane_recv(there, &data, &size), LANE_FRAME);
+    CHECK_EQUAL(lane_recv(there, NULL, 0, &data, &size), LANE_FRAME);
     free(data);
     CHECK(lane_doze(there));
     CHECK_EQUAL(poll(&bell, 1, 0), 0);
@@ -288,7 +296,7 @@ test_sleeping(void)
     for (int i = 0; i < 10000; i++) {
         CHECK(lane_doze(here));
         CHECK(lane_send(there, LANE_IS_FRAME, "d", 1));
-        CHECK_EQUAL(lane_recv(here, &data, &size), LANE_FRAME);
+        CHECK_EQUAL(lane_recv(here, NULL, 0, &data, &size), LANE_FRAME);
         free(data);
     }
     close_pair();
@@ -347,9 +355,9 @@ test_garbled_words(void)
         CHECK(lane_send(there, LANE_IS_FRAME, "the only frame", 14));
         *word_of("the only frame") = words[i];
         CHECK(lane_ready(here));
-        CHECK_EQUAL(lane_recv(here, &data, &size), LANE_GARBLED);
+        CHECK_EQUAL(lane_recv(here, NULL, 0, &data, &size), LANE_GARBLED);
         *word_of("the only frame") = 1ull << 56 | 14;
-        CHECK_EQUAL(lane_recv(here, &data, &size), LANE_GARBLED);
+        CHECK_EQUAL(lane_recv(here, NULL, 0, &data, &size), LANE_GARBLED);
         close_pair();
     }
 }
@@ -369,7 +377,7 @@ test_frame_across_the_end(void)
     CHECK(lane_send(there, LANE_IS_FRAME, frame, 4000));
     *word_of("near the end") = 1ull << 56 | LANE_FRAME_MAX;
     enum lane_got got;
-    while ((got = lane_recv(here, &data, &size)) == LANE_FRAME) {
+    while ((got = lane_recv(here, NULL, 0, &data, &size)) == LANE_FRAME) {
         free(data);
     }
     CHECK_EQUAL(got, LANE_GARBLED);
@@ -412,7 +420,7 @@ test_noise(void)
         for (int i = 0; check_now() - start < 50; i++) {
             void *data;
             size_t size = 0;
-            if (lane_recv(here, &data, &size) == LANE_FRAME) {
+            if (lane_recv(here, NULL, 0, &data, &size) == LANE_FRAME) {
                 CHECK(size <= LANE_FRAME_MAX);
                 free(data);
             }
