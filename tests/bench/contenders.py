@@ -97,19 +97,39 @@ class IsolatedShared(Isolated):
     arrays = "shared"
 
 
+def _program(name, *flags):
+    """A C program of this folder, compiled and started, that is asked by its stdin."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    subprocess.check_call(["gcc", "-O2", "-Wall", "-Wextra", "-std=gnu11", HERE / f"{name}.c", "-o", BUILD / name, *flags])
+    return subprocess.Popen([BUILD / name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+class Line:
+    """How far the processors are from each other: tests/bench/line.c. No contender; needs two processors."""
+
+    def __init__(self):
+        self._process = _program("line")
+
+    def there_and_back(self, n=2000):
+        """What one line of memory takes on average, of n: nanoseconds."""
+        self._process.stdin.write(struct.pack("=Q", n))
+        self._process.stdin.flush()
+        return struct.unpack("=Q", self._process.stdout.read(8))[0]
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
 class Raw:
     """libzmq alone, in C: tests/bench/pingpong.c."""
 
     label = "raw libzmq"
 
     def __init__(self):
-        BUILD.mkdir(parents=True, exist_ok=True)
-        program = BUILD / "pingpong"
         flags = subprocess.check_output(["pkg-config", "--cflags", "--libs", "libzmq"], text=True).split()
-        subprocess.check_call(
-            ["gcc", "-O2", "-Wall", "-Wextra", "-std=gnu11", HERE / "pingpong.c", "-o", program, *flags]
-        )
-        self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = _program("pingpong", *flags)
         self._pid = None
 
     def run(self, n):

@@ -29,6 +29,7 @@ KINDS = [
     contenders.IPyParallel,
     contenders.Local,
 ]
+LINE = "line"  # no contender: where the processors were meanwhile
 LABELS = [kind.label for kind in KINDS]
 TARGET_ZMQ = 1.2  # times the raw round trip
 TARGET_US = 1.0
@@ -58,9 +59,10 @@ def measure(launches, rounds, per_round):
     Returns
     -------
     dict
-        (row, label) -> list of int, nanoseconds.
+        (row, label) -> list of int, nanoseconds; with several processors LINE -> the same, see contenders.Line.
     """
     took = {}
+    line = contenders.Line() if len(os.sched_getaffinity(0)) > 1 else None
     installed = contenders.installed(KINDS)
     order = random.Random(1)  # a contender's forerunner leaves caches and sleeping processors behind
     for launch in range(launches):
@@ -71,6 +73,8 @@ def measure(launches, rounds, per_round):
             for kind in order.sample(kinds, len(kinds)):
                 opened.append(kind())
             for i in range(-1, rounds):  # round -1 warms up
+                if line is not None and i >= 0:
+                    took.setdefault(LINE, []).append(line.there_and_back())
                 for row in ROWS:
                     for contender in order.sample(opened, len(opened)):
                         sample = checked(contender, row, amount(contender, per_round))
@@ -83,6 +87,8 @@ def measure(launches, rounds, per_round):
             gc.enable()
             for contender in opened:
                 contender.close()
+    if line is not None:
+        line.close()
     return took
 
 
@@ -175,7 +181,9 @@ def section(launches=10, rounds=4, per_round=100, docs=False):
         f"{launches * rounds * per_round} operations a cell, in {launches} launches of {rounds} rounds (ipyparallel:"
         f" {rounds * max(1, per_round // 10)} in one launch)"
     )
-    text = TEXT.format(pinned=pinned_table, free=free_table, count=count)
+    line = free.get(LINE)
+    away = "" if line is None else AWAY.format(median=statistics.median(line), least=min(line), most=max(line))
+    text = TEXT.format(pinned=pinned_table, free=free_table, count=count, away=away)
     return report.Section("One operation", text, pinned_targets + free_targets)
 
 
@@ -188,6 +196,12 @@ def main(arguments=None):
     print(found.text, report.target_table(found.targets), sep="\n\n")
 
 
+AWAY = """
+Meanwhile a line of memory that one process writes and another waits for went there and back in {median:.0f} ns (median;
+{least} to {most}): what shared memory itself takes of each round trip (tests/bench/line.c). It depends on where the processors
+are, which the host of a virtual machine changes as it likes.
+"""
+
 TEXT = """\
 All processes on one processor:
 
@@ -196,7 +210,7 @@ All processes on one processor:
 Free to use all processors:
 
 {free}
-
+{away}
 {count}: a few operations of each contender, in random order, so that noise hits all alike. Each row checks that
 another process answered, and that the number of requests sent grew by exactly the number of operations timed.
 
