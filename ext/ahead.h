@@ -30,7 +30,8 @@ PyObject *contents_decode(struct incoming *in);
 int ahead_remember(PeerObject *peer, PyObject *contents);
 /* New reference to what the method that `stub` stands for gives, where what is remembered says it;
  * NULL without an exception where it must be asked for. Only of a proxy with p->ahead. */
-PyObject *ahead_answer(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs);
+APART PyObject *ahead_answer(StubObject *stub, struct proxy *p, PyObject *const *args,
+                             Py_ssize_t nargs);
 /* New reference to a tuple of what iterating p, a list or dict, gives, or of what a view of the
  * dict does ("values", "items"), likewise. */
 PyObject *ahead_items(struct proxy *p, PyObject *view);
@@ -55,7 +56,7 @@ bool ahead_is_enough(uint32_t *uses, Py_ssize_t n);
 /* The proxy is on its end. */
 void ahead_forget(struct proxy *p);
 /* Nothing is remembered any more. */
-void ahead_drop(PeerObject *peer);
+APART void ahead_drop(PeerObject *peer);
 static inline bool
 ahead_is_any(PeerObject *peer)
 {

@@ -13,7 +13,7 @@
 /* Kernel: a request of this thread begins. 1: it is a call that a batch takes in: `m` is that of
  * the whole batch, to be encoded into, then finished or abandoned as ever. 0: it is none, and what
  * was to be called before has been. -1 with an exception. */
-int batch_join(PeerObject *peer, struct message *m, unsigned op);
+APART int batch_join(PeerObject *peer, struct message *m, unsigned op);
 /* The call has been encoded: a new reference to its future, or NULL with an exception. */
 PyObject *batch_defer(struct message *m);
 /* It could not be encoded. False: there is nothing else in the message, which is the caller's. */

@@ -79,11 +79,7 @@ make_call(struct incoming *in, unsigned op, uint64_t request, unsigned *flags)
                         "this call of a batch was not made: the batch was interrupted");
             return NULL;
         }
-        atomic_store_explicit(&peer->page->taken_request, request, memory_order_release);
-        outer = atomic_exchange(&peer->page->executing_request, request);
-        if (atomic_load(&peer->page->interrupt_request) == request) {
-            PyErr_SetInterrupt();
-        }
+        outer = execution_begin(peer, request);
     }
     errno = 0;
     iteration_effect(peer);
@@ -93,7 +89,7 @@ make_call(struct incoming *in, unsigned op, uint64_t request, unsigned *flags)
     in->header = header;
     in->batch->failed = NULL;
     if (interruptible && !peer->reborn) {
-        atomic_store(&peer->page->executing_request, outer);
+        execution_end(peer, outer);
         /* An interrupt that came too late for this call is not the next one's. */
         PyObject *raised = result == NULL ? compat_take_exception() : NULL;
         if (PyErr_CheckSignals() < 0) {

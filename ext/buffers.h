@@ -15,10 +15,10 @@ bool is_hold(PyObject *o);
 
 /* Appends what was written to the copies of the other side's buffers and, the other way round, to
  * the buffers that it has copies of. Sets *any when there was something. */
-int buffers_encode(struct message *m, bool *any);
+APART int buffers_encode(struct message *m, bool *any);
 /* The frame has been sent. */
 void buffers_sent(PeerObject *peer);
-int buffers_decode(struct incoming *in);
+APART int buffers_decode(struct incoming *in);
 /* A frozen copy of the other side, or this one, has taken over: what the two have of a buffer may
  * differ. The side of the target sends all of it, with the next frame. */
 void buffers_carry_over(PeerObject *peer);

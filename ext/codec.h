@@ -143,6 +143,8 @@ void message_free(struct message *m, bool abandon);
  * 0, or -1 with an exception. */
 int encode(struct message *m, PyObject *o, bool owned);
 int encode_name(struct message *m, PyObject *name);
+/* New reference to a str of ASCII text that arrived, or was new last time: see naming.c. */
+PyObject *recent_text(const char *text, size_t size);
 /* Once, when the core is loaded: 0, or -1 with an exception. */
 int number_names(core_state *core);
 /* The text of a name that is written as a number, which is read then; NULL where none is next. */
@@ -207,7 +209,7 @@ enum crossing { BY_REFERENCE, BY_VALUE, IN_PARTS };
 enum crossing crossing_of(PyTypeObject *type); /* encode.c */
 
 /* message.c */
-int garbled(const char *what);        /* sets the exception; always -1 */
+RARE int garbled(const char *what);   /* sets the exception; always -1 */
 int message_check(struct message *m); /* MemoryError when the writer failed */
 int encode_export(struct message *m, PyObject *o, struct export **out);
 
@@ -249,8 +251,8 @@ int class_changed(PeerObject *peer, PyObject *cls, PyObject *name);
 /* type.__setattr__ as it was: on a mirrored class, for this side alone; also on an immutable one.
  */
 int class_setattro_here(PyTypeObject *type, PyObject *name, PyObject *value);
-int class_changes_encode(struct message *m);
-int class_changes_decode(struct incoming *in);
+APART int class_changes_encode(struct message *m);
+APART int class_changes_decode(struct incoming *in);
 /* What a frame that was sent has told. */
 void class_changes_forget(PeerObject *peer, uint64_t upto);
 
@@ -261,7 +263,7 @@ int encode_traceback(struct message *m, PyObject *traceback);
 PyObject *decode_traceback(struct incoming *in);
 PyObject *decode_exception_back(struct incoming *in);
 /* As `raise` does: what is being handled here is the context of what arrived. */
-void chain_context(PyObject *exc);
+APART void chain_context(PyObject *exc);
 
 /* dtypes.c */
 enum numpy_name { NUMPY_NDARRAY, NUMPY_DTYPE, NUMPY_GENERIC, NUMPY_UFUNC };
@@ -359,10 +361,10 @@ struct pair *pair_by_id(struct strand *s, uint64_t id);
 struct pair *pair_add(struct strand *s, PyObject *o, enum pair_kind kind, uint64_t id);
 uint64_t pair_new_id(struct strand *s);
 /* This side gains control: remember the contents of pairs[from...]. */
-int pairs_snapshot(struct strand *s, size_t from);
+APART int pairs_snapshot(struct strand *s, size_t from);
 /* This side loses control: append what changed since. Sets *any when there was something. */
-int pairs_encode_changes(struct message *m, bool *any);
-int pairs_decode_changes(struct incoming *in);
+APART int pairs_encode_changes(struct message *m, bool *any);
+APART int pairs_decode_changes(struct incoming *in);
 void pairs_truncate(struct strand *s, size_t npairs);
 /* Whether one of pairs[from...] is not what it was when it was remembered: 1, 0, or -1. */
 int pairs_changed(PeerObject *peer, struct strand *s, size_t from);

@@ -58,6 +58,28 @@ compat_call_wrapped(PyObject *wrapper, PyObject *self, PyObject *args)
     return compat_check_result(wrapper, result, NULL);
 }
 
+/* The same for `o[key]` and `o[key] = value`, which need no tuple of arguments: value NULL for the
+ * first. False, and nothing was done, where the wrapper is of another slot. */
+static inline bool
+compat_call_subscript(PyObject *wrapper, PyObject *self, PyObject *key, PyObject *value,
+                      PyObject **result)
+{
+    const PyWrapperDescrObject *w = (PyWrapperDescrObject *)wrapper;
+    size_t slot = (size_t)w->d_base->offset;
+    if (value == NULL && slot == offsetof(PyHeapTypeObject, as_mapping.mp_subscript)) {
+        *result = ((binaryfunc)w->d_wrapped)(self, key);
+    }
+    else if (value != NULL && slot == offsetof(PyHeapTypeObject, as_mapping.mp_ass_subscript)) {
+        int rc = ((objobjargproc)w->d_wrapped)(self, key, value);
+        *result = rc == -1 && PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    else {
+        return false;
+    }
+    *result = compat_check_result(wrapper, *result, NULL);
+    return true;
+}
+
 /* New reference to the type's own __dict__; static types keep it elsewhere since 3.12. */
 static inline PyObject *
 compat_type_dict(PyTypeObject *type)

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define RECENT_SIZE 32   /* bytes of a text that is worth finding again, and ... */
+#define RECENT_FEW 8     /* ... values of a request that may be such: others are data */
 #define TEXT_CHUNK 16384 /* bytes that are checked and copied while they are in the cache */
 
 void
@@ -391,7 +393,7 @@ decode_slice_or_range(struct incoming *in, bool slice)
     return o;
 }
 
-static PyObject *
+APART static PyObject *
 decode_compound(struct incoming *in, uint8_t tag, bool kept)
 {
     struct reader *r = &in->r;
@@ -416,8 +418,6 @@ decode_compound(struct incoming *in, uint8_t tag, bool kept)
         return decode_reference(in, false);
     case TAG_REFVALUE:
         return decode_reference(in, true);
-    case TAG_BACKREF:
-        return decode_backref(in);
     case TAG_NAMED:
         return decode_named(in);
     case TAG_CLASS:
@@ -527,7 +527,12 @@ decode(struct incoming *in)
         data = read_bytes(r, &size);
         /* Not trusted to be ASCII: a child may send anything. */
         o = r->failed ? NULL
-                      : PyUnicode_DecodeASCII((const char *)data, (Py_ssize_t)size, "replace");
+            : kept && size <= RECENT_SIZE && in->values->n < RECENT_FEW
+                ? recent_text((const char *)data, size)
+                : PyUnicode_DecodeASCII((const char *)data, (Py_ssize_t)size, "replace");
+        break;
+    case TAG_BACKREF:
+        o = decode_backref(in);
         break;
     case TAG_STR:
         data = read_bytes(r, &size);

@@ -442,8 +442,9 @@ keep_unpaired(struct message *m, size_t at, PyObject *o)
     return m->result || pair_find(m->strand, o) != NULL ? 0 : keep(m, at, o);
 }
 
-static int
-encode_compound(struct message *m, PyObject *o, bool owned)
+/* p: o's, if it is a proxy. */
+APART static int
+encode_compound(struct message *m, PyObject *o, struct proxy *p, bool owned)
 {
     bool done = false;
     size_t at = m->w.size;
@@ -458,7 +459,6 @@ encode_compound(struct message *m, PyObject *o, bool owned)
         }
         return encode_sequence(m, o, is_unshared(o, owned));
     }
-    struct proxy *p = proxy_find(o);
     if (p != NULL && p->peer == m->peer) {
         if ((m->flags & FRAME_ERROR) && p->epoch == m->peer->epoch &&
             PyExceptionInstance_Check(o)) {
@@ -645,10 +645,14 @@ encode(struct message *m, PyObject *o, bool owned)
         write_tag(m, o == Py_Ellipsis ? TAG_ELLIPSIS : TAG_NOTIMPLEMENTED);
         return 0;
     }
+    struct proxy *p = proxy_find(o);
+    if (p != NULL && p->peer == m->peer && !(m->flags & FRAME_ERROR)) {
+        return encode_proxy(m, p);
+    }
     if (recursion_enter(" while passing an object to another process", STACK_OBJECT) < 0) {
         return -1;
     }
-    int rc = encode_compound(m, o, owned);
+    int rc = encode_compound(m, o, p, owned);
     recursion_leave();
     return rc;
 }

@@ -59,9 +59,9 @@ int accept_frame(PeerObject *peer, struct strand *s, struct incoming *in);
 /* Then what follows it: releases, changes of buffers, classes and pairs. */
 int frame_open(struct incoming *in);
 /* An answer that nobody waits for: what it refers to is released, what it describes is kept. */
-void discard(struct incoming *in);
+APART void discard(struct incoming *in);
 /* After channel_recv() has failed; always -1. */
-int receive_failed(PeerObject *peer, struct strand *s);
+RARE int receive_failed(PeerObject *peer, struct strand *s);
 /* Applies releases that waited for requests of other strands. */
 void late_releases_apply(PeerObject *peer);
 
@@ -69,13 +69,16 @@ void late_releases_apply(PeerObject *peer);
 
 /* Passes on everything that is in the child's pipes. Keeps the first exception of the writer in
  * *parked and goes on: nothing that the child printed is lost. */
-void drain_output(PeerObject *peer, PyObject **parked);
+APART void drain_output(PeerObject *peer, PyObject **parked);
 /* The same once the child has exited; what other threads have read goes first. Who closes may end
  * the session next, and with it those threads. */
 void drain_last(PeerObject *peer, PyObject **parked);
 
 /* ---- serve.c ---- */
 
+/* Around what the child executes for the kernel in its main thread, for signals: see serve.c. */
+uint64_t execution_begin(PeerObject *peer, uint64_t request);
+void execution_end(PeerObject *peer, uint64_t outer);
 /* Runs one request of the other side and answers it. -1 only when answering itself failed. */
 int serve(struct incoming *in);
 
@@ -89,9 +92,9 @@ int wait_once(PeerObject *peer, struct strand *s, int timeout, unsigned *ready);
 
 /* Of the wait for m: its deadline is set, looked at, and said to have passed. */
 void begin_deadline(PeerObject *peer, struct message *m);
-void check_deadline(PeerObject *peer, struct message *m, struct waiting *w);
+APART void check_deadline(PeerObject *peer, struct message *m, struct waiting *w);
 void call_answered(struct strand *s, const struct waiting *w);
-void raise_timed_out(PeerObject *peer, struct message *m, PyObject **result);
+RARE void raise_timed_out(PeerObject *peer, struct message *m, PyObject **result);
 /* How long the wait may sleep, in milliseconds. */
 int slice(struct strand *s);
 void interrupt_child(PeerObject *peer, struct message *m);
@@ -103,9 +106,9 @@ void raised_inside(PeerObject *peer, struct message *m, struct waiting *w, PyObj
 /* ---- death.c ---- */
 
 /* Whether what wait_once() has found says that the life is over. */
-bool is_over(PeerObject *peer, unsigned ready);
+RARE bool is_over(PeerObject *peer, unsigned ready);
 /* Raises what becomes of the request m then. */
-void raise_terminated(PeerObject *peer, struct message *m);
+RARE void raise_terminated(PeerObject *peer, struct message *m);
 /* What m was called with: (args, kwargs), new reference; None where that is not known. */
 PyObject *called_with(const struct message *m);
 

@@ -22,6 +22,9 @@ frame_header_begin(struct message *m, unsigned op, uint64_t request)
     m->op = (unsigned char)op;
     m->request = request;
     m->begun = true;
+    if (!m->strand->closed) {
+        channel_prepare(m->strand->channel);
+    }
     m->strand->framing++;
     blobs_collect();
     write_header(&m->w, &h);

@@ -8,7 +8,7 @@
 struct export *export_object(PeerObject *peer, PyObject *o);
 /* Borrowed: what `handle` names, or NULL without an exception. */
 PyObject *export_find(PeerObject *peer, uint64_t handle);
-void export_release(PeerObject *peer, uint64_t handle, uint64_t count);
+APART void export_release(PeerObject *peer, uint64_t handle, uint64_t count);
 void exports_clear(PeerObject *peer);
 /* Removes those of which `keep` says no; it must not run code. 0, or -1 with an exception. */
 int exports_keep(PeerObject *peer, bool (*keep)(struct export *e, void *argument), void *argument);

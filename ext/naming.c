@@ -200,6 +200,16 @@ encode_name(struct message *m, PyObject *name)
     return 0;
 }
 
+static size_t
+hash_of(const char *text, size_t size)
+{
+    size_t hash = size;
+    for (size_t i = 0; i < size && i < 32; i++) {
+        hash = hash * 31 + (unsigned char)text[i];
+    }
+    return hash;
+}
+
 PyObject *
 decode_name(struct incoming *in)
 {
@@ -214,11 +224,7 @@ decode_name(struct incoming *in)
         return NULL;
     }
     /* The same few names come all the time: they are found without making a string. */
-    size_t hash = size;
-    for (size_t i = 0; i < size && i < 32; i++) {
-        hash = hash * 31 + (unsigned char)text[i];
-    }
-    PyObject **recent = &core_get()->recent_names[hash % 256], *name = *recent;
+    PyObject **recent = &core_get()->recent_names[hash_of(text, size) % 256], *name = *recent;
     if (name != NULL && (size_t)PyUnicode_GET_LENGTH(name) == size &&
         memcmp(PyUnicode_1BYTE_DATA(name), text, size) == 0) {
         return Py_NewRef(name);
@@ -231,4 +237,23 @@ decode_name(struct incoming *in)
         }
     }
     return name;
+}
+
+/* A text that comes again and again, such as a key, is the object that it was last time, with its
+ * hash. Only where nothing else refers to that: it cannot be told from a new one then. */
+PyObject *
+recent_text(const char *text, size_t size)
+{
+    PyObject **recent = &core_get()->recent_texts[hash_of(text, size) % 64], *o = *recent;
+    if (o != NULL && Py_REFCNT(o) == 1 && !PyUnicode_CHECK_INTERNED(o) &&
+        (size_t)PyUnicode_GET_LENGTH(o) == size &&
+        memcmp(PyUnicode_1BYTE_DATA(o), text, size) == 0) {
+        return Py_NewRef(o);
+    }
+    /* Not trusted to be ASCII: the other side may send anything. */
+    o = PyUnicode_DecodeASCII(text, (Py_ssize_t)size, "replace");
+    if (o != NULL && PyUnicode_IS_COMPACT_ASCII(o)) {
+        Py_XSETREF(*recent, Py_NewRef(o));
+    }
+    return o;
 }

@@ -267,7 +267,7 @@ is_special_name(PyObject *name)
 
 /* What a reducer that is registered for self's class says: a new reference, or NULL with an
  * exception. False when there is none. */
-static bool
+APART static bool
 registered(PyObject *self, PyObject **result)
 {
     *result =
@@ -304,7 +304,7 @@ is_overridden(PyObject *self, PyObject *name, PyObject *descriptor)
 /* Calls a method in a frame that looks like that of the method which overrides it: bindings of C++
  * classes (pybind11) see by the calling frame that a virtual method is not to be dispatched again.
  */
-static PyObject *
+APART static PyObject *
 call_as_overridden(PyObject *descriptor, PyObject *name, const struct call *call)
 {
     PyObject *self = call->args[0];
@@ -351,7 +351,7 @@ is_plain_iterator(PyTypeObject *type)
 
 /* The items in what __reduce_ex__ has returned go as tuples instead of iterators, which the other
  * side would have to ask for each item; it makes iterators of them again. Steals `parts`. */
-static PyObject *
+APART static PyObject *
 with_items(PyObject *parts)
 {
     if (parts == NULL || !PyTuple_CheckExact(parts) || PyTuple_GET_SIZE(parts) < 4) {
@@ -383,22 +383,29 @@ is_wrapped_for(PyObject *wrapper, const struct call *call)
 }
 
 /* Calls a slot of a class in C by its wrapper (`dict.__setitem__`), as tp_call does, but makes one
- * tuple of the arguments, and not one of all and then one of those behind self. */
-static PyObject *
+ * tuple of the arguments, and not one of all and then one of those behind self; for what is asked
+ * for most, none. */
+APART static PyObject *
 call_wrapped(PyObject *wrapper, const struct call *call)
 {
-    PyObject *args = PyTuple_New(call->nargs - 1), *result = NULL;
-    if (args == NULL) {
+    PyObject *const *args = call->args;
+    PyObject *result = NULL;
+    if (Py_EnterRecursiveCall(" while calling a Python object") != 0) {
         return NULL;
     }
-    for (Py_ssize_t i = 1; i < call->nargs; i++) {
-        PyTuple_SET_ITEM(args, i - 1, Py_NewRef(call->args[i]));
+    bool subscript = call->nargs == 2 || call->nargs == 3;
+    if (!subscript || !compat_call_subscript(wrapper, args[0], args[1],
+                                             call->nargs == 3 ? args[2] : NULL, &result)) {
+        PyObject *rest = PyTuple_New(call->nargs - 1);
+        for (Py_ssize_t i = 1; rest != NULL && i < call->nargs; i++) {
+            PyTuple_SET_ITEM(rest, i - 1, Py_NewRef(args[i]));
+        }
+        if (rest != NULL) {
+            result = compat_call_wrapped(wrapper, args[0], rest);
+        }
+        Py_XDECREF(rest);
     }
-    if (Py_EnterRecursiveCall(" while calling a Python object") == 0) {
-        result = compat_call_wrapped(wrapper, call->args[0], args);
-        Py_LeaveRecursiveCall();
-    }
-    Py_DECREF(args);
+    Py_LeaveRecursiveCall();
     return result;
 }
 

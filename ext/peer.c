@@ -110,17 +110,16 @@ static bool
 path_changed(PeerObject *peer)
 {
     core_state *core = core_get();
-    PyObject *path = PyDict_GetItemWithError(core->sys_dict, core->str_path);
-    if (peer->path_seen == NULL || path == NULL || !PyList_Check(path) ||
-        PyList_GET_SIZE(path) != PyTuple_GET_SIZE(peer->path_seen)) {
-        return true;
+    uint64_t version = compat_dict_version(core->sys_dict);
+    if (core->path_version != version) {
+        core->path = PyDict_GetItemWithError(core->sys_dict, core->str_path);
+        core->path_version = version;
     }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(path); i++) {
-        if (PyList_GET_ITEM(path, i) != PyTuple_GET_ITEM(peer->path_seen, i)) {
-            return true;
-        }
-    }
-    return false;
+    PyObject *path = core->path, *seen = peer->path_seen;
+    return seen == NULL || path == NULL || !PyList_Check(path) ||
+           PyList_GET_SIZE(path) != PyTuple_GET_SIZE(seen) ||
+           memcmp(PySequence_Fast_ITEMS(path), PySequence_Fast_ITEMS(seen),
+                  (size_t)PyList_GET_SIZE(path) * sizeof(PyObject *)) != 0;
 }
 
 /* Kernel: is it time to look whether files that the child runs have changed? Costs a clock reading
@@ -139,7 +138,7 @@ changes_due(PeerObject *peer)
 }
 
 /* Lets the host look; it may start another life. What is raised meanwhile is the caller's. */
-static int
+RARE static int
 look_for_changes(PeerObject *peer)
 {
     PyObject *kept = PyErr_Occurred() ? compat_take_exception() : NULL;

@@ -10,7 +10,7 @@ bool rollback_knows(PeerObject *peer, uint64_t handle);
 /* Kernel: is it time for another frozen copy, and may this thread ask for one? */
 bool rollback_due(PeerObject *peer);
 /* Kernel: lets the host decide about another copy. 0, or -1 with an exception. */
-int rollback_renew(PeerObject *peer);
+APART int rollback_renew(PeerObject *peer);
 /* Kernel: the copy, if there is one, ends. */
 void rollback_drop(PeerObject *peer);
 /* Kernel: these changes of classes have been told; a copy made earlier does not know them. */

@@ -5,7 +5,7 @@
 #include "codec.h"
 
 /* scope.c: what asked_aside() and scope_begin() do where this side waits, or is an idle child. */
-bool is_aside(const struct strand *s);
+APART bool is_aside(const struct strand *s);
 void scope_of_its_own(struct strand *s);
 
 /* Whether a request that begins now does so while this side waits, and serves nothing. */

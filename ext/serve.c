@@ -22,7 +22,7 @@ encode_result(struct message *m, unsigned op, uint64_t request, PyObject *result
 }
 
 /* What always can be said, so that nobody waits for ever: that there was an error. */
-static void
+RARE static void
 build_bare_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op,
                  uint64_t request)
 {
@@ -72,6 +72,31 @@ build_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op, 
     Py_XDECREF(result);
 }
 
+/* The main thread begins to execute a request for the kernel, which may interrupt it from here on:
+ * the request around it, for execution_end(). The handler of the signal runs in this thread, or,
+ * where this one is about to handle another signal, in any; the kernel sends it until it has been
+ * seen. So what is stored here need not be waited for. */
+uint64_t
+execution_begin(PeerObject *peer, uint64_t request)
+{
+    struct shared_page *page = peer->page;
+    uint64_t outer = atomic_load_explicit(&page->executing_request, memory_order_relaxed);
+    atomic_store_explicit(&page->taken_request, request, memory_order_release);
+    atomic_store_explicit(&page->executing_request, request, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+    if (atomic_load(&page->interrupt_request) == request) {
+        PyErr_SetInterrupt(); /* the signal overtook the request, and was ignored */
+    }
+    return outer;
+}
+
+void
+execution_end(PeerObject *peer, uint64_t outer)
+{
+    atomic_store_explicit(&peer->page->executing_request, outer, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
 /* Runs one request of the other side and answers it. -1 only when answering itself failed. */
 int
 serve(struct incoming *in)
@@ -90,11 +115,7 @@ serve(struct incoming *in)
     s->scope = in->header.scope;
     values_begin(s, &values);
     if (interruptible) {
-        atomic_store_explicit(&peer->page->taken_request, in->header.request, memory_order_release);
-        outer = atomic_exchange(&peer->page->executing_request, in->header.request);
-        if (atomic_load(&peer->page->interrupt_request) == in->header.request) {
-            PyErr_SetInterrupt(); /* the signal overtook the request, and was ignored */
-        }
+        outer = execution_begin(peer, in->header.request);
     }
     errno = 0; /* if it is ENOMEM when this request dies, it is of this request */
     s->serving++;
@@ -108,6 +129,9 @@ serve(struct incoming *in)
      */
     if (frame_open(in) == 0 &&
         recursion_enter(" while answering the other process", STACK_REQUEST) == 0) {
+        if (!s->closed) {
+            channel_prepare(s->channel); /* in time for what takes no longer than that does */
+        }
         result = op_execute(in, &flags);
         recursion_leave();
     }
@@ -132,7 +156,7 @@ serve(struct incoming *in)
         return -1;
     }
     if (interruptible) {
-        atomic_store(&peer->page->executing_request, outer);
+        execution_end(peer, outer);
         if (outer == 0) {
             /* An interrupt of this very request may have come too late to stop it: its outcome
              * stands, and the kernel raises KeyboardInterrupt by itself. */

@@ -7,6 +7,7 @@
 #include "announce.h"
 #include "channel.h"
 #include "process.h"
+#include "rare.h"
 #include "shared.h"
 #include "stack.h"
 #include "table.h"
@@ -313,7 +314,10 @@ typedef struct core_state {
     PyObject *empty_tuple;
     PyObject *type_names;        /* dict: the texts that tp_name of mirrors points to, as keys */
     PyObject *sys_dict;          /* strong: sys.__dict__ */
+    PyObject *path;              /* borrowed: what it has as `path`, as long as it is ... */
+    uint64_t path_version;       /* ... of this version */
     PyObject *recent_names[256]; /* strong or NULL: interned names that arrived, by their hash */
+    PyObject *recent_texts[64];  /* strong or NULL: short texts that arrived; see naming.c */
     PyObject *errors;            /* the module ipython_isolation.errors */
     PyObject *library[LIBRARY_CONTAINERS];  /* NULL until first needed */
     PyObject *deque_type, *array_type;      /* NULL until first needed */

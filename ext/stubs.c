@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-static PyObject *
+RARE static PyObject *
 lost_repr(PyObject *self, struct proxy *p)
 {
     PyObject *name = PyObject_GetAttrString(p->peer->host, "name");
@@ -64,28 +64,91 @@ answer_here(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t
 }
 
 static PyObject *
-stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+ask(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    StubObject *stub = (StubObject *)callable;
-    core_state *core = core_get();
-    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
-    if (building > 0) {
-        Py_RETURN_NONE; /* type.__new__ calls hooks of a class that was finished elsewhere */
+    struct message m;
+    PeerObject *peer = (PeerObject *)stub->peer;
+    if (peer == NULL && p != NULL) {
+        peer = p->peer; /* of object, see object_methods.c */
     }
-    struct proxy *p = nargs == 0 ? NULL : proxy_find(args[0]);
-    if (p != NULL && (stub->name == core->str___repr__ || stub->name == core->str___str__)) {
-        if (proxy_is_lost(p)) {
-            if (PyExceptionInstance_Check(args[0])) {
-                return ((PyTypeObject *)PyExc_BaseException)->tp_str(args[0]);
-            }
-            return lost_repr(args[0], p);
+    if (request_begin(peer, &m, OP_METHOD | stub->deferrable) < 0) {
+        return NULL;
+    }
+    m.pure = stub->kind == 'n' ||
+             (stub->kind == 'g' && nargs == 2 && kwnames == NULL &&
+              is_plain_item(stub, args[0], args[1])) ||
+             (stub->view != 0 && p != NULL && nargs == 1 && view_is_pure(stub, p));
+    message_about(&m, nargs > 0 ? args[0] : NULL);
+    m.operation = "method";
+    m.operand = stub->name == core_get()->str___call__ && nargs > 0 ? args[0] : (PyObject *)stub;
+    if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
+        encode_call(&m, args, nargs, kwnames) < 0) {
+        request_abandon(&m);
+        return NULL;
+    }
+    PyObject *result = request_finish(&m);
+    if (result != NULL && stub->view != 0) {
+        view_seen(stub, result);
+    }
+    return result;
+}
+
+/* __reduce__ and __reduce_ex__ of a proxy. */
+static PyObject *
+reduce(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs,
+       PyObject *kwnames)
+{
+    PeerObject *peer = stub->peer == NULL ? p->peer : (PeerObject *)stub->peer;
+    struct mirror *mirror = mirror_of(Py_TYPE(args[0]));
+    PyTypeObject *reported = mirror == NULL ? NULL : (PyTypeObject *)mirror->reported;
+    if (peer->is_kernel && (reported == &PyFunction_Type || reported == &PyCFunction_Type)) {
+        return PyObject_CallMethod(peer->host, "reduce_function", "O", args[0]);
+    }
+    if (reported == &PyDict_Type || reported == &PyList_Type || reported == &PySet_Type ||
+        reported == &PyByteArray_Type) {
+        return PyObject_CallMethod(peer->host, "reduce_container", "O", args[0]);
+    }
+    PyObject *in_band[2], *four = NULL; /* strong or NULL */
+    long protocol = nargs == 2 && PyLong_CheckExact(args[1]) ? PyLong_AsLong(args[1]) : 0;
+    if (protocol > 4 && kwnames == NULL) {
+        /* A PickleBuffer would be one of memory over there: in-band says the same. */
+        four = PyLong_FromLong(4);
+        if (four == NULL) {
+            return NULL;
         }
+        in_band[0] = args[0];
+        in_band[1] = four;
+        args = in_band;
+    }
+    PyObject *result = ask(stub, p, args, nargs, kwnames);
+    Py_XDECREF(four);
+    if (result != NULL && peer->is_kernel) {
+        Py_SETREF(result, PyObject_CallMethod(peer->host, "reduced", "(O)", result));
+    }
+    return result;
+}
+
+/* A method that not only the other side knows something about: is_known_here(). */
+static APART PyObject *
+call_known(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs,
+           PyObject *kwnames)
+{
+    core_state *core = core_get();
+    bool shows = stub->name == core->str___repr__ || stub->name == core->str___str__;
+    if (p != NULL && shows && proxy_is_lost(p)) {
+        return PyExceptionInstance_Check(args[0])
+                   ? ((PyTypeObject *)PyExc_BaseException)->tp_str(args[0])
+                   : lost_repr(args[0], p);
     }
     if (p != NULL && kwnames == NULL) {
         PyObject *known = answer_here(stub, p, args, nargs);
         if (known != NULL || PyErr_Occurred()) {
             return known;
         }
+    }
+    if (p != NULL &&
+        (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__)) {
+        return reduce(stub, p, args, nargs, kwnames);
     }
     if (stub->kind == 'q' && p != NULL && nargs == 2) {
         PyObject *items = PyList_Check(args[1]) ? PySequence_List(args[0]) : NULL;
@@ -95,56 +158,7 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
         Py_XDECREF(items);
         return sum;
     }
-    struct message m;
-    PeerObject *peer = (PeerObject *)stub->peer;
-    if (peer == NULL && p != NULL) {
-        peer = p->peer; /* of object, see object_methods.c */
-    }
-    PyObject *in_band[2], *four = NULL; /* strong or NULL */
-    bool reduced =
-        p != NULL && (stub->name == core->str___reduce_ex__ || stub->name == core->str___reduce__);
-    if (reduced) {
-        struct mirror *mirror = mirror_of(Py_TYPE(args[0]));
-        PyTypeObject *reported = mirror == NULL ? NULL : (PyTypeObject *)mirror->reported;
-        if (peer->is_kernel && (reported == &PyFunction_Type || reported == &PyCFunction_Type)) {
-            return PyObject_CallMethod(peer->host, "reduce_function", "O", args[0]);
-        }
-        if (reported == &PyDict_Type || reported == &PyList_Type || reported == &PySet_Type ||
-            reported == &PyByteArray_Type) {
-            return PyObject_CallMethod(peer->host, "reduce_container", "O", args[0]);
-        }
-        reduced = peer->is_kernel;
-        long protocol = nargs == 2 && PyLong_CheckExact(args[1]) ? PyLong_AsLong(args[1]) : 0;
-        if (protocol > 4 && kwnames == NULL) {
-            /* A PickleBuffer would be one of memory over there: in-band says the same. */
-            four = PyLong_FromLong(4);
-            if (four == NULL) {
-                return NULL;
-            }
-            in_band[0] = args[0];
-            in_band[1] = four;
-            args = in_band;
-        }
-    }
-    if (request_begin(peer, &m, OP_METHOD | stub->deferrable) < 0) {
-        Py_XDECREF(four);
-        return NULL;
-    }
-    m.pure = stub->kind == 'n' ||
-             (stub->kind == 'g' && nargs == 2 && kwnames == NULL &&
-              is_plain_item(stub, args[0], args[1])) ||
-             (stub->view != 0 && p != NULL && nargs == 1 && view_is_pure(stub, p));
-    message_about(&m, nargs > 0 ? args[0] : NULL);
-    m.operation = "method";
-    m.operand = stub->name == core->str___call__ && nargs > 0 ? args[0] : callable;
-    if (encode(&m, stub->cls, false) < 0 || encode_name(&m, stub->name) < 0 ||
-        encode_call(&m, args, nargs, kwnames) < 0) {
-        request_abandon(&m);
-        Py_XDECREF(four);
-        return NULL;
-    }
-    PyObject *result = request_finish(&m);
-    Py_XDECREF(four);
+    PyObject *result = ask(stub, p, args, nargs, kwnames);
     if (result != NULL && nargs > 0 && result == args[0] && stub->name == core->str___init__ &&
         PyExceptionInstance_Check(result)) {
         Py_SETREF(result, Py_NewRef(Py_None)); /* it came back with what __init__ has made of it */
@@ -152,13 +166,37 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
     if (p != NULL && stub->name == core->str___sizeof__ && !PyType_Check(args[0])) {
         result = add_size(result, -compat_size_before(Py_TYPE(args[0])));
     }
-    if (result != NULL && stub->view != 0) {
-        view_seen(stub, result);
-    }
-    if (result != NULL && reduced) {
-        Py_SETREF(result, PyObject_CallMethod(peer->host, "reduced", "(O)", result));
-    }
     return result;
+}
+
+static bool
+is_known_here(core_state *core, PyObject *name, char kind)
+{
+    return kind == 'q' || name == core->str___repr__ || name == core->str___str__ ||
+           name == core->str___reduce_ex__ || name == core->str___reduce__ ||
+           name == core->str___init__ || name == core->str___sizeof__;
+}
+
+static PyObject *
+stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    StubObject *stub = (StubObject *)callable;
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (building > 0) {
+        Py_RETURN_NONE; /* type.__new__ calls hooks of a class that was finished elsewhere */
+    }
+    struct proxy *p = nargs == 0 ? NULL : proxy_find(args[0]);
+    if (stub->known) {
+        return call_known(stub, p, args, nargs, kwnames);
+    }
+    bool asks = stub->view == 0 && stub->kind != 'i' && stub->kind != 'n' && stub->kind != 'g';
+    if (p != NULL && kwnames == NULL && (p->ahead != NULL || !asks)) {
+        PyObject *known = answer_here(stub, p, args, nargs);
+        if (known != NULL || PyErr_Occurred()) {
+            return known;
+        }
+    }
+    return ask(stub, p, args, nargs, kwnames);
 }
 
 /* What the language calls by itself needs its result at once: special methods, and the keys() of
@@ -191,6 +229,7 @@ stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
         stub->own = false;
         stub->view = kind == 'm' ? view_which(name) : 0;
         stub->deferrable = deferrable(core, name, kind);
+        stub->known = is_known_here(core, name, kind);
         PyObject_GC_Track(stub);
     }
     return (PyObject *)stub;

@@ -12,7 +12,7 @@
 #define GIVE_GIL_MS 5    /* ... how long it may go on so before it lets other threads run */
 
 /* Passes on the child's output while m is under way. */
-static void
+RARE static void
 relay_output(PeerObject *peer, struct message *m, struct waiting *w)
 {
     PyObject *exc = NULL;
@@ -94,7 +94,7 @@ read_reply(struct incoming *in)
  * the session, a finaliser) may ask the child something too; the replies to the outer request, or
  * to a batch's calls, then come first, and are the outer wait's. They are read now: replies that
  * come after them name classes that they describe. Any other is of a request that was given up. */
-static void
+RARE static void
 keep_or_discard(struct waiting *w, struct incoming *in)
 {
     uint64_t request = in->header.request;
@@ -120,6 +120,55 @@ keep_or_discard(struct waiting *w, struct incoming *in)
         }
     }
     discard(in);
+}
+
+/* Raises what the other side has raised; steals it. */
+static APART void
+raise_here(PyObject *exc)
+{
+    if (PyExceptionInstance_Check(exc)) {
+        chain_context(exc);
+        compat_raise(exc);
+        return;
+    }
+    if (exc == Py_None) { /* see build_bare_reply() */
+        PyErr_SetString(PyExc_RuntimeError,
+                        "what was raised in the other process could not be passed on: no memory or "
+                        "no stack was left there");
+    }
+    else {
+        garbled("error");
+    }
+    Py_DECREF(exc);
+}
+
+/* Raises what was parked during a wait that is over. Takes *result. */
+static RARE void
+raise_parked(PeerObject *peer, struct waiting *w, PyObject **result)
+{
+    if (w->killed && peer->is_kernel) {
+        /* The user sees an interrupt, not what became of the child. */
+        PyObject *raised = PyErr_Occurred() ? compat_take_exception() : NULL;
+        PyObject *none = PyObject_CallMethod(peer->host, "killed", NULL);
+        if (none == NULL) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(none);
+        if (raised != NULL) {
+            compat_raise(raised);
+        }
+    }
+    /* The child's own KeyboardInterrupt shows where it was; else what was parked is raised. */
+    bool same = *result == NULL && PyErr_Occurred() &&
+                PyErr_GivenExceptionMatches(PyErr_Occurred(), (PyObject *)Py_TYPE(w->parked));
+    if (same) {
+        Py_DECREF(w->parked);
+    }
+    else {
+        PyErr_Clear();
+        Py_CLEAR(*result);
+        compat_raise(w->parked);
+    }
 }
 
 /* Waits for the reply to m and decodes it. */
@@ -277,22 +326,8 @@ request_await(struct message *m)
             result = w.answer.value;
         }
         if (result != NULL && (flags & FRAME_ERROR)) {
-            PyObject *exc = result;
+            raise_here(result);
             result = NULL;
-            if (PyExceptionInstance_Check(exc)) {
-                chain_context(exc);
-                compat_raise(exc);
-            }
-            else if (exc == Py_None) { /* see build_bare_reply() */
-                Py_DECREF(exc);
-                PyErr_SetString(PyExc_RuntimeError,
-                                "what was raised in the other process could not be passed on: no "
-                                "memory or no stack was left there");
-            }
-            else {
-                Py_DECREF(exc);
-                garbled("error");
-            }
         }
         break;
     }
@@ -309,29 +344,7 @@ request_await(struct message *m)
     }
     m->interrupted = w.interrupted;
     if (w.parked != NULL) {
-        if (w.killed && peer->is_kernel) {
-            /* The user sees an interrupt, not what became of the child. */
-            PyObject *raised = PyErr_Occurred() ? compat_take_exception() : NULL;
-            PyObject *none = PyObject_CallMethod(peer->host, "killed", NULL);
-            if (none == NULL) {
-                PyErr_Clear();
-            }
-            Py_XDECREF(none);
-            if (raised != NULL) {
-                compat_raise(raised);
-            }
-        }
-        /* The child's own KeyboardInterrupt shows where it was; else what was parked is raised. */
-        bool same = result == NULL && PyErr_Occurred() &&
-                    PyErr_GivenExceptionMatches(PyErr_Occurred(), (PyObject *)Py_TYPE(w.parked));
-        if (same) {
-            Py_DECREF(w.parked);
-        }
-        else {
-            PyErr_Clear();
-            Py_CLEAR(result);
-            compat_raise(w.parked);
-        }
+        raise_parked(peer, &w, &result);
     }
     return result;
 }

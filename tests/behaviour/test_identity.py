@@ -95,6 +95,32 @@ def test_the_same_twice_is_one_object_there(zoo):
 
 
 @both
+def test_equal_texts_are_not_one_object_there(zoo):
+    """Though a short text that comes again may well be the object that it was last time."""
+
+    def text():
+        return "".join(["ab", "c"])
+
+    seen = [zoo.are_same(text(), text()) for _ in range(3)]
+    for _ in range(3):
+        zoo.identity(text())
+        zoo.keep(text())
+        seen.append(zoo.is_kept(text()))
+    seen.append(zoo.call(lambda x: [zoo.is_kept(x), zoo.are_same(x, text())], text()))
+    zoo.forget()
+    return seen, [zoo.are_same(text(), text()) for _ in range(3)], {zoo.identity(text()): 1}[text()]
+
+
+@both
+def test_texts_that_come_again(zoo):
+    texts = ["", "a", "ab", "ba", "a" * 32, "a" * 33, "\xe4b", "a\x00b", *(f"key {i}" for i in range(200))]
+    back = [[zoo.identity(text) for text in texts] for _ in range(3)]
+    lengths = [zoo.call(len, text[:end]) for text in map(str, range(10_000, 12_000)) for end in (5, 4)]
+    zoo.call(setattr, zoo.Point(1, 2), "".join(["ke", "y"]), 1)  # which interns it
+    return back, lengths, [zoo.call(dict, [(text, i)]) for _ in range(2) for i, text in enumerate(texts)], zoo.identity("key")
+
+
+@both
 def test_reflexive(load):
     copy, zoo = load("copy"), load("zoo")
     x = ([],)

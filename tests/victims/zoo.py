@@ -880,6 +880,10 @@ def give_back(index=-1):
     return kept[index]
 
 
+def is_kept(value):
+    return any(value is other for other in kept)
+
+
 def forget():
     kept.clear()
 
