@@ -54,8 +54,10 @@ def fail(seconds):
     time.sleep(seconds)
     raise ValueError("mine")
 
-def die(seconds=0):
+def die(seconds=0, before=None):
     time.sleep(seconds)
+    if before is not None:
+        before()
     os.kill(os.getpid(), signal.SIGKILL)
 
 def one(): pass
@@ -403,7 +405,7 @@ def test_what_was_answered_before_a_death_inside_the_batch_stays(context, module
 
     def handler():
         with pytest.raises(ProcessTerminationError) as caught:
-            module.die()
+            module.die(before=lambda: None)  # heard of after the answers: what libzmq has yet to send is lost
         raised.append(caught.value)
         if seconds == 0:
             module.wait(0)  # in the next life
@@ -433,7 +435,9 @@ def test_a_death_of_the_batch_inside_of_a_handler(context, module, tmp_path):
     with pytest.raises(ProcessTerminationError), alarm(handler, context):
         with context.batch():
             futures = [module.wait(0.4), module.die(), module.wait(0)]
-    assert futures[0].result() == 0.4 and len(raised) == 1
+    assert len(raised) == 1
+    if context._transport == "auto":  # over ZeroMQ it may have been lost on the way
+        assert futures[0].result() == 0.4
     errors = []
     for future in futures[1:]:
         with pytest.raises(ProcessTerminationError) as caught:
