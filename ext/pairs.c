@@ -197,13 +197,14 @@ deque_items(PyObject *deque)
     return items;
 }
 
-/* A plain dict of the same order. */
+/* A plain dict of the same order. PyDict_Copy() of a subclass may ask its methods, which are not
+ * always on this side. */
 static PyObject *
 plain_dict(PyObject *dict)
 {
     struct walk w;
     PyObject *key, *value;
-    if (!PyODict_Check(dict)) {
+    if (PyDict_CheckExact(dict)) {
         return PyDict_Copy(dict);
     }
     PyObject *plain = walk_begin(&w, dict) < 0 ? NULL : PyDict_New();
@@ -251,16 +252,17 @@ pairs_snapshot(struct strand *s, size_t from)
     if (s->in_pairs > 0) {
         return 0;
     }
-    for (size_t i = from; i < s->npairs; i++) {
+    int rc = 0;
+    s->in_pairs++; /* to hash a key may ask the other side */
+    for (size_t i = from; rc == 0 && i < s->npairs; i++) {
         if (s->pairs[i].snapshot == NULL && !s->pairs[i].shared && in_scope(s, i)) {
             PyObject *content = snapshot(&s->pairs[i]);
-            if (content == NULL) {
-                return -1;
-            }
             s->pairs[i].snapshot = content;
+            rc = content == NULL ? -1 : 0;
         }
     }
-    return 0;
+    s->in_pairs--;
+    return rc;
 }
 
 /* The bytes that a buffer's snapshot holds: a bytes object, or a share of the frame it came in. */

@@ -100,6 +100,39 @@ def test_a_dict_changed(zoo, name):
     return dict(value), list(value), value["list"] is inner, type(value) is type(fresh()[name]), vars(value) if name == "Ordered" else None
 
 
+class Odd(dict):
+    """Says something else than what is in it."""
+
+    def __iter__(self):
+        return iter(["x"])
+
+    def keys(self):
+        return ["x"]
+
+    def __getitem__(self, key):
+        return self.zoo.identity(7)
+
+
+@both
+def test_a_dict_with_methods_of_its_own(zoo):
+    """Its contents cross without asking for them by its methods, which would ask back, and again."""
+    value = Odd(a=1, b=[2])
+    value.zoo = zoo
+    inner = dict.__getitem__(value, "b")
+    zoo.call(lambda d: dict.__getitem__(d, "b").append(3), value)
+    zoo.call(operator.setitem, value, "new", 4)
+    return dict.items(value), inner, zoo.call(operator.getitem, value, "a"), zoo.call(list, value), zoo.identity(value) is value
+
+
+@both
+def test_a_container_of_the_session_whose_module_is_isolated(load):
+    """Its class is another one over there."""
+    there, zoo = load("collections"), load("zoo")
+    od, theirs = collections.OrderedDict(a=1, b=[2]), there.OrderedDict(a=1, b=[2])
+    zoo.call(lambda d: d["b"].append(3), od)
+    return theirs == od, od == theirs, theirs != collections.OrderedDict(a=1, b=[2]), od, copy.copy(theirs) == theirs, list(theirs | od)
+
+
 @both
 def test_changed_by_what_is_written_in_c(load):
     """random.shuffle and heapq push and pop through the C-API, or through the methods of the list."""
