@@ -143,8 +143,9 @@ void message_free(struct message *m, bool abandon);
  * 0, or -1 with an exception. */
 int encode(struct message *m, PyObject *o, bool owned);
 int encode_name(struct message *m, PyObject *name);
-/* New reference to a str of ASCII text that arrived, or was new last time: see naming.c. */
-PyObject *recent_text(const char *text, size_t size);
+/* New reference to the str of an argument that is said to be ASCII: what is not comes as U+FFFD.
+ * The caller adds it to the values of its request. */
+PyObject *argument_text(const struct values *values, const char *text, size_t size);
 /* Once, when the core is loaded: 0, or -1 with an exception. */
 int number_names(core_state *core);
 /* The text of a name that is written as a number, which is read then; NULL where none is next. */

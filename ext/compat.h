@@ -59,17 +59,19 @@ compat_call_wrapped(PyObject *wrapper, PyObject *self, PyObject *args)
 }
 
 /* The same for `o[key]` and `o[key] = value`, which need no tuple of arguments: value NULL for the
- * first. False, and nothing was done, where the wrapper is of another slot. */
+ * first; `setitem` is "__setitem__", interned (__delitem__ has the same slot). False, and nothing
+ * was done, where the wrapper is another one. */
 static inline bool
 compat_call_subscript(PyObject *wrapper, PyObject *self, PyObject *key, PyObject *value,
-                      PyObject **result)
+                      PyObject *setitem, PyObject **result)
 {
     const PyWrapperDescrObject *w = (PyWrapperDescrObject *)wrapper;
     size_t slot = (size_t)w->d_base->offset;
     if (value == NULL && slot == offsetof(PyHeapTypeObject, as_mapping.mp_subscript)) {
         *result = ((binaryfunc)w->d_wrapped)(self, key);
     }
-    else if (value != NULL && slot == offsetof(PyHeapTypeObject, as_mapping.mp_ass_subscript)) {
+    else if (value != NULL && slot == offsetof(PyHeapTypeObject, as_mapping.mp_ass_subscript) &&
+             PyDescr_NAME(wrapper) == setitem) {
         int rc = ((objobjargproc)w->d_wrapped)(self, key, value);
         *result = rc == -1 && PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }

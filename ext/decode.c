@@ -13,8 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RECENT_SIZE 32   /* bytes of a text that is worth finding again, and ... */
-#define RECENT_FEW 8     /* ... values of a request that may be such: others are data */
 #define TEXT_CHUNK 16384 /* bytes that are checked and copied while they are in the cache */
 
 void
@@ -527,9 +525,8 @@ decode(struct incoming *in)
         data = read_bytes(r, &size);
         /* Not trusted to be ASCII: a child may send anything. */
         o = r->failed ? NULL
-            : kept && size <= RECENT_SIZE && in->values->n < RECENT_FEW
-                ? recent_text((const char *)data, size)
-                : PyUnicode_DecodeASCII((const char *)data, (Py_ssize_t)size, "replace");
+            : kept    ? argument_text(in->values, (const char *)data, size)
+                      : PyUnicode_DecodeASCII((const char *)data, (Py_ssize_t)size, "replace");
         break;
     case TAG_BACKREF:
         o = decode_backref(in);

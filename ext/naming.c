@@ -200,12 +200,15 @@ encode_name(struct message *m, PyObject *name)
     return 0;
 }
 
+#define HASHED 32 /* bytes of a name or text; of longer names the first */
+
+/* FNV-1a. */
 static size_t
 hash_of(const char *text, size_t size)
 {
-    size_t hash = size;
-    for (size_t i = 0; i < size && i < 32; i++) {
-        hash = hash * 31 + (unsigned char)text[i];
+    uint64_t hash = 0xcbf29ce484222325 ^ size;
+    for (size_t i = 0; i < size && i < HASHED; i++) {
+        hash = (hash ^ (unsigned char)text[i]) * 0x100000001b3;
     }
     return hash;
 }
@@ -224,7 +227,8 @@ decode_name(struct incoming *in)
         return NULL;
     }
     /* The same few names come all the time: they are found without making a string. */
-    PyObject **recent = &core_get()->recent_names[hash_of(text, size) % 256], *name = *recent;
+    PyObject **recent = &core_get()->recent_names[hash_of(text, size) % RECENT_NAMES];
+    PyObject *name = *recent;
     if (name != NULL && (size_t)PyUnicode_GET_LENGTH(name) == size &&
         memcmp(PyUnicode_1BYTE_DATA(name), text, size) == 0) {
         return Py_NewRef(name);
@@ -239,21 +243,29 @@ decode_name(struct incoming *in)
     return name;
 }
 
+#define RECENT_VALUES 8 /* of a request are looked at: more of them are data */
+
 /* A text that comes again and again, such as a key, is the object that it was last time, with its
- * hash. Only where nothing else refers to that: it cannot be told from a new one then. */
+ * Python hash. Only where nothing else refers to that: it cannot be told from a new one then. And
+ * only while it says what it said when it was made: code in C may have written into it. */
 PyObject *
-recent_text(const char *text, size_t size)
+argument_text(const struct values *values, const char *text, size_t size)
 {
-    PyObject **recent = &core_get()->recent_texts[hash_of(text, size) % 64], *o = *recent;
-    if (o != NULL && Py_REFCNT(o) == 1 && !PyUnicode_CHECK_INTERNED(o) &&
+    if (size > HASHED || values->n >= RECENT_VALUES) {
+        return PyUnicode_DecodeASCII(text, (Py_ssize_t)size, "replace");
+    }
+    size_t hash = hash_of(text, size);
+    struct recent_text *recent = &core_get()->recent_texts[hash % RECENT_TEXTS];
+    PyObject *o = recent->text;
+    if (o != NULL && recent->hash == hash && Py_REFCNT(o) == 1 && !PyUnicode_CHECK_INTERNED(o) &&
         (size_t)PyUnicode_GET_LENGTH(o) == size &&
         memcmp(PyUnicode_1BYTE_DATA(o), text, size) == 0) {
         return Py_NewRef(o);
     }
-    /* Not trusted to be ASCII: the other side may send anything. */
     o = PyUnicode_DecodeASCII(text, (Py_ssize_t)size, "replace");
     if (o != NULL && PyUnicode_IS_COMPACT_ASCII(o)) {
-        Py_XSETREF(*recent, Py_NewRef(o));
+        recent->hash = hash;
+        Py_XSETREF(recent->text, Py_NewRef(o));
     }
     return o;
 }

@@ -394,8 +394,9 @@ call_wrapped(PyObject *wrapper, const struct call *call)
         return NULL;
     }
     bool subscript = call->nargs == 2 || call->nargs == 3;
-    if (!subscript || !compat_call_subscript(wrapper, args[0], args[1],
-                                             call->nargs == 3 ? args[2] : NULL, &result)) {
+    PyObject *value = call->nargs == 3 ? args[2] : NULL;
+    if (!subscript || !compat_call_subscript(wrapper, args[0], args[1], value,
+                                             core_get()->str___setitem__, &result)) {
         PyObject *rest = PyTuple_New(call->nargs - 1);
         for (Py_ssize_t i = 1; rest != NULL && i < call->nargs; i++) {
             PyTuple_SET_ITEM(rest, i - 1, Py_NewRef(args[i]));

@@ -116,10 +116,13 @@ path_changed(PeerObject *peer)
         core->path_version = version;
     }
     PyObject *path = core->path, *seen = peer->path_seen;
-    return seen == NULL || path == NULL || !PyList_Check(path) ||
-           PyList_GET_SIZE(path) != PyTuple_GET_SIZE(seen) ||
-           memcmp(PySequence_Fast_ITEMS(path), PySequence_Fast_ITEMS(seen),
-                  (size_t)PyList_GET_SIZE(path) * sizeof(PyObject *)) != 0;
+    if (seen == NULL || path == NULL || !PyList_Check(path) ||
+        PyList_GET_SIZE(path) != PyTuple_GET_SIZE(seen)) {
+        return true;
+    }
+    size_t n = (size_t)PyList_GET_SIZE(path);
+    return n > 0 && memcmp(PySequence_Fast_ITEMS(path), PySequence_Fast_ITEMS(seen),
+                           n * sizeof(PyObject *)) != 0;
 }
 
 /* Kernel: is it time to look whether files that the child runs have changed? Costs a clock reading

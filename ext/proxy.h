@@ -23,7 +23,8 @@ typedef struct {
                        * mirrored        abstract class */
     bool abstract;
     bool own;            /* of a name in the described class's own __dict__ */
-    bool known;          /* this side has something to say of its calls, see call_known() */
+    bool answers;        /* this side may know what it gives, see answer_here() */
+    bool special;        /* it takes more than a request, see call_special() */
     unsigned char view;  /* 1, 2, 3: called keys, values, items; or 0 */
     unsigned deferrable; /* OP_DEFERRABLE: a batch may make calls of it later; or 0 */
 } StubObject;

@@ -73,9 +73,10 @@ build_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op, 
 }
 
 /* The main thread begins to execute a request for the kernel, which may interrupt it from here on:
- * the request around it, for execution_end(). The handler of the signal runs in this thread, or,
- * where this one is about to handle another signal, in any; the kernel sends it until it has been
- * seen. So what is stored here need not be waited for. */
+ * the request around it, for execution_end(). The handler of the signal runs in this thread, where
+ * the order of its own stores holds anyway; or in another one, while this one blocks the signal or
+ * has one to handle. What that one misses, it is told again: interrupt_again() goes on for a
+ * second. So nothing here waits until all processors see it. */
 uint64_t
 execution_begin(PeerObject *peer, uint64_t request)
 {

@@ -312,13 +312,19 @@ typedef struct core_state {
     struct table mirrors;   /* address of a type -> struct mirror */
     PyObject *value_types;  /* dict: type -> True; registered to cross by value */
     PyObject *empty_tuple;
-    PyObject *type_names;        /* dict: the texts that tp_name of mirrors points to, as keys */
-    PyObject *sys_dict;          /* strong: sys.__dict__ */
-    PyObject *path;              /* borrowed: what it has as `path`, as long as it is ... */
-    uint64_t path_version;       /* ... of this version */
-    PyObject *recent_names[256]; /* strong or NULL: interned names that arrived, by their hash */
-    PyObject *recent_texts[64];  /* strong or NULL: short texts that arrived; see naming.c */
-    PyObject *errors;            /* the module ipython_isolation.errors */
+    PyObject *type_names;  /* dict: the texts that tp_name of mirrors points to, as keys */
+    PyObject *sys_dict;    /* strong: sys.__dict__ */
+    PyObject *path;        /* borrowed: what it has as `path`, as long as it is ... */
+    uint64_t path_version; /* ... of this version */
+#define RECENT_NAMES 256
+#define RECENT_TEXTS 64
+    PyObject
+        *recent_names[RECENT_NAMES]; /* strong or NULL: interned, that arrived; by their hash */
+    struct recent_text {
+        PyObject *text; /* strong or NULL */
+        size_t hash;
+    } recent_texts[RECENT_TEXTS]; /* short ones that were arguments; by their hash, see naming.c */
+    PyObject *errors;             /* the module ipython_isolation.errors */
     PyObject *library[LIBRARY_CONTAINERS];  /* NULL until first needed */
     PyObject *deque_type, *array_type;      /* NULL until first needed */
     PyObject *numpy_names[4];               /* likewise; see dtypes.c */

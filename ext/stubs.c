@@ -128,10 +128,10 @@ reduce(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t narg
     return result;
 }
 
-/* A method that not only the other side knows something about: is_known_here(). */
+/* A call that takes more than a request, see is_special_call(). */
 static APART PyObject *
-call_known(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs,
-           PyObject *kwnames)
+call_special(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames)
 {
     core_state *core = core_get();
     bool shows = stub->name == core->str___repr__ || stub->name == core->str___str__;
@@ -170,7 +170,7 @@ call_known(StubObject *stub, struct proxy *p, PyObject *const *args, Py_ssize_t 
 }
 
 static bool
-is_known_here(core_state *core, PyObject *name, char kind)
+is_special_call(core_state *core, PyObject *name, char kind)
 {
     return kind == 'q' || name == core->str___repr__ || name == core->str___str__ ||
            name == core->str___reduce_ex__ || name == core->str___reduce__ ||
@@ -186,11 +186,10 @@ stub_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kw
         Py_RETURN_NONE; /* type.__new__ calls hooks of a class that was finished elsewhere */
     }
     struct proxy *p = nargs == 0 ? NULL : proxy_find(args[0]);
-    if (stub->known) {
-        return call_known(stub, p, args, nargs, kwnames);
+    if (stub->special) {
+        return call_special(stub, p, args, nargs, kwnames);
     }
-    bool asks = stub->view == 0 && stub->kind != 'i' && stub->kind != 'n' && stub->kind != 'g';
-    if (p != NULL && kwnames == NULL && (p->ahead != NULL || !asks)) {
+    if (p != NULL && kwnames == NULL && (stub->answers || p->ahead != NULL)) {
         PyObject *known = answer_here(stub, p, args, nargs);
         if (known != NULL || PyErr_Occurred()) {
             return known;
@@ -229,7 +228,8 @@ stub_new(PyTypeObject *cls, PyObject *name, char kind, bool abstract)
         stub->own = false;
         stub->view = kind == 'm' ? view_which(name) : 0;
         stub->deferrable = deferrable(core, name, kind);
-        stub->known = is_known_here(core, name, kind);
+        stub->answers = stub->view != 0 || strchr("ing", kind) != NULL;
+        stub->special = is_special_call(core, name, kind);
         PyObject_GC_Track(stub);
     }
     return (PyObject *)stub;

@@ -121,6 +121,16 @@ def test_texts_that_come_again(zoo):
 
 
 @both
+def test_a_text_that_was_written_into(zoo):
+    """By code that should not: it is not what comes for the next text that is the same."""
+    seen = []
+    for old, new in [("BLUE", "blue"), ("blue", "BLUE"), ("REdd", "redd"), ("RED ", "red ")]:
+        zoo.write_into("".join([old[:1], old[1:]]), new.encode())
+        seen += [zoo.number_of_colour("".join([text[:1], text[1:]])) for text in (old, new, old, new)]
+    return seen
+
+
+@both
 def test_reflexive(load):
     copy, zoo = load("copy"), load("zoo")
     x = ([],)

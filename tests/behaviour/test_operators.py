@@ -160,6 +160,8 @@ def test_slots_called_by_name(load):
         lambda: cls.__setitem__(od, "b"), lambda: cls.__setitem__(od, 1, 2, 3), lambda: cls.__setitem__(),
         lambda: cls.__setitem__({}, 1, 2), lambda: cls.__setitem__(od, 1, value=2), lambda: cls.__delitem__(od, "x"),
         lambda: cls.__setitem__(od, [], 2), lambda: cls.__repr__(od, 1), lambda: cls.__repr__(3), lambda: cls.__iter__(od, 1),
+        lambda: cls.__delitem__(od, "c", 5), lambda: cls.__delitem__(od, "new", 5), lambda: cls.__delitem__(od),
+        lambda: cls.__getitem__(od), lambda: cls.__getitem__(od, "c", 5),
     ]  # fmt: skip
     results = cls.__eq__(od, cls(b=2)), cls.__lt__(od, od), cls.__or__(od, {"e": 5}), cls.__repr__(od), list(cls.__iter__(od))
     return list(od.items()), results, [(type(error), str(error)) for error in map(raises, wrong)]

@@ -29,7 +29,6 @@ KINDS = [
     contenders.IPyParallel,
     contenders.Local,
 ]
-LINE = "line"  # no contender: where the processors were meanwhile
 LABELS = [kind.label for kind in KINDS]
 TARGET_ZMQ = 1.2  # times the raw round trip
 TARGET_US = 1.0
@@ -59,22 +58,24 @@ def measure(launches, rounds, per_round):
     Returns
     -------
     dict
-        (row, label) -> list of int, nanoseconds; with several processors LINE -> the same, see contenders.Line.
+        (row, label) -> list of int, nanoseconds.
+    list of int
+        What contenders.Line takes meanwhile, nanoseconds; empty with one processor.
     """
-    took = {}
-    line = contenders.Line() if len(os.sched_getaffinity(0)) > 1 else None
+    took, away = {}, []
     installed = contenders.installed(KINDS)
     order = random.Random(1)  # a contender's forerunner leaves caches and sleeping processors behind
     for launch in range(launches):
         kinds = [kind for kind in installed if launch == 0 or not is_heavy(kind)]
         opened = []
+        line = contenders.Line() if len(os.sched_getaffinity(0)) > 1 else None
         gc.disable()
         try:
             for kind in order.sample(kinds, len(kinds)):
                 opened.append(kind())
             for i in range(-1, rounds):  # round -1 warms up
                 if line is not None and i >= 0:
-                    took.setdefault(LINE, []).append(line.there_and_back())
+                    away.append(line.there_and_back())
                 for row in ROWS:
                     for contender in order.sample(opened, len(opened)):
                         sample = checked(contender, row, amount(contender, per_round))
@@ -87,9 +88,9 @@ def measure(launches, rounds, per_round):
             gc.enable()
             for contender in opened:
                 contender.close()
-    if line is not None:
-        line.close()
-    return took
+            if line is not None:
+                line.close()
+    return took, away
 
 
 def is_heavy(kind):
@@ -170,9 +171,9 @@ def section(launches=10, rounds=4, per_round=100, docs=False):
     amounts = launches, rounds, per_round
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(processors)})  # inherited by all that is started
-    pinned = measure(*amounts)
+    pinned, _ = measure(*amounts)
     os.sched_setaffinity(0, processors)
-    free = measure(*amounts)
+    free, line = measure(*amounts)
     pinned_table, pinned_targets = table(pinned, False)
     free_table, free_targets = table(free, True)
     if docs:
@@ -181,8 +182,7 @@ def section(launches=10, rounds=4, per_round=100, docs=False):
         f"{launches * rounds * per_round} operations a cell, in {launches} launches of {rounds} rounds (ipyparallel:"
         f" {rounds * max(1, per_round // 10)} in one launch)"
     )
-    line = free.get(LINE)
-    away = "" if line is None else AWAY.format(median=statistics.median(line), least=min(line), most=max(line))
+    away = "" if not line else AWAY.format(median=statistics.median(line), least=min(line), most=max(line))
     text = TEXT.format(pinned=pinned_table, free=free_table, count=count, away=away)
     return report.Section("One operation", text, pinned_targets + free_targets)
 

@@ -9,6 +9,7 @@ import copy
 import collections
 import collections.abc
 import contextlib
+import ctypes
 import dataclasses
 import enum
 import functools
@@ -878,6 +879,16 @@ def keep(value):
 
 def give_back(index=-1):
     return kept[index]
+
+
+def number_of_colour(name):
+    return {"red": 1, "blue": 2}.get(name)
+
+
+def write_into(text, new):
+    """What careless C code does to a str that it was given, once somebody has hashed it."""
+    hash(text)
+    ctypes.memmove(id(text) + sys.getsizeof("") - 1, new, len(new))
 
 
 def is_kept(value):
