@@ -391,7 +391,7 @@ decode_slice_or_range(struct incoming *in, bool slice)
     return o;
 }
 
-APART static PyObject *
+static APART PyObject *
 decode_compound(struct incoming *in, uint8_t tag, bool kept)
 {
     struct reader *r = &in->r;

@@ -443,7 +443,7 @@ keep_unpaired(struct message *m, size_t at, PyObject *o)
 }
 
 /* p: o's, if it is a proxy. */
-APART static int
+static APART int
 encode_compound(struct message *m, PyObject *o, struct proxy *p, bool owned)
 {
     bool done = false;

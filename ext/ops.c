@@ -267,7 +267,7 @@ is_special_name(PyObject *name)
 
 /* What a reducer that is registered for self's class says: a new reference, or NULL with an
  * exception. False when there is none. */
-APART static bool
+static APART bool
 registered(PyObject *self, PyObject **result)
 {
     *result =
@@ -304,7 +304,7 @@ is_overridden(PyObject *self, PyObject *name, PyObject *descriptor)
 /* Calls a method in a frame that looks like that of the method which overrides it: bindings of C++
  * classes (pybind11) see by the calling frame that a virtual method is not to be dispatched again.
  */
-APART static PyObject *
+static APART PyObject *
 call_as_overridden(PyObject *descriptor, PyObject *name, const struct call *call)
 {
     PyObject *self = call->args[0];
@@ -351,7 +351,7 @@ is_plain_iterator(PyTypeObject *type)
 
 /* The items in what __reduce_ex__ has returned go as tuples instead of iterators, which the other
  * side would have to ask for each item; it makes iterators of them again. Steals `parts`. */
-APART static PyObject *
+static APART PyObject *
 with_items(PyObject *parts)
 {
     if (parts == NULL || !PyTuple_CheckExact(parts) || PyTuple_GET_SIZE(parts) < 4) {
@@ -385,7 +385,7 @@ is_wrapped_for(PyObject *wrapper, const struct call *call)
 /* Calls a slot of a class in C by its wrapper (`dict.__setitem__`), as tp_call does, but makes one
  * tuple of the arguments, and not one of all and then one of those behind self; for what is asked
  * for most, none. */
-APART static PyObject *
+static APART PyObject *
 call_wrapped(PyObject *wrapper, const struct call *call)
 {
     PyObject *const *args = call->args;

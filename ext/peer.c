@@ -141,7 +141,7 @@ changes_due(PeerObject *peer)
 }
 
 /* Lets the host look; it may start another life. What is raised meanwhile is the caller's. */
-RARE static int
+static RARE int
 look_for_changes(PeerObject *peer)
 {
     PyObject *kept = PyErr_Occurred() ? compat_take_exception() : NULL;

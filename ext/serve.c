@@ -22,7 +22,7 @@ encode_result(struct message *m, unsigned op, uint64_t request, PyObject *result
 }
 
 /* What always can be said, so that nobody waits for ever: that there was an error. */
-RARE static void
+static RARE void
 build_bare_reply(struct message *m, PeerObject *peer, struct strand *s, unsigned op,
                  uint64_t request)
 {

@@ -253,7 +253,7 @@ thread_ended(PyObject *capsule)
     Py_DECREF(peer);
 }
 
-RARE static struct strand *
+static RARE struct strand *
 kernel_strand(PeerObject *peer)
 {
     if (peer->state == PEER_FORKED) {
@@ -282,7 +282,7 @@ kernel_strand(PeerObject *peer)
 }
 
 /* A thread that a library of the child made: lend it a strand that a kernel thread serves. */
-RARE static struct strand *
+static RARE struct strand *
 borrowed_strand(PeerObject *peer)
 {
     bool asked = false;

@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-RARE static PyObject *
+static RARE PyObject *
 lost_repr(PyObject *self, struct proxy *p)
 {
     PyObject *name = PyObject_GetAttrString(p->peer->host, "name");

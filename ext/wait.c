@@ -12,7 +12,7 @@
 #define GIVE_GIL_MS 5    /* ... how long it may go on so before it lets other threads run */
 
 /* Passes on the child's output while m is under way. */
-RARE static void
+static RARE void
 relay_output(PeerObject *peer, struct message *m, struct waiting *w)
 {
     PyObject *exc = NULL;
@@ -94,7 +94,7 @@ read_reply(struct incoming *in)
  * the session, a finaliser) may ask the child something too; the replies to the outer request, or
  * to a batch's calls, then come first, and are the outer wait's. They are read now: replies that
  * come after them name classes that they describe. Any other is of a request that was given up. */
-RARE static void
+static RARE void
 keep_or_discard(struct waiting *w, struct incoming *in)
 {
     uint64_t request = in->header.request;
