@@ -82,12 +82,13 @@ def measure(seconds):
     """Markdown: one table of the steps, and one of the functions that take most."""
     import os
 
-    contender = contenders.Isolated()
+    contender, line = contenders.Isolated(), contenders.Line()
     child = contender.context.remote_pid
-    columns, functions = [], []
+    columns, functions, away = [], [], []
     try:
         for row, title in latency.ROWS.items():
             operation = getattr(contender, row)
+            before = line.there_and_back()
             latency.timed(operation, 2000)
             took = statistics.median(latency.timed(operation, 20_000))
             for side, pid in (("kernel", os.getpid()), ("child", child)):
@@ -99,12 +100,15 @@ def measure(seconds):
                 columns.append((f"{title}, {side}", {s: n / total * took for s, n in steps.items()}, took))
                 if row == "method":
                     functions += [(side, name, n / total * took) for name, n in found.most_common(15)]
+            away += [statistics.mean([before, line.there_and_back()])] * 2
             time.sleep(0.1)
     finally:
         contender.close()
+        line.close()
     lines = ["| ns | " + " | ".join(title for title, _, _ in columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for title, _ in STEPS:
         lines.append(f"| {title} | " + " | ".join(f"{steps.get(title, 0):.0f}" for _, steps, _ in columns) + " |")
+    lines.append("| a line there and back, meanwhile |" + "".join(f" {ns:.0f} |" for ns in away))
     lines.append("| **one operation, median** | " + " | ".join(f"{took:.0f}" for _, _, took in columns) + " |")
     lines += ["", "The functions that take most, of `obj.method()`:", "", "| process | function | ns |", "| --- | --- | ---: |"]
     lines += [f"| {side} | `{name.split()[0]}` ({name.split()[-1]}) | {ns:.0f} |" for side, name, ns in functions]
