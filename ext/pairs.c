@@ -197,14 +197,14 @@ deque_items(PyObject *deque)
     return items;
 }
 
-/* A plain dict of the same order. PyDict_Copy() of a subclass may ask its methods, which are not
- * always on this side. */
+/* A plain dict of the same order. PyDict_Copy() takes what is there, without hashing it, unless the
+ * class iterates in its own way: then it asks its methods, which may be on the other side. */
 static PyObject *
 plain_dict(PyObject *dict)
 {
     struct walk w;
     PyObject *key, *value;
-    if (PyDict_CheckExact(dict)) {
+    if (Py_TYPE(dict)->tp_iter == PyDict_Type.tp_iter) {
         return PyDict_Copy(dict);
     }
     PyObject *plain = walk_begin(&w, dict) < 0 ? NULL : PyDict_New();

@@ -100,6 +100,27 @@ def test_a_dict_changed(zoo, name):
     return dict(value), list(value), value["list"] is inner, type(value) is type(fresh()[name]), vars(value) if name == "Ordered" else None
 
 
+class Key:
+    """Counts how often it is hashed, which the other process asks for."""
+
+    hashed = 0
+
+    def __hash__(self):
+        Key.hashed += 1
+        return 1
+
+
+@pytest.mark.parametrize("make", [collections.Counter, lambda d: collections.defaultdict(list, d)], ids=["Counter", "defaultdict"])
+def test_keys_are_hashed_as_often_as_those_of_a_dict(shared_context, make):
+    """Once, when they arrive; what has changed is found without."""
+    zoo, counts = shared_context.load_module("zoo"), []
+    for value in ({Key(): 1}, make({Key(): 1})):
+        Key.hashed = 0
+        zoo.call(len, value)
+        counts.append(Key.hashed)
+    assert counts[0] == counts[1] > 0
+
+
 class Odd(dict):
     """Says something else than what is in it."""
 

@@ -35,7 +35,7 @@ STEPS = [
     ("ring: read, copy out", r"^(lane_recv|channel_recv|recv_by_lane|lane_place|lane_forked|await_zmq|frame_free|__sched_getcpu|sched_getcpu)\b"),
     ("frame: header, flags", r"^(frame_\w+|open_frame|accept_frame|read_header|write_header|message_\w+|writer_\w+|patch_\w+|peer_trace|blobs_collect|strand_\w+)\b"),
     ("request: begin, end, wait", r"^(request_\w+|wait_reply|serve\w*|send_reply|watched_changed|path_changed|peer_\w+|iteration_\w+|check_signals|values_\w+|pairs_\w+|process_\w+|notice_\w+|slice|begin_deadline|proxies_let_go|late_releases_apply|drain_output|execution_\w+)\b"),
-    ("objects to bytes and back", r"^(encode\w*|decode\w*|read_\w+|write_\w+|keep|call_free|recent_text|export_\w+|is_\w+)\b.*_core"),
+    ("objects to bytes and back", r"^(encode\w*|decode\w*|read_\w+|write_\w+|keep|call_free|argument_text|export_\w+|is_\w+)\b.*_core"),
     ("proxy, stub, operation", r"^(stub_\w+|ask|answer_here|proxy_\w+|module_\w+|mirror_of|table_\w+|find|op_\w+|call_\w+|copy_\w+|core_get|bound_\w+)\b.*_core"),
     ("the rest of the core", r"_core\."),
     ("memory", r"^(_int_\w+|malloc|__libc_\w+|calloc|free|cfree|__mem\w+|mem\w+|_PyObject_(Malloc|Free)|PyObject_(Malloc|Free)|_PyMem_\w+)\b|GLIBC_malloc"),

@@ -7,6 +7,8 @@
  * nanoseconds that one took on average to stdout; again until end of file
  */
 #define _GNU_SOURCE 1
+#include "clock.h"
+
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -16,7 +18,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define LINE 64
@@ -86,14 +87,6 @@ settle(const cpu_set_t *allowed, bool first)
     if (sched_setaffinity(0, sizeof one, &one) < 0) {
         die("sched_setaffinity");
     }
-}
-
-static uint64_t
-now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* Answers the numbers up to `last`, which come one after the other. */

@@ -4,6 +4,8 @@
  *   pingpong        reads a count n on stdin, does n round trips, writes n times u64 nanoseconds
  * and one u64 pid (of the process that answered the last one) to stdout; again until end of file
  */
+#include "clock.h"
+
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,7 +14,6 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <signal.h>
-#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -74,14 +75,6 @@ answer(const char *endpoint)
             die("send");
         }
     }
-}
-
-static uint64_t
-now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 int
